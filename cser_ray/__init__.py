@@ -1,0 +1,1 @@
+"""CSER and its neighbours: communication-efficient optimizers, with an honest byte ledger."""

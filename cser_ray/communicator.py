@@ -1,0 +1,178 @@
+"""Moves messages between workers and keeps the byte ledger.
+
+A process hosts `workers` of the n workers, along axis -2 of every tensor: `[..., w, k]`. A mean over workers is a mean
+over that axis, then an all-reduce over the processes, so n virtual workers in one process, one worker in each of n
+processes, and any mix are the same code. Virtual workers are charged as n hosts.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+IN_RATIO = ("gradient", "reset")
+"""The ledger's entries that R_C counts; all others (evaluation, batchnorm, seed-check, start) stand outside it."""
+
+
+@dataclass
+class Entry:
+    """Bytes that left one worker, and collectives it took part in."""
+
+    bytes: float = 0.0
+    collectives: int = 0
+
+
+@dataclass
+class Ledger:
+    """Bytes on the wire per worker and per run, by purpose, since the start of the run."""
+
+    entries: dict[str, Entry] = field(default_factory=dict)
+
+    def add(self, name: str, nbytes: float) -> None:
+        """Charge one collective of `nbytes` leaving a worker to `name`."""
+        entry = self.entries.setdefault(name, Entry())
+        entry.bytes += nbytes
+        entry.collectives += 1
+
+    def total(self, in_ratio: bool) -> Entry:
+        """The sum over the entries inside R_C, or over those outside it."""
+        chosen = [entry for name, entry in self.entries.items() if (name in IN_RATIO) == in_ratio]
+        return Entry(sum(entry.bytes for entry in chosen), sum(entry.collectives for entry in chosen))
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A mean under way; `wait()` gives it, `[..., 1, k]`."""
+
+    _finish: Callable[[], Tensor]
+
+    def wait(self) -> Tensor:
+        """Block until the mean over all workers has arrived."""
+        return self._finish()
+
+
+class Communicator:
+    """The n workers of a run as seen from one process that hosts `workers` of them.
+
+    `group`: a torch.distributed process group; "default" takes the default group if one is initialised, else none
+    (all workers live in this process). Worker ids are rank * workers + local index. Every process of the group must
+    host equally many workers.
+
+    >>> communicator = Communicator(workers=4, group=None)
+    >>> communicator.mean(torch.tensor([[0.0], [1.0], [2.0], [3.0]]), "gradient")
+    tensor([[1.5000]])
+    >>> communicator.ledger.entries["gradient"].bytes  # a ring all-reduce sends 2 (n - 1) / n of the buffer
+    6.0
+    """
+
+    def __init__(self, workers: int = 1, group: "dist.ProcessGroup | str | None" = "default"):
+        if workers < 1:
+            raise ValueError(f"A process hosts at least one worker, not {workers}")
+        if group == "default":
+            group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+        assert not isinstance(group, str)
+        self.group = group
+        self.workers = workers
+        self.processes = dist.get_world_size(group) if group is not None else 1
+        self.rank = dist.get_rank(group) if group is not None else 0
+        self.size = workers * self.processes
+        self.ledger = Ledger()
+        self.seconds = 0.0
+        """Time this process has spent waiting in collectives (on a GPU: launching them)."""
+
+    def __repr__(self) -> str:
+        return f"Communicator(workers={self.workers}, processes={self.processes}, rank={self.rank})"
+
+    @property
+    def worker_ids(self) -> range:
+        """The ids of the workers that live in this process."""
+        return range(self.rank * self.workers, (self.rank + 1) * self.workers)
+
+    def dense_bytes(self, d: int, steps: int = 1) -> float:
+        """What a dense fp32 ring all-reduce of d values every step puts on the wire per worker."""
+        return self._ring(4 * d) * steps
+
+    def start_mean(self, v: Tensor, name: str) -> Pending:
+        """Start the mean over all workers of v `[..., w, k]`; v belongs to the communicator until the wait is over."""
+        self._charge(name, self._ring(v.shape[-1] * v.element_size()), v)
+        if self.group is None:
+            mean = v.mean(-2, keepdim=True) if self.workers > 1 else v
+            return Pending(lambda: mean)
+        total = v.sum(-2, keepdim=True).div_(self.size) if self.workers > 1 else v.div_(self.size)
+        total = total.contiguous()
+        start = time.perf_counter()
+        # gloo has no ReduceOp.AVG, hence the division before the sum
+        work = dist.all_reduce(total, group=self.group, async_op=True)
+        self.seconds += time.perf_counter() - start
+
+        def finish() -> Tensor:
+            start = time.perf_counter()
+            work.wait()
+            self.seconds += time.perf_counter() - start
+            return total
+
+        return Pending(finish)
+
+    def mean(self, v: Tensor, name: str) -> Tensor:
+        """The mean over all workers of v `[..., w, k]` as `[..., 1, k]`, equal on every worker; v may be overwritten."""
+        return self.start_mean(v, name).wait()
+
+    def all_gather(self, v: Tensor, name: str) -> Tensor:
+        """Every worker's v `[..., w, k]` as `[..., n, k]`, in order of worker id, equal on every worker."""
+        self._charge(name, (self.size - 1) * v.shape[-1] * v.element_size(), v)
+        if self.group is None:
+            return v
+        parts = [torch.empty_like(v, memory_format=torch.contiguous_format) for _ in range(self.processes)]
+        start = time.perf_counter()
+        dist.all_gather(parts, v.contiguous(), group=self.group)
+        self.seconds += time.perf_counter() - start
+        return torch.cat(parts, -2)
+
+    def total(self, v: Tensor, name: str) -> Tensor:
+        """The sum over processes of something each holds a part of, any shape; charged as if n hosts had summed it."""
+        if self.size > 1:
+            self.ledger.add(name, self._ring(v[0].numel() * v.element_size() if v.dim() else v.element_size()))
+        if self.group is None:
+            return v
+        v = v.clone()
+        start = time.perf_counter()
+        dist.all_reduce(v, group=self.group)
+        self.seconds += time.perf_counter() - start
+        return v
+
+    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite the tensors by those of worker 0: every `[w, k]` row, on every process."""
+        for tensor in tensors:
+            self._charge("start", self._ring(tensor.shape[-1] * tensor.element_size()) / 2, tensor)
+            if self.workers > 1:
+                tensor.copy_(tensor[..., :1, :].clone().expand_as(tensor))
+            if self.group is not None:
+                dist.broadcast(tensor, src=dist.get_global_rank(self.group, 0), group=self.group)
+
+    def check_equal(self, digest: int, what: str) -> None:
+        """Raise RuntimeError on every process unless all of them hold the same `digest` (below 2^62)."""
+        if self.size > 1:
+            self.ledger.add("seed-check", (self.size - 1) * 8)
+        if self.group is None:
+            return
+        device = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"
+        mine = torch.tensor([digest], dtype=torch.int64, device=device)
+        parts = [torch.empty_like(mine) for _ in range(self.processes)]
+        dist.all_gather(parts, mine, group=self.group)
+        others = [rank for rank, part in enumerate(parts) if part.item() != parts[0].item()]
+        if others:
+            raise RuntimeError(
+                f"{what} differ between workers: ranks {others} do not agree with rank 0, so their averages would mix "
+                "unrelated coordinates. Give every worker the same seed, ratio, block order and parameters."
+            )
+
+    def _ring(self, nbytes: float) -> float:
+        return 2 * (self.size - 1) / self.size * nbytes
+
+    def _charge(self, name: str, nbytes: float, v: Tensor) -> None:
+        assert v.shape[-2] == self.workers, f"{tuple(v.shape)} does not have {self.workers} workers along axis -2"
+        if self.size > 1 and v.numel():
+            self.ledger.add(name, nbytes)

@@ -1,0 +1,109 @@
+"""What a compressor is: it turns v into a message that knows how it is averaged and what that costs.
+
+A new compressor is one file here with one frozen dataclass, and one line in `COMPRESSORS`.
+"""
+
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from cser_ray.communicator import Communicator, Pending
+
+
+class Message(Protocol):
+    """C(v) of this process's workers, before it is sent."""
+
+    def residual(self) -> Tensor:
+        """v - C(v) as `[..., w, d]`, a new tensor: what this message leaves behind on each worker."""
+        ...
+
+    def average(self, communicator: Communicator, name: str) -> Tensor:
+        """The mean of C(v) over all workers as `[..., 1, d]`, bitwise equal on each; charged to `name` of the ledger."""
+        ...
+
+
+class Compressor(Protocol):
+    """A delta-approximate compressor (paper, Definition 1): E ||C(v) - v||^2 <= (1 - delta) ||v||^2.
+
+    Compressors are frozen values; whatever is random is a function of (seed, stream, call).
+    """
+
+    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> "Compressor":
+        """The same compressor with its randomness keyed: one seed a stacked run, the use (C1 or C2), the workers' ids."""
+        ...
+
+    def compress(self, v: Tensor, call: int) -> Message:
+        """Compress each row of v `[..., w, d]`; `call` = 1, 2, ... counts the uses of this stream."""
+        ...
+
+
+class Selection(Protocol):
+    """The coordinates that one call of a shared compressor picks; the same on every worker."""
+
+    def take(self, v: Tensor) -> Tensor:
+        """The chosen coordinates of v `[..., w, d]` as a new `[..., w, k]`."""
+        ...
+
+    def put_(self, v: Tensor, values: Tensor) -> None:
+        """Overwrite the chosen coordinates of v by values `[..., w or 1, k]`."""
+        ...
+
+    def add_(self, v: Tensor, values: Tensor) -> None:
+        """Add values `[..., w or 1, k]` to the chosen coordinates of v."""
+        ...
+
+    def coordinates(self, v: Tensor) -> Tensor:
+        """The chosen coordinates' numbers, int64 `[k]` or `[runs, 1, k]`, in the order of `take`."""
+        ...
+
+    def digest(self) -> int:
+        """A number that tells two different selections apart."""
+        ...
+
+
+@runtime_checkable
+class SharedCompressor(Protocol):
+    """A compressor that keeps the same coordinates on every worker (GRBS): it needs no error memory in CSER.
+
+    Its messages can be summed by an all-reduce as they are, and implementation II applies (paper, section 3.3).
+    """
+
+    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> "SharedCompressor":
+        """See `Compressor.with_streams`."""
+        ...
+
+    def compress(self, v: Tensor, call: int) -> Message:
+        """See `Compressor.compress`."""
+        ...
+
+    def select(self, v: Tensor, call: int) -> Selection:
+        """The coordinates of v `[..., w, d]` that call number `call` (1, 2, ...) synchronises."""
+        ...
+
+
+class SelectionMessage:
+    """The chosen coordinates of v, the same on every worker: averaged by one all-reduce."""
+
+    def __init__(self, v: Tensor, selection: Selection):
+        self.v, self.selection = v, selection
+
+    def residual(self) -> Tensor:
+        """See `Message.residual`."""
+        r = self.v.clone()
+        self.selection.put_(r, r.new_zeros(()))
+        return r
+
+    def average(self, communicator: Communicator, name: str) -> Tensor:
+        """See `Message.average`."""
+        mean = start_average(self.selection.take(self.v), communicator, name).wait()
+        dense = self.v.new_zeros(*self.v.shape[:-2], 1, self.v.shape[-1])
+        self.selection.put_(dense, mean)
+        return dense
+
+
+def start_average(blocks: Tensor, communicator: Communicator, name: str) -> Pending:
+    """Start the mean over workers of freshly taken blocks `[..., w, k]`; nothing is sent when there are none."""
+    if blocks.shape[-1] == 0:
+        empty = blocks[..., :1, :]
+        return Pending(lambda: empty)
+    return communicator.start_mean(blocks, name)

@@ -1,0 +1,187 @@
+"""GRBS, the globally-randomized blockwise sparsifier: every worker keeps the same randomly chosen blocks.
+
+Paper, Definition 2. The flat vector is cut into B blocks of s elements; each call picks B / R_C of them from a
+counter-based generator, so that all workers agree without a message, now and after a resume.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from cser_ray.budget import block_size
+from cser_ray.compressors.base import SelectionMessage
+from cser_ray.seeds import philox
+
+CALLS = 64
+"""Calls that share a generator: making one costs more than a draw, and drawing again what was missed costs little."""
+
+
+def _bounds(blocks: int, ratio: float, call: int) -> tuple[int, int]:
+    """Where call number `call` begins and ends in the endless sequence of blocks.
+
+    floor(k B / R_C) - floor((k - 1) B / R_C) blocks a call: every prefix is within one block of the asked ratio.
+    """
+    return int((call - 1) * blocks / ratio), int(call * blocks / ratio)
+
+
+@lru_cache(maxsize=64)
+def _random_calls(blocks: int, ratio: float, group: int, seed: int, stream: int) -> list[np.ndarray]:
+    """Calls group * CALLS + 1 ... (group + 1) * CALLS, drawn one after the other from one generator."""
+    generator = philox(seed, stream, group)
+    bounds = (_bounds(blocks, ratio, call) for call in range(group * CALLS + 1, (group + 1) * CALLS + 1))
+    return [generator.choice(blocks, end - start, replace=False, shuffle=False) for start, end in bounds]
+
+
+def _random(blocks: int, ratio: float, call: int, seed: int, stream: int) -> np.ndarray:
+    """The paper's order: drawn without replacement inside a call, independent of all other calls."""
+    group, position = divmod(call - 1, CALLS)
+    return _random_calls(blocks, ratio, group, seed, stream)[position]
+
+
+@lru_cache(maxsize=64)
+def _permutation(blocks: int, seed: int, stream: int, cycle: int) -> np.ndarray:
+    return philox(seed, stream, cycle).permutation(blocks)
+
+
+def _permuted(blocks: int, ratio: float, call: int, seed: int, stream: int) -> np.ndarray:
+    """A fresh permutation of all blocks, used up before the next begins: no block waits much longer than 2 R_C calls.
+
+    With a fractional R_C a call may span two permutations; then a block just sent gives its place to the next one.
+    """
+    start, end = _bounds(blocks, ratio, call)
+    cycle, offset = divmod(start, blocks)
+    here = _permutation(blocks, seed, stream, cycle)[offset : offset + end - start]
+    missing = end - start - len(here)
+    if not missing:
+        return here
+    following = _permutation(blocks, seed, stream, cycle + 1)
+    # a call that spans two permutations (fractional R_C only) must not pick a block twice
+    return np.concatenate([here, following[~np.isin(following, here)][:missing]])  # never a block twice in a call
+
+
+def _cyclic(blocks: int, ratio: float, call: int, seed: int, stream: int) -> np.ndarray:
+    """Round and round: every block waits exactly R_C calls; the least consensus error at equal bytes."""
+    start, end = _bounds(blocks, ratio, call)
+    return np.arange(start, end) % blocks
+
+
+ORDERS: dict[str, Callable[[int, float, int, int, int], np.ndarray]] = {
+    "random": _random,
+    "permuted": _permuted,
+    "cyclic": _cyclic,
+}
+
+
+@dataclass(frozen=True)
+class GRBS:
+    """Keep one block in `ratio` of the flat vector, the same blocks on every worker.
+
+    `ratio`: R_C >= 1, fractions allowed. `order`: "random" (the paper's), "permuted" or "cyclic". `block_size`: elements
+    a block, by default the smallest that gives at most 8192 blocks. delta = 1 / ratio, in expectation, with equality.
+
+    >>> GRBS(4, order="cyclic").blocks(d=8, call=2).tolist()
+    [2, 3]
+    """
+
+    ratio: float
+    order: str = "random"
+    block_size: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    stream: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.ratio >= 1 or self.ratio == float("inf"):
+            raise ValueError(f"GRBS needs a finite ratio >= 1, not {self.ratio}; to send nothing use Zero()")
+        if self.order not in ORDERS:
+            raise ValueError(f"Unknown block order {self.order!r}; the orders are {', '.join(ORDERS)}")
+        if self.block_size is not None and self.block_size < 1:
+            raise ValueError(f"A block holds at least one element, not {self.block_size}")
+
+    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> "GRBS":
+        """See `Compressor.with_streams`; GRBS draws the same blocks on every worker."""
+        return replace(self, seeds=seeds, stream=stream)
+
+    def blocks(self, d: int, call: int) -> np.ndarray:
+        """The block numbers that call 1, 2, ... picks: int64 [m], or [runs, m] for stacked runs."""
+        size = self.block_size or block_size(d)
+        count = -(-d // size)
+        drawn = {seed: ORDERS[self.order](count, self.ratio, call, seed, self.stream) for seed in set(self.seeds)}
+        rows = [drawn[seed] for seed in self.seeds]
+        return rows[0] if len(rows) == 1 else np.stack(rows)
+
+    def select(self, v: Tensor, call: int) -> "BlockSelection":
+        """See `SharedCompressor.select`."""
+        d = v.shape[-1]
+        blocks = torch.from_numpy(self.blocks(d, call)).to(v.device, non_blocking=True)
+        return BlockSelection(blocks, self.block_size or block_size(d))
+
+    def compress(self, v: Tensor, call: int) -> SelectionMessage:
+        """See `Compressor.compress`."""
+        return SelectionMessage(v, self.select(v, call))
+
+
+class BlockSelection:
+    """Chosen blocks of every row of `[..., w, d]`: `blocks` int64 [m], or [runs, m] where stacked runs choose apart.
+
+    A last block that is cut short by d travels at full size: its padding counts as bytes.
+    """
+
+    def __init__(self, blocks: Tensor, size: int):
+        self.blocks, self.size = blocks, size
+        self._rows: dict[torch.Size, Tensor] = {}
+
+    def take(self, v: Tensor) -> Tensor:
+        """See `Selection.take`."""
+        picked = self._whole(v).view(-1, self.size).index_select(0, self._index(v))
+        return picked.view(*v.shape[:-1], -1)
+
+    def put_(self, v: Tensor, values: Tensor) -> None:
+        """See `Selection.put_`."""
+        self._scatter(v, values, accumulate=False)
+
+    def add_(self, v: Tensor, values: Tensor) -> None:
+        """See `Selection.add_`."""
+        self._scatter(v, values, accumulate=True)
+
+    def coordinates(self, v: Tensor) -> Tensor:
+        """See `Selection.coordinates`; a padded position names the last coordinate."""
+        starts = (self.blocks * self.size).unsqueeze(-1)
+        numbers = (starts + torch.arange(self.size, device=self.blocks.device)).flatten(-2).clamp_(max=v.shape[-1] - 1)
+        return numbers.unsqueeze(-2) if numbers.dim() > 1 else numbers
+
+    def digest(self) -> int:
+        """See `Selection.digest`."""
+        return hash((self.size, *self.blocks.flatten().tolist())) & (2**62 - 1)
+
+    def _scatter(self, v: Tensor, values: Tensor, accumulate: bool) -> None:
+        width = self.blocks.shape[-1] * self.size
+        rows = values.expand(*v.shape[:-1], width).reshape(-1, self.size)
+        whole = self._whole(v)
+        blocks = whole.view(-1, self.size)
+        if accumulate:
+            blocks.index_add_(0, self._index(v), rows)
+        else:
+            blocks.index_copy_(0, self._index(v), rows)
+        if whole.data_ptr() != v.data_ptr():
+            v.copy_(whole[..., : v.shape[-1]])
+
+    def _whole(self, v: Tensor) -> Tensor:
+        """V itself, contiguous; a padded copy where d is no whole number of blocks (never so in a flat buffer)."""
+        short = -v.shape[-1] % self.size
+        return pad(v, (0, short)) if short else v.contiguous()
+
+    def _index(self, v: Tensor) -> Tensor:
+        """Row numbers of the chosen blocks in `v.view(-1, size)`."""
+        if v.shape not in self._rows:
+            lead = v.shape[:-1]
+            assert self.blocks.dim() == 1 or lead[0] == len(self.blocks), "one seed a stacked run"
+            per_row = -(-v.shape[-1] // self.size)
+            base = torch.arange(0, v[..., 0].numel() * per_row, per_row, device=v.device).view(*lead, 1)
+            blocks = self.blocks.unsqueeze(-2) if self.blocks.dim() > 1 else self.blocks
+            self._rows[v.shape] = (base + blocks).flatten()
+        return self._rows[v.shape]

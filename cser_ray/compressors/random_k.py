@@ -1,0 +1,64 @@
+"""Random-k: each worker sends k random coordinates of its own; their numbers cost nothing.
+
+Workers draw apart but from seeds that all of them know, so a receiver recomputes the sender's indices and only values
+travel. They still cannot be summed on the way: that is what GRBS, with the same blocks everywhere, is for.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cser_ray.compressors.gathered import GatheredMessage, private_draws
+from cser_ray.compressors.top_k import check_ratio, kept
+
+
+@dataclass(frozen=True)
+class RandomK:
+    """Keep d / `ratio` coordinates at random, other ones on every worker: delta = k / d, with equality in expectation.
+
+    `ratio` >= 1, of coordinates; at n workers and fp32 the overall ratio is 2 d / (k n). Values are not scaled up by
+    d / k: unbiased would not be contractive.
+
+    >>> int(RandomK(3).compress(torch.ones(1, 6), call=1).residual().sum())
+    4
+    """
+
+    ratio: float
+    seeds: tuple[int, ...] = (0,)
+    stream: int = 0
+    workers: range = range(1)
+
+    def __post_init__(self) -> None:
+        check_ratio("RandomK", self.ratio)
+
+    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> "RandomK":
+        """See `Compressor.with_streams`."""
+        return replace(self, seeds=seeds, stream=stream, workers=workers)
+
+    def compress(self, v: Tensor, call: int) -> GatheredMessage:
+        """See `Compressor.compress`."""
+        own = self._indices(v, call, self.workers).expand(*v.shape[:-1], -1)
+        first = self.workers.start
+
+        def decode(payload: Tensor, workers: range) -> Tensor:
+            here = workers.start in self.workers
+            indices = (
+                own[..., workers.start - first : workers.stop - first, :] if here else self._indices(v, call, workers)
+            )
+            dense = payload.new_zeros(*payload.shape[:-1], v.shape[-1])
+            return dense.scatter_(-1, indices.expand(payload.shape), payload)
+
+        return GatheredMessage(v, v.gather(-1, own), self.workers, decode)
+
+    def _indices(self, v: Tensor, call: int, workers: range) -> Tensor:
+        d = v.shape[-1]
+        k = kept(d, self.ratio)
+        drawn = private_draws(
+            lambda generator: generator.choice(d, k, replace=False, shuffle=False),
+            self.seeds,
+            self.stream,
+            workers,
+            call,
+        )
+        return torch.from_numpy(drawn).to(v.device, non_blocking=True)

@@ -1,0 +1,96 @@
+"""All parameters of a process's workers as one flat vector each: views into `[rows, d]`, so one mean is one collective.
+
+Rows are workers (times stacked runs). A plain module has one row and parameters of their usual shape; n virtual workers
+have n rows and parameters with a leading axis of n.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from cser_ray.budget import block_size
+
+
+class FlatParameters:
+    """Parameters and gradients as views into two contiguous buffers `[rows, d]`.
+
+    `rows`: None for parameters of a plain module (one row); otherwise every parameter has a leading axis of that length.
+    The buffers are padded to a whole number of blocks; the padding stays zero because its gradient does.
+
+    >>> weight = Parameter(torch.ones(2, 3))
+    >>> flat = FlatParameters([weight])
+    >>> flat.data.fill_(5.0)[0, 0], weight[1, 2]
+    (tensor(5.), tensor(5., grad_fn=<SelectBackward0>))
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], rows: int | None = None):
+        if not parameters:
+            raise ValueError("The optimizer got no parameter that requires a gradient")
+        kinds = sorted({f"{p.dtype} on {p.device}" for p in parameters})
+        if len(kinds) > 1:
+            raise ValueError(f"All parameters must share one dtype and device, found {', '.join(kinds)}; use autocast")
+        self.parameters = list(parameters)
+        self.rows = rows or 1
+        self.stacked = rows is not None
+        sizes = [p.numel() // self.rows for p in self.parameters]
+        self.offsets = [0]
+        for size in sizes:
+            self.offsets.append(self.offsets[-1] + size)
+        self.numel = self.offsets[-1]
+        """Parameters of one model, without padding."""
+        block = block_size(self.numel)
+        self.width = -(-self.numel // block) * block
+        self.data = self.parameters[0].new_zeros(self.rows, self.width, requires_grad=False)
+        self.grad = torch.zeros_like(self.data)
+        with torch.no_grad():
+            for p, view in zip(self.parameters, self.views(self.data), strict=True):
+                view.copy_(p)
+                p.data = view
+        self._addresses = [p.data_ptr() for p in self.parameters]
+        self.attach_gradients()
+
+    def views(self, buffer: Tensor) -> list[Tensor]:
+        """The parameters' slices of a buffer `[rows, width]`, in the parameters' own shapes."""
+        rows = buffer.shape[0]
+        shapes = [p.shape[1:] if self.stacked else p.shape for p in self.parameters]
+        return [
+            buffer[:, start:end].view(rows, *shape) if self.stacked else buffer[0, start:end].view(shape)
+            for start, end, shape in zip(self.offsets[:-1], self.offsets[1:], shapes, strict=True)
+        ]
+
+    def attach_gradients(self) -> None:
+        """Let autograd accumulate straight into the flat buffer."""
+        self._grad_views = self.views(self.grad)
+        for p, view in zip(self.parameters, self._grad_views, strict=True):
+            p.grad = view
+
+    def zero_gradients(self) -> None:
+        """Zero the flat gradient; a `.grad` that was set to None or replaced is attached again."""
+        self.grad.zero_()
+        for p, view in zip(self.parameters, self._grad_views, strict=True):
+            p.grad = view
+
+    @torch.no_grad()
+    def collect_gradients(self) -> Tensor:
+        """The flat gradient `[rows, width]` of the last backward pass.
+
+        `module.zero_grad(set_to_none=True)` detaches the flat gradient and autograd then allocates new ones: those are
+        copied in, and an unused parameter's stale slice is zeroed, so no update is lost and none is made up.
+        Raises RuntimeError for a parameter that is no longer a view: it would never learn.
+        """
+        for p, view, address in zip(self.parameters, self._grad_views, self._addresses, strict=True):
+            if p.data_ptr() != address:
+                raise RuntimeError(
+                    f"A parameter of shape {tuple(p.shape)} got other storage after the optimizer was built (module.to(), "
+                    "p.data = ...), and would not be trained. Build the optimizer after that, or copy values in place."
+                )
+            if p.grad is view:
+                continue
+            if p.grad is None:
+                view.zero_()
+            elif p.grad.is_sparse or p.grad.data_ptr() != view.data_ptr():
+                view.copy_(p.grad.to_dense())
+            p.grad = view
+        return self.grad

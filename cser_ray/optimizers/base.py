@@ -1,0 +1,334 @@
+"""The common ground of all optimizers here: torch's Optimizer interface over one flat vector a worker.
+
+A method is one subclass with one `update(x, g, t)`, written in the paper's letters. All it sees are tensors
+`[..., w, d]`: the w workers of this process, after an optional axis of stacked runs.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim.sgd import sgd
+
+from cser_ray.communicator import Communicator
+from cser_ray.compressors.base import Compressor, Selection, SharedCompressor
+from cser_ray.flat import FlatParameters
+
+SEED_CHECKS = 3
+"""In this many first steps after construction or a load, the workers compare the blocks they are about to average."""
+
+
+class FlatOptimizer(torch.optim.Optimizer):
+    """SGD with Nesterov momentum and coupled weight decay on flat parameters; subclasses say what is communicated.
+
+    `params`, `lr`, `momentum`, `weight_decay`: as in torch.optim.SGD; parameter groups may set them apart. Momentum is
+    local to each worker and never averaged. Parameters that need no gradient are left alone, an unused one counts as a
+    zero gradient. `communicator`: by default one worker a process of the default process group. `seeds`: one seed a
+    stacked run; `runs` > 1 or `stacked=True` mean that parameters carry a leading axis of runs * workers rows.
+
+    Construction broadcasts worker 0's parameters. Replicas then differ by design: use no DDP wrapper around the model,
+    and evaluate inside `averaged_parameters()`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        *,
+        communicator: Communicator | None = None,
+        seeds: Sequence[int] = (0,),
+        stacked: bool = False,
+    ):
+        _check_hyperparameters(lr, momentum, weight_decay)
+        self._built = False
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._built = True
+        for group in self.param_groups:
+            _check_hyperparameters(group["lr"], group["momentum"], group["weight_decay"])
+        self.communicator = communicator or Communicator()
+        self.seeds = tuple(seeds)
+        self.t = 0
+        """Steps taken."""
+        groups = [[p for p in group["params"] if p.requires_grad] for group in self.param_groups]
+        self._frozen = [p for group in self.param_groups for p in group["params"] if not p.requires_grad]
+        rows = len(self.seeds) * self.communicator.workers
+        if not stacked and rows > 1:
+            raise ValueError(f"{rows} rows (stacked runs x workers) in one process need parameters stacked on axis 0")
+        self.flat = FlatParameters([p for group in groups for p in group], rows if stacked else None)
+        ends = [0]
+        for trained in groups:
+            ends.append(ends[-1] + sum(p.numel() for p in trained) // self.flat.rows)
+        ends[-1] = self.flat.width  # the padding belongs to the last group; it stays zero whatever that group does
+        self._slices = [slice(a, b) for a, b in pairwise(ends)]
+        self._checks_left = SEED_CHECKS
+        self.x = self._shaped(self.flat.data)
+        """The parameters `[w, d]`, or `[runs, w, d]` when stacked."""
+        self.m: Tensor | None = None
+        self._allocate_momentum()
+        frozen: list[Parameter] = [] if stacked else self._frozen
+        rows_of_frozen = [p.data.reshape(1, -1) for p in frozen]  # a copy where p is not contiguous
+        with torch.no_grad():
+            self.communicator.broadcast_([self.x, *rows_of_frozen])
+            for p, row in zip(frozen, rows_of_frozen, strict=True):
+                p.copy_(row.view_as(p))
+
+    # ------------------------------------------------------------------------------------------------ for subclasses
+
+    def update(self, x: Tensor, g: Tensor, t: int) -> None:
+        """Step number t = 1, 2, ...: change x `[..., w, d]` in place, given the local gradients g (left as they are)."""
+        raise NotImplementedError
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Named state with a row a worker, shaped like x, as `state_dict` saves it with each parameter."""
+        return {} if self.m is None else {"momentum_buffer": self.m}
+
+    def common_buffers(self) -> dict[str, Tensor]:
+        """Named state that is one row for all workers of a run, `[..., 1, d]`."""
+        return {}
+
+    def stream(self, compressor: Compressor, purpose: int) -> Any:
+        """The compressor keyed by this optimizer's seeds, its use (C1 or C2) and the workers that live here."""
+        return compressor.with_streams(self.seeds, purpose, self.communicator.worker_ids)
+
+    def nesterov(self, x: Tensor, g: Tensor) -> Tensor:
+        """m = beta m + g; return p = eta (beta m + g) as a new tensor. Weight decay is part of g (Algorithm 4, 6-7)."""
+        p = torch.empty_like(x)
+        for s, group in zip(self._slices, self.param_groups, strict=True):
+            beta, decay = group["momentum"], group["weight_decay"]
+            torch.add(g[..., s], x[..., s], alpha=decay, out=p[..., s]) if decay else p[..., s].copy_(g[..., s])
+            if beta:
+                assert self.m is not None
+                m = self.m[..., s].mul_(beta).add_(p[..., s])
+                p[..., s].add_(m, alpha=beta)
+            p[..., s].mul_(group["lr"])
+        return p
+
+    def local_step_(self, x: Tensor, g: Tensor, selection: Selection | None = None) -> Tensor | None:
+        """x -= p by torch's fused SGD, no buffer for p; return p on the selection's coordinates `[..., w, k]`, if any."""
+        chosen = None if selection is None else self._p_at(selection, x, g)
+        whole = len(self.param_groups) == 1
+        for s, group in zip(self._slices, self.param_groups, strict=True):
+            for run, lr in self._rates(group):
+                own = ... if run is None else run
+                # the fused kernel takes dense tensors only: a group's slice is dense in one row, not across rows
+                for at in (own,) if whole else ((own, row, s) for row in range(x.shape[-2])):
+                    m = None if self.m is None else self.m[at]
+                    _fused_step(x[at], g[at], m, lr, group["momentum"], group["weight_decay"])
+        return chosen
+
+    def check_seeds(self, *selections: Selection) -> None:
+        """In the first steps, make sure that all workers are about to average the same coordinates."""
+        if self._checks_left and self.communicator.size > 1:
+            self._checks_left -= 1
+            digest = hash((self.t, self.flat.width, self.seeds, *(s.digest() for s in selections))) & (2**62 - 1)
+            self.communicator.check_equal(digest, "The blocks chosen for averaging")
+
+    def check_draws(self, x: Tensor, *draws: tuple[Compressor, int]) -> None:
+        """The same for whole messages, given as (compressor, call); where workers choose apart, seeds are all there is."""
+        if self._checks_left:
+            self.check_seeds(*(c.select(x, call) for c, call in draws if isinstance(c, SharedCompressor)))
+
+    # ------------------------------------------------------------------------------------------------ torch's interface
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step. Every worker must take equally many: a step may hold collectives."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        thawed = [p for p in self._frozen if p.requires_grad]
+        if thawed:
+            raise RuntimeError(
+                f"{len(thawed)} parameter(s) were frozen when the optimizer was built and need a gradient now; they are "
+                "not part of its flat vector. Build the optimizer after unfreezing, or freeze them again."
+            )
+        g = self._shaped(self.flat.collect_gradients())
+        self._unscale_(g)
+        self._allocate_momentum()
+        self.t += 1
+        self.update(self.x, g, self.t)
+        # x is not seen by autograd: without this a stale graph would give wrong gradients instead of an error
+        torch.autograd.graph.increment_version(self.flat.parameters)
+        return loss
+
+    _step_supports_amp_scaling = True
+    """GradScaler calls step() even after an overflow and leaves the rest to `_unscale_`."""
+
+    def _unscale_(self, g: Tensor) -> None:
+        """What GradScaler asks for. A worker whose gradients overflowed contributes a zero gradient to this step.
+
+        Skipping the step on that worker alone would leave the others waiting in their collectives for ever.
+        """
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is None:
+            return
+        scale = getattr(self, "grad_scale", None)
+        if scale is not None:
+            g.div_(scale)
+        torch.where(found_inf.bool(), torch.zeros_like(g), g, out=g)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Zero the gradients in place; they stay views of the flat buffer whatever `set_to_none` says."""
+        self.flat.zero_gradients()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Only during construction: the flat vector's length is fixed afterwards."""
+        if self._built:
+            raise RuntimeError("Parameters cannot be added to a flat optimizer; build a new one with all parameters")
+        super().add_param_group(param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's: buffers by parameter, plus this worker's step count. Parameters are the module's to save."""
+        self._publish_state()
+        state = super().state_dict()
+        state["cser_ray"] = {
+            "method": self.state_kind(),
+            "t": self.t,
+            "common": {name: buffer.clone() for name, buffer in self.common_buffers().items()},
+            **self.extra_state(),
+        }
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what `state_dict` saved, on a worker with the same rows and parameters."""
+        if "cser_ray" not in state_dict:
+            raise ValueError("This state_dict is not of a cser_ray optimizer: it lacks the entry 'cser_ray'")
+        saved = state_dict["cser_ray"]
+        if saved["method"] != self.state_kind():
+            raise ValueError(
+                f"This state_dict was saved by {saved['method']}, and {self.state_kind()} keeps other state: load it into "
+                "the method that saved it, or start from its model with a new optimizer"
+            )
+        super().load_state_dict(state_dict)
+        self.m = None
+        self._allocate_momentum()
+        for name, buffer in self.buffers().items():
+            flat = buffer.view(self.flat.rows, self.flat.width)
+            for p, view in zip(self.flat.parameters, self.flat.views(flat), strict=True):
+                if name in self.state[p]:  # momentum may have been asked for only after the last step before the save
+                    view.copy_(self.state[p][name])
+        for name, buffer in self.common_buffers().items():
+            buffer.copy_(saved["common"][name])
+        self.t = saved["t"]
+        self.load_extra_state(saved)
+        self._checks_left = SEED_CHECKS
+        self.flat.attach_gradients()
+        self._publish_state()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Refuse copy.deepcopy and pickle: a copy's parameters would no longer be views of the flat vector."""
+        raise TypeError(
+            f"A {type(self).__name__} optimizer cannot be copied or pickled, because its parameters are views of one "
+            "vector and its workers are tied to processes. Copy the module, build a new optimizer and load state_dict()."
+        )
+
+    def state_kind(self) -> str:
+        """What saved a `state_dict`; only the same kind can load it."""
+        return type(self).__name__
+
+    def extra_state(self) -> dict[str, Any]:
+        """State beyond buffers, for `state_dict`."""
+        return {}
+
+    def load_extra_state(self, saved: dict[str, Any]) -> None:
+        """Take back what `extra_state` gave."""
+
+    @contextmanager
+    def averaged_parameters(self) -> Iterator[None]:
+        """Inside the block the module holds the mean of all workers' models; afterwards each has its own back.
+
+        The averaging is in the ledger as "evaluation", outside R_C. BatchNorm's running statistics are each worker's
+        own: recompute them for the mean on a few training batches before relying on them.
+        """
+        own = self.x.clone()
+        with torch.no_grad():
+            self.x.copy_(self.average().expand_as(self.x))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                self.x.copy_(own)
+
+    def average(self) -> Tensor:
+        """The mean of all workers' parameters, `[..., 1, d]`, a new tensor."""
+        return self.communicator.mean(self.x.clone(), "evaluation")
+
+    # ------------------------------------------------------------------------------------------------ details
+
+    def _allocate_momentum(self) -> None:
+        """Also later: a scheduler or a loaded state may be the first to ask for momentum."""
+        if self.m is None and any(group["momentum"] for group in self.param_groups):
+            self.m = torch.zeros_like(self.x)
+
+    def _shaped(self, buffer: Tensor) -> Tensor:
+        runs = len(self.seeds)
+        return buffer.view(runs, self.communicator.workers, -1) if self.flat.stacked else buffer
+
+    def _publish_state(self) -> None:
+        for name, buffer in self.buffers().items():
+            flat = buffer.view(self.flat.rows, self.flat.width)
+            for p, view in zip(self.flat.parameters, self.flat.views(flat), strict=True):
+                self.state[p][name] = view
+
+    def _rates(self, group: dict[str, Any]) -> list[tuple[int | None, float]]:
+        """(run, its learning rate); run None: one rate for every run."""
+        lr = group["lr"]
+        if isinstance(lr, Tensor) and lr.numel() > 1:
+            return list(enumerate(lr.flatten().tolist()))
+        if len(self.param_groups) == 1 or not self.flat.stacked:
+            return [(None, float(lr))]
+        return [(run, float(lr)) for run in range(len(self.seeds))]
+
+    def _p_at(self, selection: Selection, x: Tensor, g: Tensor) -> Tensor:
+        """p of the step that is about to be taken, on the selection's coordinates."""
+        lr, beta, decay = (self._at(selection, x, name) for name in ("lr", "momentum", "weight_decay"))
+        p = selection.take(g)
+        if any(group["weight_decay"] for group in self.param_groups):
+            p.add_(selection.take(x).mul_(decay))
+        if self.m is not None:
+            m = selection.take(self.m).mul_(beta).add_(p)
+            p.add_(m.mul_(beta))
+        return p.mul_(lr)
+
+    def _at(self, selection: Selection, x: Tensor, name: str) -> Any:
+        """A hyperparameter on the selection's coordinates: one value, or one each where the groups differ."""
+        values = [group[name] for group in self.param_groups]
+        if len(values) == 1 or all(value is values[0] or value == values[0] for value in values[1:]):
+            return values[0]
+        table = torch.tensor([float(value) for value in values], dtype=x.dtype, device=x.device)
+        ends = torch.tensor([s.stop for s in self._slices], device=x.device)
+        return table[torch.bucketize(selection.coordinates(x), ends, right=True)]
+
+
+def _fused_step(x: Tensor, g: Tensor, m: Tensor | None, lr: float, momentum: float, weight_decay: float) -> None:
+    """Nesterov SGD in one pass over memory: m = beta m + (g + wd x), x -= lr (beta m + g + wd x)."""
+    sgd(
+        [x],
+        [g],
+        [m if momentum else None],
+        has_sparse_grad=False,
+        foreach=False,
+        fused=True,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        lr=lr,
+        dampening=0.0,
+        nesterov=momentum > 0,
+        maximize=False,
+    )
+
+
+def _check_hyperparameters(lr: float | Tensor, momentum: float, weight_decay: float) -> None:
+    if not torch.all(torch.as_tensor(lr) >= 0):
+        raise ValueError(f"The learning rate must be at least 0, not {lr}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"Momentum must lie in [0, 1), not {momentum}")
+    if not weight_decay >= 0:
+        raise ValueError(f"Weight decay must be at least 0, not {weight_decay}")

@@ -1,0 +1,177 @@
+"""CSER, communication-efficient SGD with error reset: the paper's Algorithms 2 and 4.
+
+Compressed gradients every step (C2), a compressed reset of the accumulated error every H steps (C1). Residuals go into
+the model at once, so the workers' models part; e_i says by how much, and x_i - e_i is the same on every worker (Lemma 1).
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from cser_ray.communicator import Communicator, Pending
+from cser_ray.compressors.base import Compressor, Selection, SharedCompressor, start_average
+from cser_ray.compressors.grbs import GRBS
+from cser_ray.compressors.identity import Zero
+from cser_ray.optimizers.base import FlatOptimizer
+from cser_ray.partial_sync import average_compressed
+from cser_ray.seeds import Purpose
+
+
+class CSER(FlatOptimizer):
+    """Algorithm 4 (with momentum = 0: Algorithm 2).
+
+    `reset_interval`: H >= 1, in steps. `reset_compressor`: C1, applied to the error every H steps.
+    `gradient_compressor`: C2, applied to the update every step; None sends no gradients (CSER-PL). Overall
+    R_C = 1 / (1 / R_C2 + 1 / (R_C1 H)).
+
+    `implementation`: "I" keeps the error e and takes any compressor; "II" needs compressors that keep the same
+    coordinates on every worker (GRBS), and allocates nothing beyond parameters, gradients, momentum and the blocks it
+    sends. "auto" takes II where it applies. Both give the same iterates.
+
+    `reset_delay`: the reset's average is applied this many steps after it was started (0 <= delay < H), so that it may
+    travel while the next steps compute; both invariants stay exact.
+
+    >>> from cser_ray.compressors import GRBS
+    >>> model = torch.nn.Linear(4, 2)
+    >>> optimizer = CSER(model.parameters(), lr=0.1, reset_interval=16, reset_compressor=GRBS(16))
+    >>> model(torch.ones(1, 4)).sum().backward()
+    >>> optimizer.step()
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        *,
+        reset_interval: int = 1,
+        reset_compressor: Compressor | None = None,
+        gradient_compressor: Compressor | None = None,
+        implementation: Literal["auto", "I", "II"] = "auto",
+        reset_delay: int = 0,
+        communicator: Communicator | None = None,
+        seeds: Sequence[int] = (0,),
+        stacked: bool = False,
+    ):
+        if reset_interval != int(reset_interval) or reset_interval < 1:
+            raise ValueError(f"The reset interval H is a whole number of steps >= 1, not {reset_interval}")
+        if not 0 <= reset_delay < reset_interval:
+            raise ValueError(
+                f"reset_delay = {reset_delay} must be at least 0 and below the reset interval H = {reset_interval}: "
+                "a reset must have arrived before the next one starts"
+            )
+        super().__init__(params, lr, momentum, weight_decay, communicator=communicator, seeds=seeds, stacked=stacked)
+        self.reset_interval = int(reset_interval)
+        self.reset_delay = reset_delay
+        self.reset_compressor = self.stream(reset_compressor or GRBS(16), Purpose.RESET_BLOCKS)
+        self.gradient_compressor = self.stream(gradient_compressor or Zero(), Purpose.GRADIENT_BLOCKS)
+        compressors = (self.reset_compressor, self.gradient_compressor)
+        private = [c for c in compressors if not isinstance(c, SharedCompressor)]
+        if implementation == "II" and private:
+            raise ValueError(
+                f"Implementation II needs the same coordinates on every worker; {private[0]} chooses its own on each. "
+                'Use implementation="I", or GRBS'
+            )
+        self.implementation = "I" if private or implementation == "I" else "II"
+        self.e: Tensor | None = None
+        self.common: Tensor | None = None
+        if self.implementation == "I":
+            self.e = torch.zeros_like(self.x)
+            self.common = self.x[..., :1, :].clone()  # x_hat = x_i - e_i: one row, equal on every worker (Lemma 1)
+        self._in_flight: deque[tuple[int, Any, Tensor, Pending]] = deque()
+
+    def update(self, x: Tensor, g: Tensor, t: int) -> None:
+        """See `FlatOptimizer.update`."""
+        if self.implementation == "I":
+            self._update_with_error(x, g, t)
+        else:
+            self._update_without_error(x, g, t)
+
+    def _update_with_error(self, x: Tensor, g: Tensor, t: int) -> None:
+        """Implementation I, written with x_hat = x - e.
+
+        Every worker adds the same received tensors to x_hat, which therefore stays bitwise equal on all of them; x and e
+        updated side by side, as Algorithm 4 prints it, would drift apart in the last bits.
+        """
+        assert self.e is not None and self.common is not None
+        p = self.nesterov(x, g)  # lines 6-7
+        p_mean, r = average_compressed(p, self.gradient_compressor, self.communicator, t, "gradient")  # line 8
+        self.common -= p_mean  # line 9: x moves by p_mean + r, e by r
+        self.e -= r
+        if t % self.reset_interval == 0:  # line 10
+            call = t // self.reset_interval
+            self.check_draws(x, (self.reset_compressor, call), (self.gradient_compressor, t))
+            message = self.reset_compressor.compress(self.e, call)  # line 13
+            kept = message.residual()
+            sent = self.e - kept
+            e_mean = message.average(self.communicator, "reset")
+            self._in_flight.append((t + self.reset_delay, None, sent, Pending(lambda: e_mean)))
+        for _, sent, pending in self._arrived(t):
+            self.common += pending.wait()  # line 14
+            self.e -= sent
+        torch.add(self.common, self.e, out=x)
+
+    def _update_without_error(self, x: Tensor, g: Tensor, t: int) -> None:
+        """Implementation II: x_i - e_i is common, so on a shared block averaging e is averaging x, and e need not exist."""
+        c2 = self.gradient_compressor.select(x, t)
+        p = self.local_step_(x, g, c2)  # lines 6-9, as if C2 sent nothing ...
+        assert p is not None
+        if p.shape[-1]:
+            c2.add_(
+                x, p - start_average(p.clone(), self.communicator, "gradient").wait()
+            )  # ... corrected on its blocks
+        if t % self.reset_interval == 0:  # line 10
+            c1 = self.reset_compressor.select(x, t // self.reset_interval)
+            self.check_seeds(c1, c2)
+            sent = c1.take(x)
+            if self.reset_delay == 0:
+                c1.put_(x, start_average(sent, self.communicator, "reset").wait())  # lines 13-14
+            else:
+                pending = start_average(sent.clone(), self.communicator, "reset")
+                self._in_flight.append((t + self.reset_delay, c1, sent, pending))
+        for c1, sent, pending in self._arrived(t):
+            c1.add_(x, pending.wait() - sent)  # never overwrite x by the mean: that would lose the steps since
+
+    def _arrived(self, t: int) -> list[tuple[Any, Tensor, Pending]]:
+        due = []
+        while self._in_flight and self._in_flight[0][0] <= t:
+            due.append(self._in_flight.popleft()[1:])
+        return due
+
+    def buffers(self) -> dict[str, Tensor]:
+        """See `FlatOptimizer.buffers`."""
+        return super().buffers() | ({} if self.e is None else {"error": self.e})
+
+    def common_buffers(self) -> dict[str, Tensor]:
+        """See `FlatOptimizer.common_buffers`."""
+        return {} if self.common is None else {"common": self.common}
+
+    def state_kind(self) -> str:
+        """See `FlatOptimizer.state_kind`."""
+        return f"{super().state_kind()} (implementation {self.implementation})"
+
+    def extra_state(self) -> dict[str, Any]:
+        """The resets in flight, as (step when due, call of C1, what was sent, its mean)."""
+        return {
+            "in_flight": [
+                (due, (due - self.reset_delay) // self.reset_interval, sent.clone(), pending.wait().clone())
+                for due, _, sent, pending in self._in_flight
+            ]
+        }
+
+    def load_extra_state(self, saved: dict[str, Any]) -> None:
+        """See `FlatOptimizer.load_extra_state`."""
+        self._in_flight.clear()
+        for due, call, sent, mean in saved["in_flight"]:
+            selection: Selection | None = None
+            if self.implementation == "II":
+                selection = self.reset_compressor.select(self.x, call)
+            self._in_flight.append((due, selection, sent.clone(), _arrived_mean(mean.clone())))
+
+
+def _arrived_mean(mean: Tensor) -> Pending:
+    return Pending(lambda: mean)

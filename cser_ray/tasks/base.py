@@ -1,0 +1,108 @@
+"""What a task is: a model, three splits of data, and a loss.
+
+A task of your own is one small class with these members and one line in `TASKS` (docs/guide.md shows one).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Dataset(Protocol):
+    """Indexed samples, read a batch at a time for many workers at once."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tensor, Tensor]:
+        """Return (inputs [*index.shape, ...], targets [*index.shape, ...]) for int64 sample numbers `index` [rows, b].
+
+        `generators`: one a row while training, for random augmentation; None when evaluating (no augmentation).
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TensorDataset:
+    """Samples held in memory: inputs [N, ...], targets [N, ...]; no augmentation."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tensor, Tensor]:
+        """See `Dataset.batch`."""
+        return self.inputs[index], self.targets[index]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training samples are sharded over the workers; validation chooses; test is read once, for the chosen."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
+class Task(Protocol):
+    """A learning problem: what `cser-ray tune --task NAME` trains. Attributes may be properties or plain values."""
+
+    @property
+    def name(self) -> str:
+        """The name that users type."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """One line for `cser-ray tasks`."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a worker and step, by default."""
+        ...
+
+    @property
+    def model_name(self) -> str:
+        """The name of the model that `model()` builds, as the results store shows it."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Number of classes; targets are int64 in [0, classes)."""
+        ...
+
+    def model(self) -> nn.Module:
+        """A freshly initialised module, drawn from torch's global generator (the caller seeds it)."""
+        ...
+
+    def splits(self) -> Splits:
+        """The three splits. May read files: raises FileNotFoundError with a sentence that says how to get them."""
+        ...
+
+    def constant_loss(self) -> float:
+        """Loss of the constant predictor in nats: ln(classes), or the unigram entropy of text; divergence is 1.3 times it."""
+        ...
+
+    def content_hash(self) -> str:
+        """12 hexadecimal digits that change with the data; results of different hashes are never compared."""
+        ...
+
+
+def losses(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each sample [rows, b] in nats, from logits [rows, b, ..., classes] and targets [rows, b, ...].
+
+    A text sample's loss is the mean over its positions.
+    """
+    flat = nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="none")
+    return flat.view(targets.shape).flatten(2).mean(2) if targets.dim() > 2 else flat.view(targets.shape)
+
+
+def correct(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Share of right answers of each sample [rows, b], in [0, 1]; shapes as in `losses`."""
+    right = (outputs.argmax(-1) == targets).float()
+    return right.flatten(2).mean(2) if targets.dim() > 2 else right

@@ -1,0 +1,1 @@
+"""Training one trial: its configuration, the worker loop, and the Ray Train run around it."""

@@ -1,0 +1,96 @@
+"""A run's configuration: one flat frozen value, whose field names are Tune's keys and the results table's columns."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cser_ray.budget import Structure
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One method at one structure, learning rate and repeat, on one task.
+
+    Runs that differ only in `lr`, `repeat` and the seed's consequences can be stacked in one batch.
+    """
+
+    task: str = "digits"
+    model: str = ""
+    """A torchvision classifier instead of the task's own model."""
+    data_dir: str = ""
+    coarse_labels: bool = False
+    method: str = "cser"
+    block_order: str = "random"
+    ratio: float = 256.0
+    """The asked overall R_C; inf for no communication, 1 for synchronous SGD."""
+    reset_interval: int = 1
+    """H, in steps."""
+    reset_ratio: float = 1.0
+    """R_C1."""
+    gradient_ratio: float = math.inf
+    """R_C2; inf: gradients are not synchronised."""
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    outer_lr: float = 0.7
+    """DiLoCo only."""
+    outer_momentum: float = 0.9
+    """DiLoCo only."""
+    schedule: str = "step"
+    warmup_steps: int = 0
+    steps: int = 2048
+    evaluations: int = 8
+    """How often the averaged model is evaluated; the last time is after the last step."""
+    batch_size: int = 16
+    """Samples a worker and step."""
+    workers: int = 8
+    seed: int = 0
+    """The study's seed; initialisation, data order and blocks follow from (seed, repeat)."""
+    repeat: int = 0
+    rung: str = "virtual"
+    """"virtual": all workers in one process; "distributed": one Ray Train process a worker."""
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"Unknown schedule {self.schedule!r}; the schedules are {', '.join(SCHEDULES)}")
+        for name in ("steps", "batch_size", "workers", "evaluations", "reset_interval"):
+            value = getattr(self, name)
+            if value != int(value) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
+        if self.rung not in ("virtual", "distributed"):
+            raise ValueError(f"rung is 'virtual' or 'distributed', not {self.rung!r}")
+        if self.repeat < 0 or not 0 <= self.warmup_steps <= self.steps:
+            raise ValueError("repeat must be at least 0, and warmup_steps between 0 and steps")
+
+    @property
+    def structure(self) -> Structure:
+        """(H, R_C1, R_C2)."""
+        return Structure(self.reset_interval, self.reset_ratio, self.gradient_ratio)
+
+    @property
+    def run_steps(self) -> int:
+        """Steps really taken: `steps`, raised to the next multiple of H, so that a run ends with a reset."""
+        return -(-self.steps // self.reset_interval) * self.reset_interval
+
+    @property
+    def run_seed(self) -> int:
+        """Seed of initialisation, data order and blocks: equal for the same repeat of every method."""
+        return self.seed * 1_000_003 + self.repeat
+
+    def run_id(self, trial_id: str) -> str:
+        """The run's name in the results store, unique in its study."""
+        return f"{trial_id}-lr{self.lr:.6g}-r{self.repeat}"
+
+    def rate(self, t: int) -> float:
+        """The factor of `lr` at step t = 1 ... run_steps."""
+        warmup = min(1.0, t / self.warmup_steps) if self.warmup_steps else 1.0
+        return warmup * SCHEDULES[self.schedule]((t - 1) / self.run_steps)
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "step": lambda done: 0.2 ** sum(done >= at for at in (0.3, 0.6, 0.8)),  # the paper's CIFAR-100 schedule
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),  # the paper's ImageNet schedule
+    "constant": lambda done: 1.0,
+}
+"""Factor of the learning rate by the share of the run that is done, in [0, 1); the same for every method."""

@@ -1,0 +1,128 @@
+"""Evaluation at the workers' mean model, on a copy: the model that training continues with is never touched.
+
+BatchNorm's running statistics belong to one model each; for the mean they are computed anew on training batches.
+Whatever has to be exchanged for this stands in the ledger under its own name, outside R_C.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cser_ray.communicator import Communicator
+from cser_ray.optimizers import FlatOptimizer
+from cser_ray.tasks.base import Dataset, Splits, correct, losses
+from cser_ray.train.shards import Shards
+from cser_ray.virtual import VirtualWorkers, batch_statistics, evaluate_rows, has_batchnorm
+
+CALIBRATION = 128
+"""Training samples a worker contributes to BatchNorm's statistics of the mean model."""
+TRAINING_SAMPLES = 2048
+"""At most this many samples tell the training loss of the mean model."""
+CHUNK = 512
+"""Samples evaluated at a time."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Loss [runs] in nats and accuracy [runs] in percent."""
+
+    loss: Tensor
+    accuracy: Tensor
+
+
+class Evaluator:
+    """Scores the models of stacked runs; every process evaluates its share of the samples."""
+
+    def __init__(
+        self,
+        workers: VirtualWorkers,
+        optimizer: FlatOptimizer,
+        splits: Splits,
+        shards: Shards,
+        communicator: Communicator,
+        device: torch.device,
+    ):
+        self.workers, self.optimizer, self.splits, self.communicator = workers, optimizer, splits, communicator
+        self.device = device
+        self.runs = len(optimizer.seeds)
+        self._calibration: Tensor | None = None
+        if has_batchnorm(workers.module):
+            index = shards.calibration(CALIBRATION)
+            self._calibration = splits.train.batch(index, None)[0].to(device)
+
+    @torch.no_grad()
+    def mean_model(self) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
+        """The mean over workers: parameters and buffers with a leading axis [runs], and the consensus distance [runs].
+
+        Consensus distance: (1/n) sum ||x_i - mean||^2 / ||mean||^2.
+        """
+        x = self.optimizer.x
+        mean = self.optimizer.average()
+        spread = (x - mean).pow(2).sum((-2, -1), dtype=torch.float64)
+        distance = self.communicator.total(spread, "evaluation") / self.communicator.size
+        distance = distance / mean.pow(2).sum((-2, -1), dtype=torch.float64)
+        parameters = self._named(mean.reshape(self.runs, -1))
+        buffers = {
+            name: buffer.view(self.runs, -1, *buffer.shape[1:])[:, 0] for name, buffer in self.workers.buffers.items()
+        }
+        if self._calibration is not None:
+            rows = {name: p.repeat_interleave(self.communicator.workers, 0) for name, p in parameters.items()}
+            statistics = batch_statistics(self.workers.module, rows, self.workers.buffers, self._calibration)
+            for name, value in statistics.items():
+                if value.is_floating_point():
+                    flat = value.reshape(self.runs, self.communicator.workers, -1).clone()
+                    shape = (self.runs, *value.shape[1:])
+                    buffers[name] = self.communicator.mean(flat, "batchnorm").reshape(shape)
+        return parameters, buffers, distance
+
+    def score(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], split: str) -> Score:
+        """Loss and accuracy on a split; the training split is capped at its first `TRAINING_SAMPLES` samples."""
+        data: Dataset = getattr(self.splits, split)
+        size = min(len(data), TRAINING_SAMPLES) if split == "train" else len(data)
+        sums = torch.zeros(self.runs, 2, dtype=torch.float64, device=self.device)
+        for inputs, targets in self._chunks(data, range(self.communicator.rank, size, self.communicator.processes)):
+            outputs = evaluate_rows(self.workers.module, parameters, buffers, inputs)
+            expected = targets.unsqueeze(0).expand(self.runs, *targets.shape)
+            sums[:, 0] += losses(outputs, expected).sum(1)
+            sums[:, 1] += correct(outputs, expected).sum(1)
+        sums = self.communicator.total(sums, "evaluation") / size
+        return Score(sums[:, 0], 100 * sums[:, 1])
+
+    def own_accuracy(self, split: str, first_only: bool = False) -> tuple[Tensor, Tensor]:
+        """Accuracy [runs] in percent of the workers' own models, mean over workers, and of their ensemble.
+
+        `first_only`: worker 0 alone, cheaply (its ensemble is itself). The ensemble averages predicted probabilities.
+        """
+        data: Dataset = getattr(self.splits, split)
+        local = 1 if first_only else self.communicator.workers
+        pick = slice(None) if not first_only else slice(0, None, self.communicator.workers)
+        parameters = {name: p.detach()[pick] for name, p in self.workers.parameters.items()}
+        buffers = {name: b[pick] for name, b in self.workers.buffers.items()}
+        right = torch.zeros(self.runs, dtype=torch.float64, device=self.device)
+        together = torch.zeros(self.runs, dtype=torch.float64, device=self.device)
+        if not first_only or self.communicator.rank == 0:
+            for inputs, targets in self._chunks(data, range(len(data))):
+                outputs = evaluate_rows(self.workers.module, parameters, buffers, inputs)
+                expected = targets.unsqueeze(0).expand(outputs.shape[0], *targets.shape)
+                right += correct(outputs, expected).view(self.runs, -1).sum(1)
+                if not first_only:
+                    chances = outputs.softmax(-1).view(self.runs, local, -1)
+                    mean = self.communicator.mean(chances, "evaluation").view(self.runs, *outputs.shape[1:])
+                    together += correct(mean, expected[: self.runs]).sum(1)
+        right = self.communicator.total(right, "evaluation")
+        models = 1 if first_only else self.communicator.size
+        own = 100 * right / (len(data) * models)
+        return own, own if first_only else 100 * together / len(data)
+
+    def _named(self, flat: Tensor) -> dict[str, Tensor]:
+        """Parameters by name from flat rows `[runs, d]`; those outside the flat vector (frozen) as they are."""
+        rows = {name: p.detach()[:: self.communicator.workers] for name, p in self.workers.parameters.items()}
+        trained = [name for name, p in self.workers.parameters.items() if p.requires_grad]
+        return rows | dict(zip(trained, self.optimizer.flat.views(flat), strict=True))
+
+    def _chunks(self, data: Dataset, samples: range) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, len(samples), CHUNK):
+            inputs, targets = data.batch(torch.tensor(samples[start : start + CHUNK]).unsqueeze(0), None)
+            yield inputs[0].to(self.device), targets[0].to(self.device)

@@ -1,0 +1,204 @@
+"""Turns a trial's evaluations into rows of the results store: what was reached, what was sent, and how long it took."""
+
+import json
+import math
+import platform
+import socket
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from cser_ray.budget import METHOD_BUDGETS, share
+from cser_ray.results import EpochRow, RunRow, jsonable
+from cser_ray.train.evaluation import Score
+
+if TYPE_CHECKING:
+    from cser_ray.train.loop import Trial
+
+DIVERGED_AT = 1.3
+"""A final training loss above this many times the constant predictor's counts as diverged (definitions)."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Where the rows of one trial belong in the results store."""
+
+    study: str
+    trial_id: str
+    attempt: int = 0
+    stage: str = "train"
+    git_sha: str | None = None
+    ray_version: str | None = None
+
+
+class Record:
+    """Turns evaluations into rows of the results store."""
+
+    def __init__(self, trial: "Trial", identity: Identity):
+        self.trial, self.identity = trial, identity
+        self.started_at = datetime.now(UTC)
+        self.start = time.perf_counter()
+        self.training_s = 0.0
+        self.paused_at = self.start
+        trial.communicator.seconds = 0.0
+        self.comm_s = 0.0
+        self.evaluation = 0
+        self.limit = DIVERGED_AT * trial.task.constant_loss()
+        self.diverged_step: list[int | None] = [None] * len(trial.configs)
+        self.epoch_rows: list[EpochRow] = []
+        self.run_rows: list[RunRow] = []
+
+    def evaluate(self, last: bool) -> bool:
+        """Evaluate every run and renew the rows; whether the trial has ended: its last step, or no run still finite.
+
+        The time this takes counts as neither compute nor communication.
+        """
+        trial, communicator = self.trial, self.trial.communicator
+        self.training_s += time.perf_counter() - self.paused_at
+        self.comm_s += communicator.seconds
+        parameters, buffers, distance = trial.evaluator.mean_model()
+        scores = {split: trial.evaluator.score(parameters, buffers, split) for split in ("train", "validation")}
+        measured = _columns(train=scores["train"], val=scores["validation"]) | {"consensus_distance": distance.tolist()}
+        finite = [
+            math.isfinite(a) and math.isfinite(b)
+            for a, b in zip(measured["train_loss"], distance.tolist(), strict=True)
+        ]
+        last = last or not any(finite)
+        own, ensemble = trial.evaluator.own_accuracy("validation", first_only=not last)
+        measured["val_acc_worker"] = own.tolist()
+        error = trial.optimizer.buffers().get("error")
+        if error is not None:
+            squares = error.pow(2).sum((-2, -1), dtype=torch.float64)
+            total = communicator.total(squares, "evaluation") / communicator.size
+            measured["error_norm"] = total.sqrt().tolist()
+        final: dict[str, list[float]] = {}
+        if last:
+            test = trial.evaluator.score(parameters, buffers, "test")
+            final = {"test_loss": test.loss.tolist(), "test_acc": test.accuracy.tolist()}
+            own_test, ensemble_test = trial.evaluator.own_accuracy("test")
+            final |= {"test_acc_worker": own_test.tolist()}
+            if trial.config.method == "no-sync":
+                final |= {"val_acc_ensemble": ensemble.tolist(), "test_acc_ensemble": ensemble_test.tolist()}
+        for run, (loss, ok) in enumerate(zip(measured["train_loss"], finite, strict=True)):
+            if self.diverged_step[run] is None and (not ok or (last and loss > self.limit)):
+                self.diverged_step[run] = trial.t
+        self._renew(measured, final, last)
+        self.evaluation += 1
+        communicator.seconds = 0.0
+        self.paused_at = time.perf_counter()
+        return last
+
+    def _renew(self, measured: dict[str, list[float]], final: dict[str, list[float]], last: bool) -> None:
+        trial, config, identity = self.trial, self.trial.config, self.identity
+        ledger = trial.communicator.ledger
+        inside, outside = ledger.total(in_ratio=True), ledger.total(in_ratio=False)
+        progress: dict[str, Any] = {
+            "bytes_sent": round(inside.bytes),
+            "eval_bytes": round(outside.bytes),
+            "rounds": inside.collectives / trial.t,
+            "compute_s": self.training_s - self.comm_s,
+            "comm_s": self.comm_s,
+            "wall_s": time.perf_counter() - self.start,
+        }
+        epochs = trial.shards.epochs(trial.t)
+        common = self._common(progress, inside.bytes, inside.collectives, last) | progress | {"epochs": epochs}
+        self.epoch_rows, self.run_rows = [], []
+        for run, own in enumerate(trial.configs):
+            values: dict[str, Any] = {name: column[run] for name, column in measured.items()}
+            final_values: dict[str, Any] = {name: column[run] for name, column in final.items()}
+            ids: dict[str, Any] = {
+                "study": identity.study,
+                "trial_id": identity.trial_id,
+                "run_id": own.run_id(identity.trial_id),
+            }
+            ids |= {"attempt": identity.attempt, "rung": config.rung}
+            self.epoch_rows.append(
+                EpochRow(
+                    **ids,
+                    evaluation=self.evaluation,
+                    step=trial.t,
+                    epoch=epochs,
+                    lr=own.lr * config.rate(trial.t),
+                    **values,
+                    **progress,
+                )
+            )
+            self.run_rows.append(
+                RunRow(
+                    **ids,
+                    **common,
+                    **values,
+                    **final_values,
+                    lr=own.lr,
+                    repeat=own.repeat,
+                    diverged=self.diverged_step[run] is not None,
+                    diverged_step=self.diverged_step[run],
+                    config_json=json.dumps(jsonable(asdict(own)), sort_keys=True),
+                )
+            )
+
+    def _common(self, progress: dict[str, Any], sent: float, collectives: int, last: bool) -> dict[str, Any]:
+        """What all runs of the trial share."""
+        trial, config, identity = self.trial, self.trial.config, self.identity
+        communicator, budget = trial.communicator, METHOD_BUDGETS[config.method]
+        dense = communicator.dense_bytes(trial.n_params, trial.t)
+        realised = dense / sent if sent else math.inf
+        structured = bool(budget.knobs)
+        now = datetime.now(UTC)
+        group = communicator.group
+        return {
+            "stage": identity.stage,
+            "task": config.task,
+            "task_hash": trial.task.content_hash(),
+            "model": trial.task.model_name,
+            "method": config.method,
+            "block_order": config.block_order,
+            "ratio": config.ratio,
+            "reset_interval": config.reset_interval if structured else None,
+            "reset_ratio": config.reset_ratio if structured else None,
+            "gradient_ratio": config.gradient_ratio if structured else None,
+            "share": share(config.structure, config.ratio) if structured else None,
+            "momentum": config.momentum,
+            "weight_decay": config.weight_decay,
+            "outer_lr": config.outer_lr if config.method == "diloco" else None,
+            "outer_momentum": config.outer_momentum if config.method == "diloco" else None,
+            "schedule": config.schedule,
+            "warmup_steps": config.warmup_steps,
+            "steps": config.run_steps,
+            "steps_done": trial.t,
+            "batch_size": config.batch_size,
+            "workers": config.workers,
+            "processes": communicator.processes,
+            "seed": config.seed,
+            "n_params": trial.n_params,
+            "device": str(trial.device),
+            "backend": "in-process" if group is None else str(torch.distributed.get_backend(group)),
+            "status": "FINISHED" if last else "RUNNING",
+            "dense_bytes": round(dense),
+            "realised_ratio": realised,
+            "realised_ratio_bf16": realised / 2,
+            # every synchronisation of a block moves all of it, so its share of the dense bytes counts how often
+            "syncs_per_block": trial.t / realised,
+            "collectives": collectives,
+            "theorem1": budget.theorem1(config.structure) if budget.theorem1 else None,
+            "started_at": self.started_at,
+            "heartbeat_at": now,
+            "ended_at": now if last else None,
+            "node": socket.gethostname(),
+            "python_version": platform.python_version(),
+            "torch_version": torch.__version__,
+            "ray_version": identity.ray_version,
+            "git_sha": identity.git_sha,
+        }
+
+
+def _columns(**scores: Score) -> dict[str, list[float]]:
+    columns: dict[str, list[float]] = {}
+    for name, score in scores.items():
+        columns[f"{name}_loss"] = score.loss.tolist()
+        if name != "train":
+            columns[f"{name}_acc"] = score.accuracy.tolist()
+    return columns

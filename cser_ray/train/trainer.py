@@ -1,0 +1,75 @@
+"""One trial on real workers: a Ray Train run with one process a worker, over NCCL on GPUs and gloo on CPUs.
+
+No DDP wrapper and no `prepare_model`: the replicas differ by design, and the optimizer does all communication.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from cser_ray.communicator import Communicator
+from cser_ray.results import EpochRow, RunRow
+from cser_ray.store import Store
+from cser_ray.train.config import RunConfig
+from cser_ray.train.loop import train
+from cser_ray.train.record import Identity
+
+COLLECTIVE_TIMEOUT_S = 300
+"""A collective that waits longer ends the trial: a lost worker must not hold a cluster for ever."""
+
+
+def fit_distributed(
+    configs: Sequence[RunConfig], identity: Identity, store: str, scratch: str, cpus_per_worker: float = 1.0
+) -> None:
+    """Train the stacked runs with one Ray Train worker for each of the n workers; rank 0 writes rows to the `store`.
+
+    `scratch`: an absolute path or URI for Ray's own files. `cpus_per_worker`: below 1 lets workers share a core.
+    Uses one GPU a worker where the cluster has as many. Raises Ray's error with the worker's traceback.
+    """
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from cser_ray.train.cluster import capacity
+
+    workers = configs[0].workers
+    settings = {"configs": [asdict(config) for config in configs], "identity": asdict(identity), "store": store}
+    TorchTrainer(
+        _train_worker,
+        train_loop_config=settings,
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=capacity()["GPU"] >= workers,
+            resources_per_worker=None if cpus_per_worker == 1 else {"CPU": cpus_per_worker},
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"run-{identity.trial_id}-a{identity.attempt}",
+            storage_path=scratch,
+            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=3),
+        ),
+    ).fit()
+
+
+def _train_worker(settings: dict[str, Any]) -> None:
+    """What one Ray Train worker runs."""
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    torch.set_num_threads(1)
+    communicator = Communicator(workers=1)
+    identity = Identity(**settings["identity"])
+    writer = Store(settings["store"]).trial(identity.trial_id, identity.attempt) if communicator.rank == 0 else None
+
+    def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:
+        if writer is not None:
+            writer.epoch(epochs)
+            writer.runs(runs)
+        ray.train.report({"step": epochs[0].step})  # on every rank alike: uneven reports would hang
+
+    try:
+        configs = [RunConfig(**config) for config in settings["configs"]]
+        train(configs, communicator, get_device(), identity, report)
+    finally:
+        if writer is not None:
+            writer.close()

@@ -1,0 +1,311 @@
+"""Laws that every entry of COMPRESSORS obeys; a new compressor needs one row in `CASES`."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from cser_ray.communicator import Communicator
+from cser_ray.compressors import COMPRESSORS, Compressor
+from cser_ray.partial_sync import average_compressed, partial_sync
+from tests.processes import run_processes
+
+WORKERS = 3
+SIZES = (13, 40)  # 13 is a multiple of neither 8 nor any block below
+
+
+@dataclass(frozen=True)
+class Case:
+    """A compressor's arguments, its delta on d coordinates, and the bytes that leave a worker.
+
+    `sent`: in call 2, at d = 13, in float64. `private`: what is random differs between workers.
+    """
+
+    arguments: dict[str, float]
+    delta: Callable[[int], float]
+    sent: float
+    random: bool = False
+    private: bool = False
+
+
+RING, GATHER = 2 * (WORKERS - 1) / WORKERS, WORKERS - 1
+CASES = {
+    # call 2 picks floor(14 / 4) - floor(7 / 4) = 2 of 7 blocks of 2 coordinates
+    "grbs": Case({"ratio": 4, "block_size": 2}, lambda d: 1 / 4, RING * 2 * 2 * 8, random=True),
+    # 3 values; the indices are free
+    "random-k": Case({"ratio": 4}, lambda d: round(d / 4) / d, GATHER * 3 * 8, random=True, private=True),
+    # 3 values and 3 int32
+    "top-k": Case({"ratio": 4}, lambda d: round(d / 4) / d, GATHER * (3 * 8 + 3 * 4)),
+    # 13 bits in 2 bytes and 2 scales
+    "block-sign": Case({"block_size": 8}, lambda d: 1 / 8, GATHER * (2 + 2 * 8)),
+    # 13 signed bytes and 2 norms; omega = min(8 / 3^2, sqrt(8) / 3) = 8 / 9
+    "qsgd": Case({"levels": 3, "bucket_size": 8}, lambda d: 9 / 17, GATHER * (13 + 2 * 8), random=True, private=True),
+    "identity": Case({}, lambda d: 1.0, RING * 13 * 8),
+    "zero": Case({}, lambda d: 0.0, 0.0),
+}
+RANDOM = [name for name, case in CASES.items() if case.random]
+
+every = pytest.mark.parametrize("name", COMPRESSORS)
+at_sizes = pytest.mark.parametrize("d", SIZES)
+
+
+def keyed(name: str, seeds: tuple[int, ...] = (0,), workers: range = range(WORKERS), stream: int = 1) -> Compressor:
+    """The compressor under test, keyed for these workers."""
+    return COMPRESSORS[name](**CASES[name].arguments).with_streams(seeds, stream, workers)
+
+
+def values(*shape: int) -> Tensor:
+    """Gaussian float64 numbers, the same every time."""
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def virtual(workers: int = WORKERS) -> Communicator:
+    """All workers in this process."""
+    return Communicator(workers, group=None)
+
+
+@every
+@at_sizes
+def test_contracts_on_average(name: str, d: int) -> None:
+    """E ||C(v) - v||^2 <= (1 - delta) ||v||^2 (paper, Definition 1); without randomness, every time."""
+    v = values(WORKERS, d)
+    compressor, delta = keyed(name), CASES[name].delta(d)
+    calls = 400 if CASES[name].random else 2
+    lost = torch.stack([compressor.compress(v, call).residual() for call in range(1, calls + 1)])
+    left = lost.square().sum(-1) / v.square().sum(-1)
+    error = left.std(0) / math.sqrt(calls)
+    assert (left.mean(0) <= 1 - delta + 4 * error + 1e-12).all()
+
+
+@every
+@at_sizes
+def test_value_is_message_plus_residual(name: str, d: int) -> None:
+    """With one worker the mean is its decoded C(v): together with the residual it gives v back."""
+    v = values(1, d)
+    sent, residual = average_compressed(v, keyed(name, workers=range(1)), virtual(1), 1, "gradient")
+    torch.testing.assert_close(sent + residual, v, rtol=1e-14, atol=1e-15)
+
+
+@every
+@at_sizes
+def test_what_arrives_is_what_left(name: str, d: int) -> None:
+    """The mean that arrives is the mean over workers of v - residual: receivers decode what the sender believes."""
+    v = values(WORKERS, d)
+    sent, residual = average_compressed(v, keyed(name), virtual(), 2, "gradient")
+    assert sent.shape == (1, d)
+    torch.testing.assert_close(sent, (v - residual).mean(0, keepdim=True), rtol=1e-13, atol=1e-15)
+
+
+@every
+@at_sizes
+def test_partial_sync_keeps_the_mean(name: str, d: int) -> None:
+    """The mean over workers of PSync(v, C) is the mean of v, for any C."""
+    v = values(WORKERS, d)
+    synced, _ = partial_sync(v, keyed(name), virtual(), 3, "reset")
+    torch.testing.assert_close(synced.mean(0), v.mean(0), rtol=1e-13, atol=1e-15)
+
+
+@every
+def test_leaves_its_input_alone(name: str) -> None:
+    """`partial_sync` does not change v."""
+    v = values(WORKERS, 13)
+    before = v.clone()
+    partial_sync(v, keyed(name), virtual(), 1, "reset")
+    assert torch.equal(v, before)
+
+
+@every
+def test_zero_stays_zero(name: str) -> None:
+    """C(0) = 0 with residual 0: nothing is made up, and no norm divides by zero."""
+    sent, residual = average_compressed(values(WORKERS, 13) * 0, keyed(name), virtual(), 1, "gradient")
+    assert not sent.any()
+    assert not residual.any()
+
+
+@every
+@pytest.mark.parametrize("scale", [4e307, 1e200, 1e-300, 5e-324])
+def test_huge_and_small_values_stay_finite(name: str, scale: float) -> None:
+    """Norms of numbers near the ends of the floating-point range neither overflow nor divide by zero."""
+    v = torch.full((WORKERS, 13), scale, dtype=torch.float64)
+    v[:, ::3] = 0
+    v[1] *= -1
+    sent, residual = average_compressed(v, keyed(name), virtual(), 4, "gradient")
+    assert sent.isfinite().all()
+    assert residual.isfinite().all()
+
+
+@every
+def test_non_finite_values_are_not_hidden(name: str) -> None:
+    """A worker that diverged is seen: a NaN comes out of partial_sync on its worker."""
+    v = values(WORKERS, 13)
+    v[1, 4] = math.nan
+    synced, _ = partial_sync(v, keyed(name), virtual(), 1, "reset")
+    assert synced[1].isnan().any()
+
+
+@every
+def test_same_call_gives_the_same_message(name: str) -> None:
+    """A message is a function of (v, seed, stream, worker, call): a resumed run sends what it would have sent."""
+    v = values(WORKERS, 13)
+    assert torch.equal(keyed(name).compress(v, 5).residual(), keyed(name).compress(v, 5).residual())
+
+
+@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("other", ["call", "seed", "stream"])
+def test_random_ones_draw_anew(name: str, other: str) -> None:
+    """Another call, seed or stream draws other numbers."""
+    v = values(WORKERS, 40)
+    first = keyed(name, (0,), stream=1).compress(v, 5).residual()
+    second = keyed(name, (int(other == "seed"),), stream=1 + (other == "stream"))
+    assert not torch.equal(first, second.compress(v, 5 + (other == "call")).residual())
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_only_private_randomness_differs_between_workers(name: str) -> None:
+    """Equal values leave equal residuals on all workers where coordinates are shared, different ones elsewhere."""
+    residual = keyed(name).compress(values(1, 40).repeat(WORKERS, 1), 5).residual()
+    equal = [torch.equal(residual[0], residual[worker]) for worker in (1, 2)]
+    assert equal == [not CASES[name].private] * 2
+
+
+@every
+def test_ledger_counts_what_is_sent(name: str) -> None:
+    """The ledger's bytes are those computed by hand in `CASES`, and one message is one collective."""
+    communicator = virtual()
+    keyed(name).compress(values(WORKERS, 13), 2).average(communicator, "gradient")
+    entry = communicator.ledger.total(in_ratio=True)
+    expected = CASES[name].sent
+    assert entry.bytes == pytest.approx(expected)
+    assert entry.collectives == int(expected > 0)
+
+
+@every
+def test_stacked_runs_do_not_touch_each_other(name: str) -> None:
+    """Run s of `[runs, w, d]` gives, bit for bit, what it gives alone with its own seed."""
+    v, seeds = values(2, WORKERS, 13), (5, 9)
+    stacked = average_compressed(v, keyed(name, seeds), virtual(), 2, "gradient")
+    for run, seed in enumerate(seeds):
+        alone = average_compressed(v[run], keyed(name, (seed,)), virtual(), 2, "gradient")
+        assert all(torch.equal(a[run], b) for a, b in zip(stacked, alone, strict=True))
+
+
+@every
+def test_one_stacked_run_is_the_run(name: str) -> None:
+    """`[1, w, d]` with one seed gives what `[w, d]` gives."""
+    v = values(WORKERS, 13)
+    stacked = average_compressed(v.unsqueeze(0), keyed(name), virtual(), 2, "gradient")
+    alone = average_compressed(v, keyed(name), virtual(), 2, "gradient")
+    assert all(torch.equal(a.squeeze(0), b) for a, b in zip(stacked, alone, strict=True))
+
+
+@pytest.fixture(scope="module")
+def distributed() -> list[dict[str, tuple[Tensor, Tensor, float]]]:
+    """(mean, residual, ledger bytes) of every compressor on each of three processes with one worker each."""
+
+    def work() -> dict[str, tuple[Tensor, Tensor, float]]:
+        results = {}
+        for name in COMPRESSORS:
+            communicator = Communicator(1)
+            ids = communicator.worker_ids
+            mine = values(WORKERS, 13)[ids.start : ids.stop]
+            mean, residual = average_compressed(mine, keyed(name, workers=ids), communicator, 2, "gradient")
+            results[name] = mean, residual, communicator.ledger.total(in_ratio=True).bytes
+        return results
+
+    return run_processes(WORKERS, work)
+
+
+@every
+def test_mean_is_bitwise_equal_on_every_process(
+    name: str, distributed: list[dict[str, tuple[Tensor, Tensor, float]]]
+) -> None:
+    """What arrives is the same, bit for bit, everywhere: the common model cannot drift apart."""
+    means = [results[name][0] for results in distributed]
+    assert all(torch.equal(means[0], mean) for mean in means)
+
+
+@every
+def test_virtual_workers_are_real_workers(
+    name: str, distributed: list[dict[str, tuple[Tensor, Tensor, float]]]
+) -> None:
+    """Three workers in one process and one in each of three processes: same residuals, means and ledger."""
+    communicator = virtual()
+    mean, residual = average_compressed(values(WORKERS, 13), keyed(name), communicator, 2, "gradient")
+    assert torch.equal(residual, torch.cat([results[name][1] for results in distributed]))
+    torch.testing.assert_close(distributed[0][name][0], mean, rtol=1e-14, atol=1e-15)
+    assert [results[name][2] for results in distributed] == [communicator.ledger.total(in_ratio=True).bytes] * WORKERS
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("random-k", {"ratio": 0.5}),
+        ("top-k", {"ratio": math.inf}),
+        ("block-sign", {"block_size": 0}),
+        ("qsgd", {"levels": 128}),
+        ("qsgd", {"bucket_size": 0}),
+    ],
+)
+def test_impossible_arguments_are_refused(name: str, arguments: dict[str, float]) -> None:
+    """The error names the value."""
+    with pytest.raises(ValueError, match=str(next(iter(arguments.values())))):
+        COMPRESSORS[name](**arguments)
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.private])
+def test_private_randomness_needs_the_workers_ids(name: str) -> None:
+    """Rows without ids would all draw the same numbers and be decoded by others: refused."""
+    with pytest.raises(ValueError, match="with_streams"):
+        COMPRESSORS[name](**CASES[name].arguments).compress(values(WORKERS, 13), 1)
+
+
+def test_top_k_keeps_the_largest() -> None:
+    """The k coordinates of largest magnitude arrive as they were, the others wait in the residual."""
+    v = torch.tensor([[1.0, -5.0, 2.0, 4.0, 0.0, -3.0]])
+    sent, residual = average_compressed(v, COMPRESSORS["top-k"](ratio=2), virtual(1), 1, "gradient")
+    assert sent.tolist() == [[0.0, -5.0, 0.0, 4.0, 0.0, -3.0]]
+    assert residual.tolist() == [[1.0, 0.0, 2.0, 0.0, 0.0, 0.0]]
+
+
+def test_block_sign_by_hand() -> None:
+    """Every block is its mean magnitude times its signs, with sign(0) = +1; a short last block has its own length."""
+    v = torch.tensor([[3.0, -1.0, 0.0, -4.0, 2.0, -6.0]])
+    sent, _ = average_compressed(v, COMPRESSORS["block-sign"](block_size=4), virtual(1), 1, "gradient")
+    assert sent.tolist() == [[2.0, -2.0, 2.0, -2.0, 4.0, -4.0]]
+
+
+def test_qsgd_is_unbiased_before_its_scale() -> None:
+    """(1 + omega) E C(v) = v, and every value is a whole number of at most s steps of its bucket."""
+    qsgd = COMPRESSORS["qsgd"](levels=3, bucket_size=8)
+    v, scale = values(1, 8), 1 + 8 / 9
+    sent = torch.stack([scale * (v - qsgd.compress(v, call).residual()) for call in range(1, 2001)])
+    levels = sent / (v.norm() / 3)
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-12)
+    assert levels.abs().max() <= 3
+    assert ((sent.mean(0) - v).abs() < 4 * sent.std(0) / math.sqrt(2000)).all()
+
+
+def test_qsgd_never_rounds_past_the_norm() -> None:
+    """A coordinate that is its whole bucket stays at s steps: in fp32 127 + 0.9999999 is 128, which an int8 has not."""
+    v = torch.ones(1, 2**20)
+    residual = COMPRESSORS["qsgd"](levels=127, bucket_size=1).compress(v, 1).residual()
+    torch.testing.assert_close(v - residual, torch.full_like(v, 1 / (1 + 1 / 127**2)))
+
+
+def test_random_k_misses_no_coordinate() -> None:
+    """Each coordinate is kept in k of d calls on average: 500 of 2000 here, within 4 standard deviations (19 each)."""
+    random_k, v = COMPRESSORS["random-k"](ratio=4), torch.ones(1, 12)
+    kept = torch.stack([v - random_k.compress(v, call).residual() for call in range(1, 2001)])
+    assert ((kept.sum(0) - 500).abs() < 80).all()
+
+
+def test_private_draws_are_part_of_the_results_identity() -> None:
+    """Seed 7, stream 2, call 3: what workers 0 and 1 keep, on every machine and with every numpy."""
+    random_k = COMPRESSORS["random-k"](ratio=4).with_streams((7,), 2, range(2))
+    assert (random_k.compress(torch.ones(2, 12), 3).residual() == 0).nonzero()[:, 1].view(2, 3).tolist() == [
+        [5, 7, 9],
+        [4, 7, 10],
+    ]

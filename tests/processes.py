@@ -1,0 +1,105 @@
+"""Runs a function in n processes joined by gloo: forked, so that it costs tenths of a second and takes closures."""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import pickle
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def run_processes(n: int, function: Callable[[], T], timeout: float = 30.0) -> list[T]:
+    """What `function()` returns in each of n processes, in order of rank; inside, the default group is n ranks of gloo.
+
+    The processes are forks of this one: import everything before, and touch no CUDA. The first exception in any of them
+    is raised here, with its rank in a note. Raises TimeoutError after `timeout` seconds; nothing outlives the call.
+    """
+    context = multiprocessing.get_context("fork")
+    processes: list[BaseProcess] = []
+    pipes: list[Connection] = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            for rank in range(n):
+                here, there = context.Pipe(duplex=False)
+                process: BaseProcess = context.Process(
+                    target=_child, args=(rank, n, str(Path(folder) / "store"), function, there, timeout), daemon=True
+                )
+                process.start()
+                there.close()
+                processes.append(process)
+                pipes.append(here)
+            answers = _collect(pipes, timeout)
+        finally:
+            for process, pipe in zip(processes, pipes, strict=True):
+                process.kill()  # it has answered, or nobody will read its answer
+                process.join()
+                pipe.close()
+    return answers
+
+
+def _collect(pipes: list[Connection], timeout: float) -> list[Any]:
+    results: dict[int, Any] = {}
+    deadline = time.monotonic() + timeout
+    while len(results) < len(pipes):
+        waiting = [rank for rank in range(len(pipes)) if rank not in results]
+        ready = multiprocessing.connection.wait(
+            [pipes[rank] for rank in waiting], max(0.0, deadline - time.monotonic())
+        )
+        if not ready:
+            raise TimeoutError(f"No answer from ranks {waiting} within {timeout} s")
+        for rank in (rank for rank in waiting if pipes[rank] in ready):
+            results[rank] = _answer(rank, pipes[rank])
+    return [results[rank] for rank in range(len(pipes))]
+
+
+def _answer(rank: int, pipe: Connection) -> Any:
+    try:
+        good, value = pickle.loads(pipe.recv_bytes())
+    except EOFError:
+        raise RuntimeError(f"Rank {rank} died without a word") from None
+    if not good:
+        error, trace = value
+        error.add_note(f"in the process of rank {rank}:\n{trace}")
+        raise error
+    return value
+
+
+def _child(rank: int, n: int, store: str, function: Callable[[], object], pipe: Connection, timeout: float) -> None:
+    torch.set_num_threads(1)  # a forked OpenMP pool would hang
+    if sys.platform == "linux":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # else gloo asks the resolver for this host's name
+    try:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{store}", rank=rank, world_size=n, timeout=timedelta(seconds=timeout)
+        )
+        value = function()
+        dist.barrier()  # nobody leaves while another still reads from it
+        answer = pickle.dumps((True, value))
+    except BaseException as error:
+        answer = _failure(error)
+    pipe.send_bytes(answer)
+    pipe.close()
+    time.sleep(timeout)  # the parent ends this process: no exit handler of the test runner may run here
+
+
+def _failure(error: BaseException) -> bytes:
+    trace = traceback.format_exc()
+    try:
+        answer = pickle.dumps((False, (error, trace)))
+        pickle.loads(answer)  # an exception whose constructor takes other arguments fails only here
+        return answer
+    except Exception:
+        return pickle.dumps((False, (RuntimeError(f"{type(error).__name__}: {error}"), trace)))

@@ -1,0 +1,83 @@
+"""What the driver does as trials come and go: progress for the user, and rows for trials that died without writing any."""
+
+import time
+from typing import Any
+
+from ray.tune import Callback
+
+from cser_ray.results import read_runs
+from cser_ray.store import Store
+from cser_ray.train.record import Identity
+from tuning.trial import error_rows, from_config, git_sha
+
+
+class StudyCallback(Callback):
+    """Counts runs and step-seconds, and gives every failed or stopped trial its rows in the store."""
+
+    def __init__(self, store: Store, progress: Any, total: int, started: float):
+        self.store, self.progress, self.total, self.started = store, progress, total, started
+        done = read_runs(store.uri)
+        self.before = int(done["status"].isin(("FINISHED", "STOPPED")).sum()) if len(done) else 0
+        self.done = self.before
+        self.running: dict[str, int] = {}
+        self.best = (float("-inf"), "")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks; a terminal does not pickle, and a copy has no use for one."""
+        return {**self.__dict__, "progress": None}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's runs are under way."""
+        self.running[trial.trial_id] = len(trial.config["runs"])
+        self._show()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An evaluation came in."""
+        accuracy = result.get("val_acc")
+        if accuracy is not None and result["evaluation"] == trial.config["evaluations"] and accuracy > self.best[0]:
+            config = trial.config
+            ratio = "" if config["method"] in ("sgd", "no-sync") else f" R_C {config['ratio']:g}"
+            self.best = (accuracy, f"{accuracy:.1f} % {config['method']}{ratio} lr {result['best_lr']:g}")
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial ended, by itself or because a scheduler stopped it."""
+        result = trial.last_result or {}
+        if result.get("evaluation", 0) < trial.config["evaluations"] and result.get("diverged") != 1.0:
+            self._write(trial, "STOPPED", "stopped early by the scheduler")
+        self._ended(trial, success=True)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial failed; one that was killed has written no row."""
+        self._write(trial, "ERROR", _error_text(trial))
+        self.progress.note(f"{trial.config['trial_name']} failed: {_error_text(trial).strip().splitlines()[-1]}")
+        self._ended(trial, success=False)
+
+    def _write(self, trial: Any, status: str, text: str) -> None:
+        """Rows for those runs of the trial that have no final one."""
+        planned = from_config(trial.config)
+        rows = read_runs(self.store.uri)
+        mine = rows[rows["trial_id"] == planned.trial_id]
+        ended = set(mine.loc[mine["status"].isin(("FINISHED", "STOPPED", "ERROR")), "run_id"])
+        attempt = int(mine["attempt"].max()) if len(mine) else self.store.next_attempt(planned.trial_id)
+        identity = Identity(trial.config["study"], planned.trial_id, attempt, planned.stage, git_sha())
+        missing = [row for row in error_rows(planned, identity, text, status) if row.run_id not in ended]
+        if missing:
+            with self.store.trial(planned.trial_id, attempt) as writer:
+                writer.runs(missing)
+
+    def _ended(self, trial: Any, success: bool) -> None:
+        runs = self.running.pop(trial.trial_id, 0)
+        self.done += runs if success else 0
+        self._show()
+
+    def _show(self) -> None:
+        new, elapsed = self.done - self.before, time.monotonic() - self.started
+        left = elapsed / new * (self.total - self.done) if new else None
+        self.progress.update(self.done, sum(self.running.values()), self.best[1], left)
+
+
+def _error_text(trial: Any) -> str:
+    error = trial.get_error()
+    return str(error) if error is not None else "the trial's process died"

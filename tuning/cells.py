@@ -1,0 +1,189 @@
+"""From chosen configurations to the cells, references and twins of a comparison: means over repeats, and marks.
+
+Test columns are read here, and of the chosen configurations alone.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from cser_ray.structure import Structure
+from tuning.comparison import Cell, ConfigurationRow, Reference, Twin
+from tuning.fairness import name_cell
+from tuning.selection import REFERENCES, Choice, Run, by_cell, configuration_of, finished, mean_std
+from tuning.verdict import accuracy_of, simplicity
+
+PAPER_RATES = (0.05, 0.1, 0.5, 1.0)
+"""The learning rates that CSER's authors tried (section 5.2)."""
+
+COMMUNICATION = ("realised_ratio", "realised_ratio_bf16", "rounds", "syncs_per_block", "bytes_sent")
+
+Choices = Mapping[tuple[str, float], Choice]
+
+
+def reference_lines(choices: Choices) -> list[Reference]:
+    """Synchronous SGD and the three lines without communication, where they were run; the best of those is the floor.
+
+    By accuracy, since no loss is known of single workers and ensembles.
+    """
+    found = []
+    sgd, no_sync = (next((c for c in choices.values() if c.method == name), None) for name in REFERENCES)
+    if sgd is not None:
+        found.append(_reference("sgd", sgd, "test_acc"))
+    if no_sync is not None:
+        lines = [
+            _reference("no-sync", no_sync, "test_acc"),
+            _reference("no-sync's mean single worker", no_sync, "test_acc_worker"),
+            _reference("no-sync's ensemble", no_sync, "test_acc_ensemble"),
+        ]
+        best = max(lines, key=accuracy_of)
+        found += [replace(line, is_floor=line is best and line.test_acc is not None) for line in lines]
+    return found
+
+
+def _reference(name: str, choice: Choice, column: str) -> Reference:
+    # The mean of unsynchronised models may fail where each of them is good: that is no fault of theirs.
+    averaged = column == "test_acc"
+    runs = choice.runs
+    accuracies = [None if averaged and run["diverged"] else run[column] for run in runs]
+    losses = [run["test_loss"] for run in runs if averaged and not run["diverged"]]
+    return Reference(name, False, choice.repeats, tuple(accuracies), *mean_std(accuracies), *mean_std(losses))
+
+
+def cell_of(choice: Choice, lrs: Iterable[float], lines: Iterable[Reference]) -> Cell:
+    """The cell of a chosen configuration. `lrs`: the rates tried with its structure; `lines`: the references.
+
+    Winners are marked later, when all cells are known.
+    """
+    named = {line.name: line for line in lines}
+    floor = next((line for line in named.values() if line.is_floor), None)
+    converged = [run for run in choice.runs if not run["diverged"]]
+    accuracies = tuple(None if run["diverged"] else run["test_acc"] for run in choice.runs)
+    accuracy, accuracy_std = mean_std(accuracies)
+    loss, loss_std = mean_std(run["test_loss"] for run in converged)
+    method, configuration = choice.method, choice.configuration
+    return Cell(
+        method=method,
+        ratio=choice.ratio,
+        n=len(choice.runs),
+        diverged=choice.diverged,
+        repeats=choice.repeats,
+        test_accs=accuracies,
+        test_acc=accuracy,
+        test_acc_std=accuracy_std,
+        test_loss=loss,
+        test_loss_std=loss_std,
+        value_retained=_value_retained(loss, named.get("sgd"), named.get("no-sync")),
+        under_floor=floor is not None
+        and method not in REFERENCES
+        and (accuracy is None or accuracy < accuracy_of(floor)),
+        winner=False,
+        **_knobs(configuration.structure),
+        lr=configuration.lr,
+        lr_edge=_edge(configuration.lr, set(lrs)),
+        block_order=configuration.block_order,
+        **_means(
+            converged or choice.runs, "realised_ratio", "realised_ratio_bf16", "rounds", "syncs_per_block", "bytes_sent"
+        ),
+        consensus_distance=mean_std(run["consensus_distance"] for run in converged)[0],
+        worker_acc=mean_std(run["test_acc_worker"] for run in choice.runs)[0],
+        ensemble_acc=mean_std(run["test_acc_ensemble"] for run in choice.runs)[0],
+    )
+
+
+def configuration_row(runs: list[Run], choices: Choices) -> ConfigurationRow:
+    """The row of one configuration on one rung; test columns only where it is the chosen one."""
+    first = runs[0]
+    configuration = configuration_of(first)
+    done = finished(runs, first["rung"])
+    converged = [run for run in done if not run["diverged"]]
+    choice = choices.get((first["method"], first["ratio"]))
+    chosen = choice is not None and choice.configuration == configuration
+    test, test_std = mean_std(run["test_acc"] for run in converged) if chosen else (None, None)
+    loss, loss_std = mean_std(run["val_loss"] for run in converged)
+    accuracy, accuracy_std = mean_std(run["val_acc"] for run in converged)
+    return ConfigurationRow(
+        method=first["method"],
+        ratio=first["ratio"],
+        **_knobs(configuration.structure),
+        block_order=configuration.block_order,
+        lr=configuration.lr,
+        paper_rate=any(math.isclose(configuration.lr, rate) for rate in PAPER_RATES),
+        rung=first["rung"],
+        stages="+".join(dict.fromkeys(run["stage"] for run in runs)),
+        n=len(done),
+        diverged=len(done) - len(converged),
+        unfinished=sum(run["status"] != "FINISHED" for run in runs),
+        val_loss=loss,
+        val_loss_std=loss_std,
+        val_acc=accuracy,
+        val_acc_std=accuracy_std,
+        chosen=chosen,
+        test_acc=test,
+        test_acc_std=test_std,
+        **_means(done or runs, "share", "theorem1", "realised_ratio", "rounds"),
+        consensus_distance=mean_std(run["consensus_distance"] for run in converged)[0],
+    )
+
+
+def twins_of(rows: list[Run], choices: Choices) -> tuple[list[Twin], list[str]]:
+    """The chosen configurations on real workers, and a sentence on each run there that has no place beside a cell."""
+    twins, left_out = [], []
+    for key, configurations_there in by_cell(finished(rows, "distributed")).items():
+        choice = choices.get(key)
+        for configuration, runs in configurations_there.items():
+            if choice is None or choice.configuration != configuration:
+                left_out.append(f"{name_cell(key)} ran on real workers with a configuration that is not chosen here.")
+            else:
+                twins.append(_twin(choice, runs))
+    failed = sum(run["rung"] == "distributed" and run["status"] != "FINISHED" for run in rows)
+    if failed:
+        left_out.append(f"{failed} run{'s' * (failed > 1)} on real workers did not finish.")
+    return sorted(twins, key=lambda t: (t.ratio, simplicity(t.method))), left_out
+
+
+def _twin(choice: Choice, runs: list[Run]) -> Twin:
+    repeats = tuple(run["repeat"] for run in runs)
+    virtual = [run for run in choice.runs if run["repeat"] in repeats]
+    return Twin(
+        choice.method,
+        choice.ratio,
+        repeats,
+        runs[0]["backend"],
+        sum(bool(run["diverged"]) for run in runs),
+        mean_std(run["test_acc"] for run in runs if not run["diverged"])[0],
+        mean_std(run["test_acc"] for run in virtual if not run["diverged"])[0],
+        _mean_of(runs, "realised_ratio"),
+        _mean_of(virtual, "realised_ratio"),
+        _mean_of(runs, "wall_s"),
+        _mean_of(runs, "comm_s"),
+    )
+
+
+def _value_retained(loss: float | None, sgd: Reference | None, averaged: Reference | None) -> float | None:
+    if loss is None or sgd is None or averaged is None or sgd.test_loss is None or averaged.test_loss is None:
+        return None
+    gap = averaged.test_loss - sgd.test_loss
+    return (averaged.test_loss - loss) / gap if gap > 0 else None
+
+
+def _edge(lr: float, grid: set[float]) -> str:
+    if len(grid) == 1:
+        return "only"
+    return "low" if lr == min(grid) else "high" if lr == max(grid) else ""
+
+
+def _mean_of(runs: Iterable[Run], column: str) -> float | None:
+    """Mean of a column that may be infinite; None where it is null throughout."""
+    known = [run[column] for run in runs if run[column] is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _means(runs: Sequence[Run], *names: str) -> dict[str, Any]:
+    return {name: _mean_of(runs, name) for name in names}
+
+
+def _knobs(structure: Structure | None) -> dict[str, Any]:
+    names = ("reset_interval", "reset_ratio", "gradient_ratio")
+    return {name: getattr(structure, name, None) for name in names}

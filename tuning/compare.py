@@ -1,0 +1,173 @@
+"""The honest comparison of a study's methods: pure functions from the runs table to values.
+
+A study's stages: "screen" (every candidate of a (method, ratio) cell on repeat 0), "repeat" (the best candidate of each
+on the others), "real" (the chosen configurations again on real workers) and "train" (single runs). Methods are compared
+on the virtual runs of all stages. Chosen by validation, reported on the test split: `tuning.selection` decides by which
+configuration a method stands, `tuning.fairness` whether a winner may be marked, `tuning.verdict` what to do.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cser_ray.structure import number
+from tuning.cells import cell_of, configuration_row, reference_lines, twins_of
+from tuning.comparison import Cell, Comparison, ConfigurationRow, Reference, Verdict
+from tuning.fairness import found_problems
+from tuning.render import render
+from tuning.selection import REFERENCES, Run, by_cell, choose_among, configuration_of, finished, records
+from tuning.verdict import accuracy_of, simplicity, title, verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Comparison", "ConfigurationRow", "compare", "configurations", "render"]
+
+VALUE_STD = 10.0
+"""A task whose gap between SGD and the floor is under this many standard deviations of a repeat shows no value."""
+
+
+def compare(runs: "pd.DataFrame", select: str = "val-loss") -> Comparison:
+    """What the runs of one study (`read_runs`) say of its methods.
+
+    `select`: choose configurations by "val-loss", "val-acc" or, the paper's rule, "train-loss". Raises ValueError where
+    there are no runs, none has finished, or they are of several tasks or different data.
+    """
+    rows = records(runs)
+    done = _comparable(rows)
+    choices = choose_among(done, select)
+    problems = found_problems(rows)
+    lines = reference_lines(choices)
+    sgd = next((line for line in lines if line.name == "sgd"), None)
+    averaged = next((line for line in lines if line.name == "no-sync"), None)
+    floor = next((line for line in lines if line.is_floor), None)
+    tried = by_cell(done)
+    cells = []
+    for key, choice in choices.items():
+        lrs = [c.lr for c in tried[key] if c.structure == choice.configuration.structure]
+        cells.append(cell_of(choice, lrs, lines))
+    cells.sort(key=lambda c: (c.ratio, simplicity(c.method)))
+    verdicts = _verdicts(cells, floor, sgd, equal=not problems)
+    winners = {(v.winner, v.ratio) for v in verdicts}
+    cells = [replace(cell, winner=(cell.method, cell.ratio) in winners) for cell in cells]
+    gap = _gap(sgd, averaged)
+    shows = None if gap is None else gap >= VALUE_STD and not _as_good(floor, sgd)
+    twins, left_out = twins_of(rows, choices)
+    first = done[0]
+    return Comparison(
+        task=first["task"],
+        task_hash=first["task_hash"],
+        model=first["model"],
+        n_params=first["n_params"],
+        workers=first["workers"],
+        steps=min(run["steps"] for run in done),
+        select=select,
+        cells=tuple(cells),
+        references=tuple(lines),
+        twins=tuple(twins),
+        verdicts=tuple(verdicts),
+        gap_in_std=gap,
+        shows_value=shows,
+        advice=tuple(_overall(verdicts, shows)),
+        notes=(*_notes(sgd, averaged, floor, gap), *left_out),
+        problems=tuple(problems),
+    )
+
+
+def configurations(runs: "pd.DataFrame", select: str = "val-loss") -> tuple[ConfigurationRow, ...]:
+    """Every configuration that was run, also those with no finished run; by ratio, method, structure and learning rate.
+
+    Test metrics are given for chosen configurations only. Raises ValueError as compare does.
+    """
+    rows = records(runs)
+    choices = choose_among(_comparable(rows), select)
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in rows:
+        key = (run["ratio"], simplicity(run["method"]), configuration_of(run).order, run["rung"])
+        groups.setdefault(key, []).append(run)
+    return tuple(configuration_row(groups[key], choices) for key in sorted(groups))
+
+
+def _comparable(rows: list[Run]) -> list[Run]:
+    if not rows:
+        raise ValueError("there are no runs to compare: start a study with this folder, or give the folder of one")
+    done = finished(rows)
+    if not done:
+        counts = Counter(f"{run['rung']} {run['status']}" for run in rows)
+        raise ValueError(
+            "no virtual run has finished, so there is nothing to compare yet "
+            f"({', '.join(f'{count} {name}' for name, count in sorted(counts.items()))}): let the study go on"
+        )
+    for column, way_out in (
+        ("task", "compare the studies of each task by themselves"),
+        ("task_hash", "the data changed between them (another version of a package or of Python); run the study anew"),
+    ):
+        counts = Counter(str(run[column]) for run in rows if run["status"] == "FINISHED")
+        if len(counts) > 1:
+            found = ", ".join(f"{value} ({count} runs)" for value, count in sorted(counts.items()))
+            raise ValueError(f"runs of different {column} are not compared: {found}; {way_out}")
+    return done
+
+
+def _verdicts(cells: list[Cell], floor: Reference | None, sgd: Reference | None, equal: bool) -> list[Verdict]:
+    ratios: dict[float, list[Cell]] = {}
+    for cell in cells:
+        if cell.method not in REFERENCES:
+            ratios.setdefault(cell.ratio, []).append(cell)
+    return [verdict(ratio, at, floor, sgd, equal) for ratio, at in sorted(ratios.items())]
+
+
+def _overall(verdicts: list[Verdict], shows: bool | None) -> Iterable[str]:
+    if shows is False:
+        yield "This task cannot show the value of communication (see the notes): read what follows as stability."
+    costs = {v.ratio: v.cost_to_sgd for v in verdicts}
+    if costs and all(costs.values()):
+        ratio = min(costs, key=lambda r: costs[r] or 0.0)
+        yield (
+            f"Every ratio costs accuracy here, the least {costs[ratio]:.1f} points at {title(ratio)}: "
+            "where the link can carry dense gradients, do not compress."
+        )
+
+
+def _notes(
+    sgd: Reference | None, averaged: Reference | None, floor: Reference | None, gap: float | None
+) -> Iterable[str]:
+    if sgd is None:
+        yield "sgd was not run: what compression costs is not known."
+    if averaged is None or floor is None:
+        yield "no-sync was not run: what communication is worth is not known, nor which method is under the floor."
+    if sgd is None or averaged is None or floor is None:
+        return
+    if gap is None:
+        yield (
+            "Value retained is in parentheses: whether the gap between sgd and no-sync is more than noise needs both, "
+            "converged, on 2 repeats or more."
+        )
+    elif gap < VALUE_STD:
+        yield (
+            f"This task can show stability, not value: from sgd to no-sync the test loss grows by {gap:.1f} standard "
+            f"deviations of a repeat, under {number(VALUE_STD)}; value retained is in parentheses."
+        )
+    elif _as_good(floor, sgd):
+        yield f"This task can show stability, not value: {floor.name} is as accurate as sgd."
+    yield (
+        f"The floor is {floor.name}, the most accurate of no-sync's three lines. Value retained is in test loss, which "
+        "is known for no-sync's averaged model only: that is its zero."
+    )
+
+
+def _gap(sgd: Reference | None, averaged: Reference | None) -> float | None:
+    """(no-sync - sgd) / standard deviation of a repeat, pooled over the two, in test loss."""
+    if sgd is None or averaged is None or sgd.test_loss is None or averaged.test_loss is None:
+        return None
+    if sgd.test_loss_std is None or averaged.test_loss_std is None:
+        return None
+    std = math.sqrt((sgd.test_loss_std**2 + averaged.test_loss_std**2) / 2)
+    gap = averaged.test_loss - sgd.test_loss
+    return gap / std if std else math.copysign(math.inf, gap)
+
+
+def _as_good(floor: Reference | None, sgd: Reference | None) -> bool:
+    return floor is not None and sgd is not None and accuracy_of(floor) >= accuracy_of(sgd)

@@ -1,0 +1,177 @@
+"""Equal treatment: whether the runs of a study allow their methods to be compared, and by what test they are.
+
+A method that got more steps, more runs, other data or a wider grid wins by that. So the conditions are read back from
+the rows themselves, not from what the study meant to do.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from cser_ray.structure import number
+from tuning.selection import REFERENCES, Run, by_cell, configuration_of, finished, records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALIKE = {
+    "task": "task",
+    "task_hash": "data (task_hash)",
+    "model": "model",
+    "n_params": "number of parameters",
+    "schedule": "schedule",
+    "warmup_steps": "warm-up",
+    "momentum": "momentum",
+    "weight_decay": "weight decay",
+    "batch_size": "batch size",
+    "workers": "number of workers",
+    "seed": "seed of the study",
+}
+"""Columns that are equal in every run of a fair study, and their names in a sentence."""
+
+ALPHA = 0.05
+LEAST_REPEATS = 3
+
+
+def problems(runs: "pd.DataFrame") -> list[str]:
+    """What was not equal between methods, a sentence each; empty for a fair study. Reads the virtual runs only.
+
+    Equal: data, model, steps (up to rounding to a multiple of H), schedule, warm-up, momentum, weight decay, batch,
+    workers; per (method, ratio) the number of finished runs and the repeats; and the learning rates of all cells that
+    tried equally many structures (with fewer structures there are further rates: those contain the others'). The
+    references, sgd and no-sync, compete with nobody: their number of runs is compared between the two only. Runs that
+    failed, stopped early or are not finished count as a problem too: they are missing from their method's search.
+    """
+    return found_problems(records(runs))
+
+
+def found_problems(runs: Iterable[Run]) -> list[str]:
+    """`problems` of rows already taken out of the table."""
+    runs = [run for run in runs if run["rung"] == "virtual"]
+    done = [run for run in runs if run["status"] == "FINISHED"]
+    return [*_unfinished(runs), *_alike(done), *_steps(done), *_twice(done), *_cells(finished(done))]
+
+
+def paired_p(better: Mapping[int, float], other: Mapping[int, float]) -> float | None:
+    """p of a one-sided paired t-test that `better` is above `other`, by repeat; None under 3 common repeats.
+
+    Where all differences are equal the t statistic has no denominator (accuracies of a small test set are coarse
+    enough for that): an exact sign test stands in.
+    """
+    common = sorted(better.keys() & other.keys())
+    if len(common) < LEAST_REPEATS:
+        return None
+    differences = [better[k] - other[k] for k in common]
+    if max(differences) - min(differences) < 1e-9:
+        return float(0.5 ** len(common)) if differences[0] > 1e-9 else 1.0
+    from scipy.stats import ttest_rel
+
+    return float(ttest_rel([better[k] for k in common], [other[k] for k in common], alternative="greater").pvalue)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's step-down adjustment: reject what stays under the level, and no family errs more often than the level."""
+    adjusted: dict[str, float] = {}
+    highest = 0.0
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: (item[1], item[0]))):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p))
+        adjusted[name] = highest
+    return adjusted
+
+
+def name_cell(cell: tuple[str, float]) -> str:
+    """A (method, ratio) in a sentence; the references have no ratio to name."""
+    method, ratio = cell
+    return method if method in REFERENCES else f"{method} at R_C {number(ratio)}"
+
+
+def _unfinished(runs: list[Run]) -> Iterator[str]:
+    left = [run for run in runs if run["status"] != "FINISHED"]
+    if left:
+        counts = Counter(run["status"] for run in left)
+        where = _some(dict.fromkeys(name_cell((run["method"], run["ratio"])) for run in left))
+        errors = [str(run["error"]).strip().splitlines()[-1] for run in left if run["error"]]
+        yield (
+            f"{len(left)} of {len(runs)} runs did not finish ({_counted(counts)}): {where}"
+            + (f"; the first error: {errors[0]}" if errors else "")
+        )
+
+
+def _alike(done: list[Run]) -> Iterator[str]:
+    for column, name in ALIKE.items():
+        by_value: dict[Hashable, set[str]] = {}
+        for run in done:
+            by_value.setdefault(run[column], set()).add(run["method"])
+        if len(by_value) > 1:
+            yield f"{name} differs: " + "; ".join(
+                f"{_value(value)} in {_some(sorted(methods))}"
+                for value, methods in sorted(by_value.items(), key=lambda item: _value(item[0]))
+            )
+
+
+def _steps(done: list[Run]) -> Iterator[str]:
+    """All runs asked for the same S steps where some S has every run's steps as its next multiple of H."""
+    if not done:
+        return
+    bounds = {(run["steps"], run["reset_interval"] or 1, run["method"]) for run in done}
+    if max(steps - h for steps, h, _ in bounds) >= min(steps for steps, _, _ in bounds):
+        by_steps: dict[int, set[str]] = {}
+        for steps, _, method in bounds:
+            by_steps.setdefault(steps, set()).add(method)
+        yield "steps differ by more than rounding to a multiple of H: " + "; ".join(
+            f"{steps} in {_some(sorted(methods))}" for steps, methods in sorted(by_steps.items())
+        )
+
+
+def _twice(done: list[Run]) -> Iterator[str]:
+    counts = Counter((run["method"], run["ratio"], configuration_of(run), run["repeat"]) for run in done)
+    again = dict.fromkeys(name_cell(key[:2]) for key, count in counts.items() if count > 1)
+    if again:
+        yield f"a repeat of a configuration was run more than once, and only one run of it counts: {_some(again)}"
+
+
+def _cells(done: list[Run]) -> Iterator[str]:
+    cells = by_cell(done)
+    if not cells:
+        return
+    structures = {cell: len({c.structure for c in found}) for cell, found in cells.items()}
+    grids = {cell: frozenset(c.lr for c in found) for cell, found in cells.items()}
+    for competing in (True, False):
+        group = {cell: found for cell, found in cells.items() if (cell[0] not in REFERENCES) == competing}
+        runs = {cell: [run for repeats in found.values() for run in repeats] for cell, found in group.items()}
+        yield from _odd("the number of finished runs differs", {cell: len(found) for cell, found in runs.items()})
+        for count in sorted({structures[cell] for cell in group}):
+            alike = {cell: _set(grids[cell]) for cell in group if structures[cell] == count}
+            yield from _odd("learning rates differ", alike)
+    repeats = {cell: _set(run["repeat"] for runs in found.values() for run in runs) for cell, found in cells.items()}
+    yield from _odd("repeats differ", repeats)
+    most = max(structures.values())
+    base = frozenset.intersection(*(grids[cell] for cell in cells if structures[cell] == most))
+    for cell, grid in grids.items():
+        if (lacking := base - grid) and (structures[cell] < most or cell[0] in REFERENCES):
+            yield f"{name_cell(cell)} was not run at learning rate {_set(lacking)}, which other methods were"
+
+
+def _odd(what: str, values: Mapping[tuple[str, float], Hashable]) -> Iterator[str]:
+    counts = Counter(values.values())
+    if len(counts) > 1:
+        usual = max(counts, key=lambda value: (counts[value], str(value)))
+        odd = _some([f"{value} for {name_cell(cell)}" for cell, value in values.items() if value != usual])
+        yield f"{what}: {usual} in {counts[usual]} of {len(values)} cells, but {odd}"
+
+
+def _set(values: Iterable[float]) -> str:
+    return "{" + ", ".join(number(v) for v in sorted(set(values))) + "}"
+
+
+def _some(names: Iterable[str], most: int = 6) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+
+
+def _value(value: Hashable) -> str:
+    return "none" if value is None else number(value) if isinstance(value, int | float) else str(value)

@@ -1,0 +1,146 @@
+"""Runs a study through Ray Tune and keeps its results folder; going on with a folder is the same call."""
+
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cser_ray.results import read_runs
+from cser_ray.store import Store
+from cser_ray.train import cluster
+from tuning.study import Study, Trial
+from tuning.trial import git_sha, run_trial, to_config
+
+
+class Progress(Protocol):
+    """What watches a study."""
+
+    def start(self, total: int) -> None:
+        """A study of `total` runs begins."""
+
+    def update(self, done: int, running: int, best: str, left_s: float | None) -> None:
+        """So many runs are done and running, this is the best so far, and so many seconds are probably left."""
+
+    def note(self, text: str) -> None:
+        """Something to know."""
+
+    def finish(self) -> None:
+        """The study is over, or was interrupted."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a call of `run_study` ended."""
+
+    done: int
+    total: int
+    failed: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run of the study has its result."""
+        return self.done >= self.total
+
+
+def check_resources(study: Study, cpus: float, cpus_per_worker: float) -> None:
+    """Raise ValueError, with what to change, where the cluster cannot hold the study's real workers."""
+    needed = study.workers * cpus_per_worker
+    if study.distributed and needed > cpus:
+        fit = int(cpus / cpus_per_worker)
+        raise ValueError(
+            f"{study.workers} real workers of {cpus_per_worker:g} CPU each need {needed:g} CPUs, the cluster has {cpus:g}. "
+            f"Take --workers {max(fit, 1)}, or --cpus-per-worker {cpus / study.workers:.2g} to let them share cores, "
+            "or --distributed 0 for virtual workers only"
+        )
+
+
+def check_data(study: Study) -> None:
+    """Raise what the task and its shards would raise, before anything is started."""
+    from cser_ray.tasks import make_task
+    from cser_ray.train.shards import Shards
+
+    task = make_task(study.task, model=study.model, data_dir=study.data_dir, coarse_labels=study.coarse_labels)
+    Shards(len(task.splits().train), study.workers, study.batch_size, (0,), range(0))
+
+
+def run_study(
+    study: Study,
+    out: str,
+    progress: Progress,
+    *,
+    cpus_per_worker: float = 0.25,
+    max_concurrent: int | None = None,
+    scheduler: str = "none",
+) -> Outcome:
+    """Run what is left of the study in the results folder `out`, a local path or s3:// URI.
+
+    Raises ValueError for a folder of another study, and for a cluster or task that cannot hold it, before it starts.
+    """
+    check_data(study)
+    store = Store(out)
+    store.write_study({"fingerprint": study.fingerprint(), "name": os.path.basename(store.uri), "git_sha": git_sha()})
+    cluster.connect()
+    capacity = cluster.capacity()
+    check_resources(study, capacity["CPU"], cpus_per_worker)
+    for (method, ratio), reason in study.unreachable().items():
+        progress.note(f"{method} has no cell at R_C = {ratio:g}: {reason}")
+
+    from ray import tune
+
+    from tuning.callback import StudyCallback
+    from tuning.search import PlanSearcher
+
+    name = os.path.basename(store.uri.rstrip("/"))
+    scratch = tempfile.mkdtemp(prefix="cser-ray-") if "://" in store.uri else os.path.join(store.uri, "ray")
+
+    def flat(trial: Trial) -> dict[str, Any]:
+        return to_config(trial, name, store.uri, os.path.join(scratch, "train"), cpus_per_worker)
+
+    def resources(config: dict[str, Any]) -> Any:
+        if config["rung"] == "distributed":
+            return tune.PlacementGroupFactory([{"memory": 1 << 20}])  # its workers reserve their own CPUs
+        bundle = {"CPU": 1.0}
+        if capacity["GPU"]:
+            bundle["GPU"] = 1.0
+        return tune.PlacementGroupFactory([bundle])
+
+    callback = StudyCallback(store, progress, study.total_runs(), started=time.monotonic())
+    tuner = tune.Tuner(
+        tune.with_resources(run_trial, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=PlanSearcher(lambda failed: study.plan(read_runs(store.uri), failed), flat),
+            scheduler=_scheduler(scheduler, study),
+            num_samples=-1,
+            max_concurrent_trials=max_concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=scratch, verbose=0, callbacks=[callback], log_to_file=False
+        ),
+    )
+    progress.start(study.total_runs())
+    try:
+        tuner.fit()
+    finally:
+        progress.finish()
+    runs = read_runs(store.uri)
+    ended = int(runs["status"].isin(("FINISHED", "STOPPED")).sum())
+    failed = tuple(sorted(set(runs.loc[runs["status"] == "ERROR", "trial_id"])))
+    return Outcome(ended, study.total_runs(), failed)
+
+
+def _scheduler(name: str, study: Study) -> Any:
+    if name == "none":
+        return None
+    from ray.tune.schedulers import ASHAScheduler
+
+    return ASHAScheduler(
+        time_attr="evaluation",
+        metric="val_loss",
+        mode="min",
+        max_t=study.evaluations,
+        grace_period=max(1, study.evaluations // 4),
+        reduction_factor=2,
+        stop_last_trials=False,  # a trial at its last evaluation is finished, not stopped
+    )

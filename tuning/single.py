@@ -1,0 +1,101 @@
+"""One run by itself, as `cser-ray train` does it: a configuration from flags, trained here or on real workers."""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from cser_ray.budget import METHOD_BUDGETS, Structure, number, ratio_of, structure_for
+from cser_ray.results import read_runs
+from cser_ray.store import Store
+from cser_ray.train.config import RunConfig
+from cser_ray.train.record import Identity
+from tuning.defaults import TASK_DEFAULTS
+from tuning.selection import REFERENCES
+from tuning.study import Trial
+
+
+def single_config(settings: Mapping[str, Any]) -> RunConfig:
+    """The configuration that the settings describe: a ratio, a whole structure, or a ratio with some of its knobs.
+
+    Raises ValueError where they are off budget or name a knob that the method ignores.
+    """
+    knobs = {f.name: settings[f.name] for f in fields(Structure) if f.name in settings}
+    method, ratio = settings["method"], settings.get("ratio")
+    if ratio is None and knobs:
+        structure = Structure(**knobs)
+        ratio = ratio_of(method, structure)
+    else:
+        default = METHOD_BUDGETS[method].formula(Structure()) if method in REFERENCES else 256.0
+        ratio = default if ratio is None else ratio
+        structure = structure_for(method, ratio, **knobs)
+    names = {f.name for f in fields(RunConfig)}
+    task_defaults = {k: v for k, v in TASK_DEFAULTS.get(settings["task"], {}).items() if k in names}
+    given = {k: v for k, v in settings.items() if k in names}
+    values = task_defaults | given | asdict(structure) | {"ratio": ratio}
+    return RunConfig(**values, rung="distributed" if settings.get("distributed") else "virtual")
+
+
+def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Train it and `say` line by line how it goes; its rows are kept in `settings["out"]` where that is given."""
+    config = single_config(settings)
+    say(f"{config.method} at R_C = {number(config.ratio)} ({config.structure}), lr {config.lr:g}, n = {config.workers}")
+    with tempfile.TemporaryDirectory(prefix="cser-ray-") as scratch:
+        store = Store(settings.get("out") or os.path.join(scratch, "results"))
+        store.write_study({"fingerprint": {"kind": "train"}})
+        knobs = f"H{config.reset_interval}-A{number(config.reset_ratio)}-B{number(config.gradient_ratio)}"
+        trial = Trial(
+            f"{config.method}-{number(config.ratio)}-{knobs}-lr{config.lr:g}-r{config.repeat}", "train", (config,)
+        )
+        identity = Identity("train", trial.trial_id, store.next_attempt(trial.trial_id), "train")
+        if config.rung == "distributed":
+            _distributed(trial, identity, store.uri, os.path.join(scratch, "ray"), settings["cpus_per_worker"])
+        else:
+            _virtual(trial, identity, store, say)
+        rows = read_runs(store.uri)
+        row = rows[rows["run_id"] == trial.run_ids()[0]].iloc[0]
+        say(
+            f"{'diverged: ' if row.diverged else ''}test accuracy {row.test_acc:.2f} % of the averaged model "
+            f"({row.test_acc_worker:.2f} % of a worker's own), test loss {row.test_loss:.4f} nats"
+        )
+        say(
+            f"sent {row.bytes_sent / 1e6:.3f} MB a worker, {number(row.realised_ratio)} times less than dense fp32 "
+            f"({number(row.realised_ratio_bf16)} times less than bf16), in {row.rounds:.4g} collectives a step; "
+            f"every block {row.syncs_per_block:.3g} times; {row.wall_s:.1f} s"
+        )
+        if settings.get("out"):
+            say(f"Results: {settings['out']}")
+
+
+def _virtual(trial: Trial, identity: Identity, store: Store, say: Callable[[str], None]) -> None:
+    import torch
+
+    from cser_ray.communicator import Communicator
+    from cser_ray.results import EpochRow, RunRow
+    from cser_ray.train.loop import train
+
+    with store.trial(trial.trial_id, identity.attempt) as writer:
+
+        def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:
+            writer.epoch(epochs)
+            writer.runs(runs)
+            e = epochs[0]
+            say(f"step {e.step}  val loss {e.val_loss:.4f}  val acc {e.val_acc:.2f} %  lr {e.lr:.4g}")
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        train(trial.runs, Communicator(trial.runs[0].workers, group=None), device, identity, report)
+
+
+def _distributed(trial: Trial, identity: Identity, store: str, scratch: str, cpus_per_worker: float) -> None:
+    from cser_ray.train import cluster
+    from cser_ray.train.trainer import fit_distributed
+
+    cluster.connect()
+    needed, cpus = trial.runs[0].workers * cpus_per_worker, cluster.capacity()["CPU"]
+    if needed > cpus:
+        raise ValueError(
+            f"{trial.runs[0].workers} workers of {cpus_per_worker:g} CPU each need {needed:g} CPUs, the cluster has "
+            f"{cpus:g}: take fewer --workers, or a smaller --cpus-per-worker to let them share cores"
+        )
+    fit_distributed(trial.runs, identity, store, scratch, cpus_per_worker)

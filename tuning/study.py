@@ -1,0 +1,259 @@
+"""A study: one task, several methods at given ratios, treated equally; and the plan of its trials.
+
+The plan is a function of the study and of the rows that are in the store, nothing else. The same command on the same
+folder therefore goes on where a killed one stopped. Every method gets the same number of runs at every ratio:
+
+  screen   each candidate once. A candidate is a structure (H, R_C1, R_C2) with the study's learning rates; a method that
+           has no structure to search spends the same number of runs on further learning rates.
+  repeat   the candidate with the best validation loss gets the other repeats.
+  real     the chosen configuration once more, on real Ray Train workers, to stand beside its virtual twin.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from cser_ray.budget import METHOD_BUDGETS, Structure, budget_of, number
+from cser_ray.train.config import RunConfig
+from tuning.lattice import candidates
+from tuning.selection import REFERENCES, choose, promote
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METHODS = tuple(METHOD_BUDGETS)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What `cser-ray tune` is asked for. Raises ValueError for what cannot be run as asked."""
+
+    task: str = "digits"
+    model: str = ""
+    data_dir: str = ""
+    coarse_labels: bool = False
+    methods: tuple[str, ...] = METHODS
+    ratios: tuple[float, ...] = (16.0, 256.0, 1024.0)
+    workers: int = 8
+    repeats: int = 3
+    seed: int = 0
+    lrs: tuple[float, ...] = (0.05, 0.1, 0.5)
+    steps: int = 2048
+    trials: int = 1
+    """Candidates for each method and ratio."""
+    distributed: int = 1
+    """How many chosen configurations run again on real workers."""
+    batch_size: int = 16
+    block_order: str = "random"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "step"
+    warmup_steps: int = 0
+    evaluations: int = 8
+    select: str = "val-loss"
+
+    def __post_init__(self) -> None:
+        if not self.methods or not self.lrs:
+            raise ValueError("A study needs at least one method and one learning rate")
+        for name in ("methods", "ratios", "lrs"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} names {next(v for v in values if values.count(v) > 1)} twice")
+        for method in self.methods:
+            budget_of(method)
+        if set(self.methods) - set(REFERENCES) and not self.ratios:
+            raise ValueError("A study of compressed methods needs at least one ratio")
+        for ratio in self.ratios:
+            if not ratio >= 1:
+                raise ValueError(f"R_C = {ratio}: a ratio is dense bytes over the bytes sent; ask for 1 or more")
+        for lr in self.lrs:
+            if not (lr > 0 and math.isfinite(lr)):
+                raise ValueError(f"A learning rate is positive, not {lr}")
+        for name in ("repeats", "trials"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.distributed < 0:
+            raise ValueError(f"distributed counts configurations, so it is at least 0, not {self.distributed}")
+        self.run_config("sgd", 1.0, Structure(), self.lrs[0], 0)  # the fields it shares are checked there
+        for method, ratio in self.cells():
+            self.cell(method, ratio)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The settings that make two studies the same; what may differ when going on is left out."""
+        return asdict(self)
+
+    def cells(self) -> list[tuple[str, float]]:
+        """(method, ratio) for each cell of the table; references once, and only ratios that a method can reach."""
+        cells: list[tuple[str, float]] = []
+        unreachable = self.unreachable()
+        for method in self.methods:
+            if method in REFERENCES:
+                cells.append((method, budget_of(method).formula(Structure())))
+            else:
+                cells += [(method, ratio) for ratio in self.ratios if (method, ratio) not in unreachable]
+        return cells
+
+    def unreachable(self) -> dict[tuple[str, float], str]:
+        """Cells that stay empty, with the reason: local SGD needs a whole R_C, and no H is longer than a run."""
+        reasons: dict[tuple[str, float], str] = {}
+        for method in self.methods:
+            for ratio in self.ratios if method not in REFERENCES else ():
+                try:
+                    candidates(method, ratio, self.trials, self.steps)
+                except ValueError as error:
+                    reasons[method, ratio] = str(error)
+        if reasons and len(reasons) == len(self.ratios) * len(set(self.methods) - set(REFERENCES)):
+            raise ValueError(next(iter(reasons.values())))
+        return reasons
+
+    def cell(self, method: str, ratio: float) -> list["Trial"]:
+        """The cell's candidates, each with its first repeat (all repeats where there is nothing to screen)."""
+        if method in REFERENCES:
+            return [self.trial(method, ratio, Structure(), self.lrs, range(self.repeats), 0, "screen")]
+        structures = candidates(method, ratio, self.trials, self.steps)
+        grids = [self.lrs] * len(structures)
+        rates = list(self.lrs)
+        while len(structures) < self.trials:  # no structure left to search: further learning rates, as many runs
+            more = refine(rates, len(self.lrs))
+            structures, grids, rates = [*structures, structures[0]], [*grids, more], [*rates, *more]
+        first = range(self.repeats) if self.trials == 1 else range(1)
+        return [
+            self.trial(method, ratio, structure, grid, first, number_, "screen")
+            for number_, (structure, grid) in enumerate(zip(structures, grids, strict=True))
+        ]
+
+    def trial(
+        self,
+        method: str,
+        ratio: float,
+        structure: Structure,
+        lrs: Iterable[float],
+        repeats: Iterable[int],
+        candidate: int,
+        stage: str,
+    ) -> "Trial":
+        """One trial of this study; its id names method, ratio, candidate and stage."""
+        runs = tuple(self.run_config(method, ratio, structure, lr, k) for lr in lrs for k in repeats)
+        if stage == "real":
+            runs = tuple(replace(run, rung="distributed") for run in runs)
+        return Trial(f"{method}-{number(ratio)}-c{candidate}-{stage}", stage, runs)
+
+    def run_config(self, method: str, ratio: float, structure: Structure, lr: float, repeat: int) -> RunConfig:
+        """The configuration of one run of this study."""
+        shared = {f.name for f in fields(RunConfig)} & {f.name for f in fields(Study)}
+        return RunConfig(
+            **{name: getattr(self, name) for name in shared},
+            **asdict(structure),
+            method=method,
+            ratio=ratio,
+            lr=lr,
+            repeat=repeat,
+        )
+
+    def total_runs(self) -> int:
+        """Runs of the whole study."""
+        total = 0
+        for method, ratio in self.cells():
+            trials = self.cell(method, ratio)
+            total += sum(len(trial.runs) for trial in trials)
+            if len(trials) > 1:
+                total += len(trials[0].runs) * (self.repeats - 1)
+        return total + len(self._real_cells()) * self.repeats
+
+    def _real_cells(self) -> list[tuple[str, float]]:
+        """The cells that run again on real workers: few messages first, and a middle ratio, where there is a choice."""
+        preferred = ("cser-pl", "cser", "cser-release", "csea", "local-sgd", "diloco", "qsparse", "ef-sgd", "sgd")
+        cells = [cell for cell in self.cells() if cell[0] in preferred]
+        middle = sorted(self.ratios)[(len(self.ratios) - 1) // 2] if self.ratios else 1.0
+        cells.sort(key=lambda cell: (cell[1] != middle, preferred.index(cell[0]), cell[1]))
+        return cells[: self.distributed]
+
+    def plan(self, rows: "pd.DataFrame", failed: frozenset[str] = frozenset()) -> list["Trial"]:
+        """The trials that can start now, given the rows in the store; those in `failed` are not tried again.
+
+        Empty when the study is complete, or when all that is left waits for trials under way.
+        """
+        finished = set(rows.loc[rows["status"].isin(("FINISHED", "STOPPED")), "run_id"]) if len(rows) else set()
+
+        def done(trial: Trial) -> bool:
+            return trial.trial_id in failed or all(run_id in finished for run_id in trial.run_ids())
+
+        todo: list[Trial] = []
+        complete = True
+        for method, ratio in self.cells():
+            screens = self.cell(method, ratio)
+            waiting = [trial for trial in screens if not done(trial)]
+            todo += waiting
+            complete = complete and not waiting
+            if not waiting and self.trials > 1 and self.repeats > 1 and method not in REFERENCES:
+                repeat = self._repeat(screens, rows)
+                if repeat is not None and not done(repeat):
+                    todo.append(repeat)
+                    complete = False
+        if complete:
+            todo += [trial for cell in self._real_cells() if (trial := self._real(*cell, rows)) and not done(trial)]
+        return todo
+
+    def _repeat(self, screens: Sequence["Trial"], rows: "pd.DataFrame") -> "Trial | None":
+        ids = {trial.trial_id for trial in screens}
+        screened = rows[rows["trial_id"].isin(ids)]
+        if not (screened["status"] == "FINISHED").any():
+            return None  # every candidate of this cell failed
+        winner = promote(screened, self.select).trial_id
+        screen = next(trial for trial in screens if trial.trial_id == winner)
+        first = screen.runs[0]
+        candidate = screens.index(screen)
+        lrs = [run.lr for run in screen.runs]
+        return self.trial(first.method, first.ratio, first.structure, lrs, range(1, self.repeats), candidate, "repeat")
+
+    def _real(self, method: str, ratio: float, rows: "pd.DataFrame") -> "Trial | None":
+        choice = choose(rows, self.select).get((method, ratio))
+        if choice is None:
+            return None
+        structure = choice.configuration.structure or Structure()
+        return self.trial(method, ratio, structure, [choice.configuration.lr], range(self.repeats), 0, "real")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Tune's unit: one method with one structure; its learning rates and repeats are runs, stacked in one batch."""
+
+    trial_id: str
+    stage: str
+    runs: tuple[RunConfig, ...]
+
+    def run_ids(self) -> list[str]:
+        """As the store names the runs."""
+        return [run.run_id(self.trial_id) for run in self.runs]
+
+    @property
+    def rung(self) -> str:
+        """ "virtual" or "distributed"."""
+        return self.runs[0].rung
+
+    @property
+    def cost(self) -> int:
+        """Steps times runs: how long it takes, in arbitrary units."""
+        return sum(run.run_steps for run in self.runs)
+
+
+def refine(rates: Sequence[float], count: int) -> tuple[float, ...]:
+    """`count` further learning rates between those given: each halves, on a log scale, the widest gap that is left.
+
+    A single rate has no gap: it is extended by factors of two, up and down in turn.
+    """
+    known, new = sorted(rates), []
+    for k in range(count):
+        if len(known) < 2:
+            rate = known[0] * 2
+        elif len(rates) == 1:
+            rate = known[-1] * 2 if k % 2 == 0 else known[0] / 2
+        else:
+            gaps = [b / a for a, b in itertools.pairwise(known)]
+            i = max(range(len(gaps)), key=lambda i: (round(gaps[i], 9), -i))
+            rate = float(f"{math.sqrt(known[i] * known[i + 1]):.3g}")
+        new.append(rate)
+        known = sorted([*known, rate])
+    return tuple(sorted(new))

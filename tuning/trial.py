@@ -1,0 +1,174 @@
+"""What a Tune trial runs: the stacked runs of one trial, virtually in this process or on real Ray Train workers."""
+
+import subprocess
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cser_ray.budget import METHOD_BUDGETS, Structure
+from cser_ray.communicator import Communicator
+from cser_ray.results import EpochRow, RunRow, read_runs
+from cser_ray.store import Store
+from cser_ray.train.config import RunConfig
+from cser_ray.train.loop import train
+from cser_ray.train.record import Identity
+from cser_ray.train.trainer import fit_distributed
+from tuning.study import Trial
+
+SHARED = tuple(f.name for f in fields(RunConfig) if f.name not in ("lr", "repeat"))
+
+
+def to_config(trial: Trial, study: str, store: str, scratch: str, cpus_per_worker: float) -> dict[str, Any]:
+    """The flat configuration that Tune hands to the trial; its keys are the columns of the results table."""
+    shared = {name: getattr(trial.runs[0], name) for name in SHARED}
+    return shared | {
+        "trial_name": trial.trial_id,
+        "stage": trial.stage,
+        "runs": [(run.lr, run.repeat) for run in trial.runs],
+        "study": study,
+        "store": store,
+        "scratch": scratch,
+        "cpus_per_worker": cpus_per_worker,
+    }
+
+
+def from_config(config: Mapping[str, Any]) -> Trial:
+    """The trial that `to_config` flattened."""
+    shared = {name: config[name] for name in SHARED}
+    runs = tuple(RunConfig(**shared, lr=lr, repeat=repeat) for lr, repeat in config["runs"])
+    return Trial(config["trial_name"], config["stage"], runs)
+
+
+def run_trial(config: dict[str, Any]) -> None:
+    """Run one trial to its end; its rows go to the store, a summary of each evaluation to Tune.
+
+    An exception is written into the trial's rows, with its traceback, and then raised for Tune to count.
+    """
+    trial, store = from_config(config), Store(config["store"])
+    attempt = store.next_attempt(trial.trial_id)
+    identity = Identity(config["study"], trial.trial_id, attempt, trial.stage, git_sha(), _ray_version())
+    try:
+        if trial.rung == "distributed":
+            fit_distributed(trial.runs, identity, config["store"], config["scratch"], config["cpus_per_worker"])
+            _tune_report(_stored_summary(trial, config["store"]))
+        else:
+            _run_virtual(trial, store, identity)
+    except Exception as error:
+        with store.trial(trial.trial_id, attempt) as writer:
+            writer.runs(error_rows(trial, identity, f"{error}\n{traceback.format_exc()}"))
+        raise
+
+
+def _run_virtual(trial: Trial, store: Store, identity: Identity) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with store.trial(trial.trial_id, identity.attempt) as writer:
+
+        def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:
+            writer.epoch(epochs)
+            writer.runs(runs)
+            _tune_report(summary(epochs, runs))
+
+        train(trial.runs, Communicator(trial.runs[0].workers, group=None), device, identity, report)
+
+
+def summary(epochs: list[EpochRow], runs: list[RunRow]) -> dict[str, Any]:
+    """What Tune, its schedulers and TensorBoard see of an evaluation: the best run's validation, finite always."""
+    finite = [row.val_loss for row in epochs if row.val_loss is not None and row.val_loss < 1e6]
+    accuracies = [row.val_acc or 0.0 for row in epochs]
+    best = max(range(len(epochs)), key=lambda i: accuracies[i])
+    return {
+        "evaluation": epochs[0].evaluation + 1,
+        "step": epochs[0].step,
+        "val_loss": min(finite, default=1e6),
+        "val_acc": accuracies[best],
+        "best_lr": runs[best].lr,
+        "diverged": sum(row.diverged for row in runs) / len(runs),
+        "bytes_sent": epochs[0].bytes_sent or 0,
+        "runs": len(runs),
+    }
+
+
+def _stored_summary(trial: Trial, store: str) -> dict[str, Any]:
+    """The same of a distributed trial, whose rank 0 has written its rows to the store."""
+    rows = read_runs(store)
+    rows = rows[rows["trial_id"] == trial.trial_id]
+    finite = rows[rows["val_loss"] < 1e6]
+    best = rows.loc[rows["val_acc"].astype(float).idxmax()]
+    return {
+        "evaluation": trial.runs[0].evaluations,
+        "step": int(rows["steps_done"].max()),
+        "val_loss": float(finite["val_loss"].min()) if len(finite) else 1e6,
+        "val_acc": float(best["val_acc"]),
+        "best_lr": float(best["lr"]),
+        "diverged": float(rows["diverged"].mean()),
+        "bytes_sent": int(rows["bytes_sent"].max()),
+        "runs": len(rows),
+    }
+
+
+def error_rows(trial: Trial, identity: Identity, error: str, status: str = "ERROR") -> list[RunRow]:
+    """Rows for runs that ended without a result of their own."""
+    now = datetime.now(UTC)
+    known = {f.name for f in fields(RunRow)}
+    rows = []
+    for run in trial.runs:
+        shared = {name: value for name, value in asdict(run).items() if name in known and name != "steps"}
+        if not METHOD_BUDGETS[run.method].knobs:
+            shared |= {f.name: None for f in fields(Structure)}
+        rows.append(
+            RunRow(
+                **{**shared, "model": run.model or None},
+                study=identity.study,
+                trial_id=trial.trial_id,
+                attempt=identity.attempt,
+                run_id=run.run_id(trial.trial_id),
+                stage=trial.stage,
+                steps=run.run_steps,
+                processes=run.workers if trial.rung == "distributed" else 1,
+                status=status,
+                error=error[-20_000:],
+                ended_at=now,
+                heartbeat_at=now,
+                git_sha=identity.git_sha,
+                ray_version=identity.ray_version,
+            )
+        )
+    return rows
+
+
+def stopped(row: RunRow) -> RunRow:
+    """The row of a run that a scheduler ended early."""
+    return replace(row, status="STOPPED", ended_at=datetime.now(UTC))
+
+
+@cache
+def git_sha() -> str | None:
+    """The commit of this package where it is a checkout, else None."""
+    folder = Path(__file__).resolve().parent
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() if (folder.parent / ".git").exists() else None
+
+
+def _ray_version() -> str:
+    import ray
+
+    return str(ray.__version__)
+
+
+def _tune_report(metrics: dict[str, Any]) -> None:
+    from ray import tune
+
+    tune.report(metrics)
