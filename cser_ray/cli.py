@@ -117,7 +117,7 @@ def _options(options: list[Callable[[Any], Any]]) -> Callable[[Any], Any]:
 @click.option(
     "--trials",
     type=int,
-    default=2,
+    default=1,
     show_default=True,
     help="Candidate structures for each method and ratio; methods without structure try more learning rates.",
 )

@@ -48,7 +48,7 @@ class VirtualWorkers:
         if not self._loop:
             saved = {name: buffer.clone() for name, buffer in self.buffers.items()} if self._untried else {}
             try:
-                outputs = forward_rows(self.module, self.parameters, self.buffers, inputs)
+                outputs = _at_once(self.module, self.parameters, self.buffers, inputs)
                 self._untried = False
                 return outputs
             except RuntimeError as error:
@@ -74,11 +74,24 @@ class VirtualWorkers:
 
 
 def forward_rows(module: nn.Module, parameters: Rows, buffers: Rows, inputs: Tensor) -> Tensor:
-    """Outputs `[rows, b, ...]` of a module whose parameters and buffers have a leading axis of rows, in its own mode."""
-    if inputs.shape[0] == 1:
-        own = {name: value[0] for name, value in (*parameters.items(), *buffers.items())}
-        return torch.as_tensor(functional_call(module, own, (inputs[0],))).unsqueeze(0)
+    """Outputs `[rows, b, ...]` of a module whose parameters and buffers have a leading axis of rows, in its own mode.
 
+    Draws no random numbers: for modules in evaluation mode, and for BatchNorm alone in training mode.
+    """
+    if inputs.shape[0] > 1:
+        try:
+            return _at_once(module, parameters, buffers, inputs)
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+    outputs = []
+    for row in range(inputs.shape[0]):
+        own = {name: value[row] for name, value in (*parameters.items(), *buffers.items())}
+        outputs.append(functional_call(module, own, (inputs[row],)))
+    return torch.stack(outputs)
+
+
+def _at_once(module: nn.Module, parameters: Rows, buffers: Rows, inputs: Tensor) -> Tensor:
     def one(p: Rows, b: Rows, x: Tensor) -> Tensor:
         return torch.as_tensor(functional_call(module, (dict(p), dict(b)), (x,)))
 
@@ -104,9 +117,10 @@ def batch_statistics(module: nn.Module, parameters: Rows, buffers: Rows, inputs:
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
     fresh = {name: buffer.clone() for name, buffer in buffers.items()}
-    module.train()
+    module.eval()  # dropout stays off, as it is where the statistics will be used
     try:
         for norm in norms:
+            norm.train()
             norm.momentum = 1.0  # the running statistics become the batch's
         forward_rows(module, parameters, fresh, inputs)
     finally:

@@ -23,7 +23,7 @@ rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() 
 digits = load_digits()
 images, labels = torch.tensor(digits.data / 16, dtype=torch.float32), torch.tensor(digits.target)
 held_out = slice(1500, None)
-mine = slice(rank, 1500 // world * world, world)  # digits of its own for every worker, equally many for equally many steps
+mine = slice(rank, 1500 // world * world, world)  # equal shards, so that all take equally many steps
 
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))

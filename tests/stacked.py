@@ -61,14 +61,26 @@ def compressed(compressor: Compressor, purpose: Purpose, n: int, seed: int = 0) 
     return lambda v, call: v - keyed.compress(v, call).residual()
 
 
-def build(method: str | type[FlatOptimizer], n: int, seeds: tuple[int, ...] = (0,), **arguments: Any) -> FlatOptimizer:
-    """An optimizer of n stacked workers (a run, one run a seed) that start from `start(n)`."""
+def build(
+    method: str | type[FlatOptimizer],
+    n: int,
+    seeds: tuple[int, ...] = (0,),
+    second_group: dict[str, float] | None = None,
+    **arguments: Any,
+) -> FlatOptimizer:
+    """An optimizer of n stacked workers (a run, one run a seed) that start from `start(n)`.
+
+    `second_group`: puts the second parameter into a group of its own, with these hyperparameters.
+    """
     kind = OPTIMIZERS[method] if isinstance(method, str) else method
     rows = start(len(seeds) * n)
     parts = torch.split(rows, [6, 5], -1)
     parameters = [Parameter(part.reshape(-1, *shape).clone()) for part, shape in zip(parts, SHAPES, strict=True)]
+    groups: list[Any] = list(parameters)
+    if second_group is not None:
+        groups = [{"params": parameters[:1]}, {"params": parameters[1:], **second_group}]
     communicator = Communicator(n, group=None)
-    return kind(parameters, **{"lr": LR} | arguments, communicator=communicator, seeds=seeds, stacked=True)
+    return kind(groups, **{"lr": LR} | arguments, communicator=communicator, seeds=seeds, stacked=True)
 
 
 def models(optimizer: FlatOptimizer) -> Tensor:

@@ -1,5 +1,6 @@
 """What a Tune trial runs: the stacked runs of one trial, virtually in this process or on real Ray Train workers."""
 
+import math
 import subprocess
 import traceback
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ SHARED = tuple(f.name for f in fields(RunConfig) if f.name not in ("lr", "repeat
 
 def to_config(trial: Trial, study: str, store: str, scratch: str, cpus_per_worker: float) -> dict[str, Any]:
     """The flat configuration that Tune hands to the trial; its keys are the columns of the results table."""
-    shared = {name: getattr(trial.runs[0], name) for name in SHARED}
+    shared = {name: _plain(getattr(trial.runs[0], name)) for name in SHARED}
     return shared | {
         "trial_name": trial.trial_id,
         "stage": trial.stage,
@@ -38,9 +39,14 @@ def to_config(trial: Trial, study: str, store: str, scratch: str, cpus_per_worke
 
 def from_config(config: Mapping[str, Any]) -> Trial:
     """The trial that `to_config` flattened."""
-    shared = {name: config[name] for name in SHARED}
+    shared = {name: math.inf if config[name] == "inf" else config[name] for name in SHARED}
     runs = tuple(RunConfig(**shared, lr=lr, repeat=repeat) for lr, repeat in config["runs"])
     return Trial(config["trial_name"], config["stage"], runs)
+
+
+def _plain(value: Any) -> Any:
+    """Infinity as a word: Tune's loggers take numbers for plots and JSON, which have none."""
+    return "inf" if value == math.inf else value
 
 
 def run_trial(config: dict[str, Any]) -> None:

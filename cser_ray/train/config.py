@@ -56,8 +56,14 @@ class RunConfig:
             raise ValueError(f"Unknown schedule {self.schedule!r}; the schedules are {', '.join(SCHEDULES)}")
         for name in ("steps", "batch_size", "workers", "evaluations", "reset_interval"):
             value = getattr(self, name)
-            if value != int(value) or value < 1:
+            if not (math.isfinite(value) and value == int(value) >= 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"A learning rate is positive, not {self.lr}")
+        if not (0 <= self.momentum < 1 and 0 <= self.weight_decay < math.inf):
+            raise ValueError(
+                f"momentum lies in [0, 1) and weight_decay is at least 0, not {self.momentum} and {self.weight_decay}"
+            )
         if self.rung not in ("virtual", "distributed"):
             raise ValueError(f"rung is 'virtual' or 'distributed', not {self.rung!r}")
         if self.repeat < 0 or not 0 <= self.warmup_steps <= self.steps:

@@ -32,6 +32,12 @@ class Score:
     accuracy: Tensor
 
 
+def place(inputs: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """A batch where the models are; numbers (not symbols) in the models' precision."""
+    inputs = inputs.to(device, non_blocking=True)
+    return inputs.to(dtype) if inputs.is_floating_point() else inputs
+
+
 class Evaluator:
     """Scores the models of stacked runs; every process evaluates its share of the samples."""
 
@@ -50,7 +56,7 @@ class Evaluator:
         self._calibration: Tensor | None = None
         if has_batchnorm(workers.module):
             index = shards.calibration(CALIBRATION)
-            self._calibration = splits.train.batch(index, None)[0].to(device)
+            self._calibration = place(splits.train.batch(index, None)[0], device, optimizer.x.dtype)
 
     @torch.no_grad()
     def mean_model(self) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
@@ -125,4 +131,4 @@ class Evaluator:
     def _chunks(self, data: Dataset, samples: range) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(samples), CHUNK):
             inputs, targets = data.batch(torch.tensor(samples[start : start + CHUNK]).unsqueeze(0), None)
-            yield inputs[0].to(self.device), targets[0].to(self.device)
+            yield place(inputs[0], self.device, self.optimizer.x.dtype), targets[0].to(self.device)

@@ -17,7 +17,7 @@ from cser_ray.tasks import make_task
 from cser_ray.tasks.base import Task, losses
 from cser_ray.train.build import make_optimizer
 from cser_ray.train.config import RunConfig
-from cser_ray.train.evaluation import Evaluator
+from cser_ray.train.evaluation import Evaluator, place
 from cser_ray.train.record import Identity, Record
 from cser_ray.train.shards import Shards
 from cser_ray.virtual import VirtualWorkers, backward
@@ -79,7 +79,7 @@ class Trial:
             group["lr"] = self.base_lr * self.config.rate(self.t)
         self.optimizer.zero_grad()
         inputs, targets = self.splits.train.batch(self.shards.indices(self.t), self.generators)
-        inputs, targets = self._place(inputs), targets.to(self.device, non_blocking=True)
+        inputs, targets = place(inputs, self.device, self._dtype), targets.to(self.device, non_blocking=True)
         loss = losses(self.workers(inputs), targets).mean(1)
         backward(loss.sum())
         self.optimizer.step()
@@ -93,10 +93,6 @@ class Trial:
     @property
     def _dtype(self) -> torch.dtype:
         return {"float32": torch.float32, "float64": torch.float64}[self.config.dtype]
-
-    def _place(self, inputs: Tensor) -> Tensor:
-        inputs = inputs.to(self.device, non_blocking=True)
-        return inputs.to(self._dtype) if inputs.is_floating_point() else inputs
 
 
 def train(

@@ -157,6 +157,18 @@ def test_8_both_implementations_take_the_same_steps(order: str, n: int, delay: i
     assert all(distance(x, y) < 1e-14 for x, y in zip(*runs, strict=True))
 
 
+@every_order
+@pytest.mark.parametrize("runs", [1, 2])
+def test_8_with_parameter_groups(order: str, runs: int) -> None:
+    """What implementation II sends is p with each coordinate's own learning rate, momentum and weight decay."""
+    arguments: dict[str, Any] = {"weight_decay": 0.05, "seeds": tuple(range(runs))}
+    arguments["second_group"] = {"lr": LR / 3, "momentum": 0.5, "weight_decay": 0.2}
+    c1, c2 = GRBS(2, order, 4), GRBS(3, order, 4)
+    optimizers = [cser(CSER, c1, c2, implementation=form, **arguments) for form in ("I", "II")]
+    for x, y in zip(*(trajectory(optimizer, logistic(N)) for optimizer in optimizers), strict=True):
+        assert distance(x, y) < 1e-14
+
+
 @pytest.mark.parametrize("form", ["I", "II"])
 @every_compressor
 def test_9_a_reset_that_sends_everything_leaves_nothing(name: str, form: str) -> None:

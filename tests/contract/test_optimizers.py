@@ -194,6 +194,26 @@ def test_with_every_compressor(method: str, name: str) -> None:
     check(method, 3, COMPRESSOR_EXAMPLES[name], COMPRESSOR_EXAMPLES["top-k"], 0.9, 0.05)
 
 
+@every_form
+@pytest.mark.parametrize("runs", [1, 2])
+def test_parameter_groups(method: str, form: dict[str, Any], runs: int) -> None:
+    """A group's learning rate and weight decay reach its coordinates also inside the messages, in every stacked run.
+
+    A quarter of eta on four times the gradient and decay is the same step.
+    """
+    arguments = CASES[method].arguments(GRBS(1.5, "cyclic", 4), GRBS(3, "cyclic", 4)) | form
+    arguments |= {"seeds": tuple(range(runs)), "momentum": 0.5, "weight_decay": 0.05}
+    one = build(method, 3, **arguments)
+    two = build(method, 3, second_group={"lr": LR / 4, "weight_decay": 0.2}, **arguments)
+
+    def steeper(x: Tensor, t: int) -> Tensor:
+        g = logistic(3)(x, t)
+        return torch.cat([g[..., :6], 4 * g[..., 6:]], -1)  # the first parameter has 6 elements
+
+    for x, y in zip(trajectory(one, logistic(3)), trajectory(two, steeper), strict=True):
+        assert distance(x, y) < 1e-13
+
+
 def test_diloco_without_outer_step_is_local_sgd() -> None:
     """outer_lr = 1 and outer momentum 0 put every worker at the mean."""
     outer = trajectory(build("diloco", 3, reset_interval=H, outer_lr=1.0, outer_momentum=0.0), logistic(3))

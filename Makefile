@@ -1,0 +1,36 @@
+# Everything a newcomer runs. Each target works first, alone, on a fresh clone: it makes .venv when it is missing.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+OUT ?= results/demo
+
+.PHONY: demo test test-system lint clean
+
+demo: $(STAMP)
+	$(BIN)/cser-ray tune --out $(OUT)
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -m "not system"
+	@echo "Left out: tests marked 'system' (they need root or a system package); 'make test-system' runs them."
+
+test-system: $(STAMP)
+	$(BIN)/python -m pytest -m system
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# An interpreter of another name may be all there is; any of the supported versions will do.
+$(STAMP): pyproject.toml constraints.txt
+	@python=$$(command -v $(PYTHON) || command -v python3) && $$python -c \
+	  'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python"; exit 1; }; \
+	$$python -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,dashboards]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
