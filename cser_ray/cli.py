@@ -164,20 +164,20 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
         settings = _settings(ctx, given)
         if settings.get("data_dir"):
             settings["data_dir"] = os.path.abspath(settings["data_dir"])
+        settings.setdefault("batch_size", _batch_size(settings))
         names = {f.name for f in fields(Study)}
         study = Study(**TASK_DEFAULTS.get(settings["task"], {}) | {k: v for k, v in settings.items() if k in names})
         out = settings.get("out") or f"results/{study.task.replace(':', '.')}"
         command = _command(ctx, out)
-        try:
-            outcome = run_study(
-                study,
-                out,
-                Progress(),
-                cpus_per_worker=settings["cpus_per_worker"],
-                max_concurrent=settings.get("max_concurrent"),
-                scheduler=settings["scheduler"],
-            )
-        except KeyboardInterrupt:
+        outcome = run_study(
+            study,
+            out,
+            Progress(),
+            cpus_per_worker=settings["cpus_per_worker"],
+            max_concurrent=settings.get("max_concurrent"),
+            scheduler=settings["scheduler"],
+        )
+        if outcome.interrupted:
             click.echo(f"\nInterrupted. What is finished is kept in {out}; go on with:\n  {command}", err=True)
             sys.exit(130)
         click.echo(_comparison(out, "table", settings["select"], all_rows=False))
@@ -207,7 +207,9 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     with _clear_errors():
         from tuning.single import run_single
 
-        run_single(_settings(ctx, given), click.echo)
+        settings = _settings(ctx, given)
+        settings.setdefault("batch_size", _batch_size(settings))
+        run_single(settings, click.echo)
 
 
 @main.command()
@@ -316,6 +318,14 @@ def _settings(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
     }
     merged = given | from_file | explicit
     return {key: value for key, value in merged.items() if value is not None}
+
+
+def _batch_size(settings: dict[str, Any]) -> int:
+    """The task's own default."""
+    from cser_ray.tasks import make_task
+
+    options = {name: settings[name] for name in ("model", "data_dir", "coarse_labels")}
+    return make_task(settings["task"], **options).batch_size
 
 
 def _command(ctx: click.Context, out: str) -> str:

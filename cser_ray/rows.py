@@ -38,7 +38,7 @@ class RunRow:
     trial_id: str = col("text", "trial: one method with one structure")
     attempt: int = col("1", "how often the trial had been started before; names the file")
     run_id: str = col("text", "run, unique in the study")
-    stage: str = col("text", "stage of the study that asked for the run: screen, repeat, confirm")
+    stage: str = col("text", "what asked for the run: screen, repeat or real of a study; train for a single run")
     rung: str = col("text", "how the run was carried out: virtual or distributed")
     task: str = col("text", "model, data and loss by name")
     task_hash: str | None = opt("text", "hash of the data; runs of different hashes are not compared")
@@ -77,16 +77,20 @@ class RunRow:
     train_loss: float | None = opt("nats", "training loss at the last evaluation")
     val_loss: float | None = opt("nats", "validation loss of the averaged model")
     val_acc: float | None = opt("%", "validation accuracy of the averaged model")
-    test_loss: float | None = opt("nats", "test loss of the averaged model; read once, for the chosen configuration")
+    test_loss: float | None = opt(
+        "nats", "test loss of the averaged model, after the last step; no choice is made by it"
+    )
     test_acc: float | None = opt("%", "test accuracy of the averaged model")
     val_acc_worker: float | None = opt("%", "validation accuracy of a worker's own model, mean over workers")
     test_acc_worker: float | None = opt("%", "test accuracy of a worker's own model, mean over workers")
+    val_loss_worker: float | None = opt("nats", "validation loss of a worker's own model, mean over workers")
+    test_loss_worker: float | None = opt("nats", "test loss of a worker's own model, mean over workers")
     val_acc_ensemble: float | None = opt("%", "validation accuracy of the ensemble of the workers' models")
     test_acc_ensemble: float | None = opt("%", "test accuracy of the ensemble of the workers' models")
+    val_loss_ensemble: float | None = opt("nats", "validation loss of the ensemble: of the mean of their probabilities")
+    test_loss_ensemble: float | None = opt("nats", "test loss of the ensemble")
     consensus_distance: float | None = opt("1", "(1/n) Σ ‖x_i − x̄‖² / ‖x̄‖²")
-    error_norm: float | None = opt(
-        "1", "norm of the accumulated error e, mean over workers; null for a method without one"
-    )
+    error_norm: float | None = opt("1", "√(1/n Σ ‖e_i‖²) of the accumulated errors; null where none is kept")
     bytes_sent: int | None = opt("bytes", "sent by one worker and counted in R_C")
     eval_bytes: int | None = opt(
         "bytes", "sent by one worker outside R_C: evaluation, seed checks, statistics, final average"
@@ -134,11 +138,9 @@ class EpochRow:
     train_loss: float | None = opt("nats", "training loss at this evaluation")
     val_loss: float | None = opt("nats", "validation loss of the averaged model")
     val_acc: float | None = opt("%", "validation accuracy of the averaged model")
-    val_acc_worker: float | None = opt("%", "validation accuracy of a worker's own model, mean over workers")
+    val_acc_worker: float | None = opt("%", "validation accuracy of worker 0's own model; last row: mean over workers")
     consensus_distance: float | None = opt("1", "(1/n) Σ ‖x_i − x̄‖² / ‖x̄‖²")
-    error_norm: float | None = opt(
-        "1", "norm of the accumulated error e, mean over workers; null for a method without one"
-    )
+    error_norm: float | None = opt("1", "√(1/n Σ ‖e_i‖²) of the accumulated errors; null where none is kept")
     bytes_sent: int | None = opt("bytes", "sent by one worker so far and counted in R_C")
     eval_bytes: int | None = opt("bytes", "sent by one worker so far outside R_C")
     rounds: float | None = opt("1/step", "collectives a step so far")

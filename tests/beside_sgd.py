@@ -21,16 +21,11 @@ def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
     return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).to(dtype)
 
 
-def batch(t: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Inputs and classes of step t."""
+def loss_of(model: nn.Module, t: int) -> Tensor:
+    """The mean loss of step t's batch, in the model's type."""
     generator = torch.Generator().manual_seed(t)
-    return torch.randn(8, 5, generator=generator, dtype=dtype), torch.randint(3, (8,), generator=generator)
-
-
-def loss_of(model: nn.Module, t: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The mean loss of step t's batch."""
-    inputs, classes = batch(t, dtype)
-    return cross_entropy(model(inputs), classes)
+    inputs = torch.randn(8, 5, generator=generator, dtype=next(model.parameters()).dtype)
+    return cross_entropy(model(inputs), torch.randint(3, (8,), generator=generator))
 
 
 def cser(params: Any, momentum: float = 0.9, **arguments: Any) -> CSER:
@@ -43,6 +38,7 @@ def both(momentum: float = 0.9, model: Callable[[], nn.Module] = network, **argu
     """The same model under CSER and under torch.optim.SGD."""
     mine, theirs = model(), model()
     sgd = torch.optim.SGD(theirs.parameters(), 0.1, momentum, nesterov=momentum > 0, **arguments)
+    arguments.pop("fused", None)
     return (mine, cser(mine.parameters(), momentum, **arguments)), (theirs, sgd)
 
 

@@ -15,20 +15,26 @@ from tests.beside_sgd import STEPS, both, cser, difference, loss_of, network, pl
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.05])
 def test_one_worker_is_sgd_with_nesterov_momentum(weight_decay: float) -> None:
-    """To rounding: torch subtracts eta (g + beta m) at once, implementation II eta g and then eta beta m."""
+    """To rounding: torch's kernels round the odd elements at a vector's end apart, and the flat vector has one end only."""
     assert train(both(weight_decay=weight_decay), plain) < 1e-14
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+def test_one_worker_with_one_parameter_is_fused_sgd_bit_for_bit(dtype: torch.dtype, weight_decay: float) -> None:
+    """Where the flat vector is the parameter, the very kernel of torch.optim.SGD(fused=True) takes the very steps."""
+
+    def one_parameter() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Linear(5, 3, bias=False, dtype=dtype)
+
+    assert train(both(model=one_parameter, weight_decay=weight_decay, fused=True), plain) == 0.0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_one_worker_without_momentum_is_sgd_bit_for_bit(dtype: torch.dtype) -> None:
     """With one term to subtract there is nothing to round differently."""
-
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer, t: int) -> None:
-        optimizer.zero_grad()
-        loss_of(model, t, dtype).backward()
-        optimizer.step()
-
-    assert train(both(momentum=0.0, model=lambda: network(dtype)), step) == 0.0
+    assert train(both(momentum=0.0, model=lambda: network(dtype)), plain) == 0.0
 
 
 def test_under_autocast() -> None:
@@ -37,7 +43,7 @@ def test_under_autocast() -> None:
     def step(model: nn.Module, optimizer: torch.optim.Optimizer, t: int) -> None:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(model, t, torch.float32)
+            loss = loss_of(model, t)
         loss.backward()
         optimizer.step()
 
@@ -166,16 +172,18 @@ def test_tied_parameters_are_stepped_once() -> None:
 
 def test_an_unused_parameter_has_a_zero_gradient() -> None:
     """Also one that was used before: the gradient of its last use is not applied again."""
-    used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
-    optimizer = cser([used, unused], momentum=0.0)
-    (used.sum() + unused.sum()).backward()
-    optimizer.step()
-    after_use = unused.detach().clone()
-    for forget in (optimizer.zero_grad, lambda: setattr(unused, "grad", None)):
-        forget()
+    model = nn.ParameterList([torch.ones(3), torch.ones(2)])
+    used, unused = model
+    optimizer = cser(model.parameters(), momentum=0.0)
+    for clear in (optimizer.zero_grad, model.zero_grad):
+        (used.sum() + unused.sum()).backward()
+        optimizer.step()
+        after_use = unused.detach().clone()
+        clear()
         used.sum().backward()
         optimizer.step()
         assert torch.equal(unused, after_use)
+        assert used[0] < unused[0]
 
 
 @pytest.mark.parametrize(

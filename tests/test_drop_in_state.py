@@ -116,7 +116,7 @@ def test_parameters_that_left_the_flat_vector_are_refused() -> None:
     model = network()
     optimizer = cser(model.parameters())
     model.float()
-    loss_of(model, 0, torch.float32).backward()
+    loss_of(model, 0).backward()
     with pytest.raises(RuntimeError, match="got other storage after the optimizer was built"):
         optimizer.step()
 

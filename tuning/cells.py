@@ -23,31 +23,30 @@ Choices = Mapping[tuple[str, float], Choice]
 
 
 def reference_lines(choices: Choices) -> list[Reference]:
-    """Synchronous SGD and the three lines without communication, where they were run; the best of those is the floor.
+    """Synchronous SGD and the three lines without communication, where they were run.
 
-    By accuracy, since no loss is known of single workers and ensembles.
+    The one of those three with the lowest test loss is the floor: value is retained in loss.
     """
     found = []
     sgd, no_sync = (next((c for c in choices.values() if c.method == name), None) for name in REFERENCES)
     if sgd is not None:
-        found.append(_reference("sgd", sgd, "test_acc"))
+        found.append(_reference("sgd", sgd, ""))
     if no_sync is not None:
         lines = [
-            _reference("no-sync", no_sync, "test_acc"),
-            _reference("no-sync's mean single worker", no_sync, "test_acc_worker"),
-            _reference("no-sync's ensemble", no_sync, "test_acc_ensemble"),
+            _reference("no-sync", no_sync, ""),
+            _reference("no-sync's mean single worker", no_sync, "_worker"),
+            _reference("no-sync's ensemble", no_sync, "_ensemble"),
         ]
-        best = max(lines, key=accuracy_of)
-        found += [replace(line, is_floor=line is best and line.test_acc is not None) for line in lines]
+        best = min(lines, key=lambda line: math.inf if line.test_loss is None else line.test_loss)
+        found += [replace(line, is_floor=line is best and line.test_loss is not None) for line in lines]
     return found
 
 
-def _reference(name: str, choice: Choice, column: str) -> Reference:
+def _reference(name: str, choice: Choice, model: str) -> Reference:
+    """`model`: "" for the averaged model, else the suffix of the columns of the workers' own or of their ensemble."""
     # The mean of unsynchronised models may fail where each of them is good: that is no fault of theirs.
-    averaged = column == "test_acc"
-    runs = choice.runs
-    accuracies = [None if averaged and run["diverged"] else run[column] for run in runs]
-    losses = [run["test_loss"] for run in runs if averaged and not run["diverged"]]
+    known = [{} if not model and run["diverged"] else run for run in choice.runs]
+    accuracies, losses = ([run.get(f"{column}{model}") for run in known] for column in ("test_acc", "test_loss"))
     return Reference(name, False, choice.repeats, tuple(accuracies), *mean_std(accuracies), *mean_std(losses))
 
 
@@ -74,7 +73,7 @@ def cell_of(choice: Choice, lrs: Iterable[float], lines: Iterable[Reference]) ->
         test_acc_std=accuracy_std,
         test_loss=loss,
         test_loss_std=loss_std,
-        value_retained=_value_retained(loss, named.get("sgd"), named.get("no-sync")),
+        value_retained=_value_retained(loss, named.get("sgd"), floor),
         under_floor=floor is not None
         and method not in REFERENCES
         and (accuracy is None or accuracy < accuracy_of(floor)),
@@ -161,11 +160,11 @@ def _twin(choice: Choice, runs: list[Run]) -> Twin:
     )
 
 
-def _value_retained(loss: float | None, sgd: Reference | None, averaged: Reference | None) -> float | None:
-    if loss is None or sgd is None or averaged is None or sgd.test_loss is None or averaged.test_loss is None:
+def _value_retained(loss: float | None, sgd: Reference | None, floor: Reference | None) -> float | None:
+    if loss is None or sgd is None or floor is None or sgd.test_loss is None or floor.test_loss is None:
         return None
-    gap = averaged.test_loss - sgd.test_loss
-    return (averaged.test_loss - loss) / gap if gap > 0 else None
+    gap = floor.test_loss - sgd.test_loss
+    return (floor.test_loss - loss) / gap if gap > 0 else None
 
 
 def _edge(lr: float, grid: set[float]) -> str:

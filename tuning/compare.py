@@ -41,7 +41,6 @@ def compare(runs: "pd.DataFrame", select: str = "val-loss") -> Comparison:
     problems = found_problems(rows)
     lines = reference_lines(choices)
     sgd = next((line for line in lines if line.name == "sgd"), None)
-    averaged = next((line for line in lines if line.name == "no-sync"), None)
     floor = next((line for line in lines if line.is_floor), None)
     tried = by_cell(done)
     cells = []
@@ -52,7 +51,7 @@ def compare(runs: "pd.DataFrame", select: str = "val-loss") -> Comparison:
     verdicts = _verdicts(cells, floor, sgd, equal=not problems)
     winners = {(v.winner, v.ratio) for v in verdicts}
     cells = [replace(cell, winner=(cell.method, cell.ratio) in winners) for cell in cells]
-    gap = _gap(sgd, averaged)
+    gap = _gap(sgd, floor)
     shows = None if gap is None else gap >= VALUE_STD and not _as_good(floor, sgd)
     twins, left_out = twins_of(rows, choices)
     first = done[0]
@@ -71,7 +70,7 @@ def compare(runs: "pd.DataFrame", select: str = "val-loss") -> Comparison:
         gap_in_std=gap,
         shows_value=shows,
         advice=tuple(_overall(verdicts, shows)),
-        notes=(*_notes(sgd, averaged, floor, gap), *left_out),
+        notes=(*_notes(sgd, floor, gap), *left_out),
         problems=tuple(problems),
     )
 
@@ -131,41 +130,38 @@ def _overall(verdicts: list[Verdict], shows: bool | None) -> Iterable[str]:
         )
 
 
-def _notes(
-    sgd: Reference | None, averaged: Reference | None, floor: Reference | None, gap: float | None
-) -> Iterable[str]:
+def _notes(sgd: Reference | None, floor: Reference | None, gap: float | None) -> Iterable[str]:
     if sgd is None:
         yield "sgd was not run: what compression costs is not known."
-    if averaged is None or floor is None:
+    if floor is None:
         yield "no-sync was not run: what communication is worth is not known, nor which method is under the floor."
-    if sgd is None or averaged is None or floor is None:
+    if sgd is None or floor is None:
         return
     if gap is None:
         yield (
-            "Value retained is in parentheses: whether the gap between sgd and no-sync is more than noise needs both, "
+            "Value retained is in parentheses: whether the gap between sgd and the floor is more than noise needs both, "
             "converged, on 2 repeats or more."
         )
+    elif gap <= 0:
+        yield f"This task can show stability, not value: {floor.name} has no greater test loss than sgd."
     elif gap < VALUE_STD:
         yield (
-            f"This task can show stability, not value: from sgd to no-sync the test loss grows by {gap:.1f} standard "
+            f"This task can show stability, not value: from sgd to the floor the test loss grows by {gap:.1f} standard "
             f"deviations of a repeat, under {number(VALUE_STD)}; value retained is in parentheses."
         )
     elif _as_good(floor, sgd):
         yield f"This task can show stability, not value: {floor.name} is as accurate as sgd."
-    yield (
-        f"The floor is {floor.name}, the most accurate of no-sync's three lines. Value retained is in test loss, which "
-        "is known for no-sync's averaged model only: that is its zero."
-    )
+    yield f"The floor is {floor.name}, whose test loss is the lowest of no-sync's three lines; it is the zero of value."
 
 
-def _gap(sgd: Reference | None, averaged: Reference | None) -> float | None:
-    """(no-sync - sgd) / standard deviation of a repeat, pooled over the two, in test loss."""
-    if sgd is None or averaged is None or sgd.test_loss is None or averaged.test_loss is None:
+def _gap(sgd: Reference | None, floor: Reference | None) -> float | None:
+    """(floor - sgd) / standard deviation of a repeat, pooled over the two, in test loss."""
+    if sgd is None or floor is None or sgd.test_loss is None or floor.test_loss is None:
         return None
-    if sgd.test_loss_std is None or averaged.test_loss_std is None:
+    if sgd.test_loss_std is None or floor.test_loss_std is None:
         return None
-    std = math.sqrt((sgd.test_loss_std**2 + averaged.test_loss_std**2) / 2)
-    gap = averaged.test_loss - sgd.test_loss
+    std = math.sqrt((sgd.test_loss_std**2 + floor.test_loss_std**2) / 2)
+    gap = floor.test_loss - sgd.test_loss
     return gap / std if std else math.copysign(math.inf, gap)
 
 

@@ -23,7 +23,7 @@ class Cell:
     test_loss: float | None
     test_loss_std: float | None
     value_retained: float | None
-    """(floor - method) / (floor - sgd) in test loss, the floor being no-sync's averaged model."""
+    """(floor - method) / (floor - sgd) in test loss."""
     under_floor: bool
     winner: bool
     reset_interval: int | None
@@ -56,7 +56,7 @@ class Reference:
 
     name: str
     is_floor: bool
-    """Whether it is the best of the three lines without communication, by test accuracy."""
+    """Whether it is the best of the three lines without communication, by test loss."""
     repeats: tuple[int, ...]
     test_accs: tuple[float | None, ...]
     test_acc: float | None

@@ -26,7 +26,6 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
         "weight_decay": 1e-4,
         "lrs": (0.025, 0.05, 0.1),
         "ratios": (32.0, 256.0, 1024.0),
-        "batch_size": 32,
         "evaluations": 24,
     },
 }

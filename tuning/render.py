@@ -107,7 +107,7 @@ def _references(c: Comparison) -> Table:
     rates = {cell.method: _rate(cell) for cell in c.cells}
     rows = [
         (
-            line.name + (" (the floor)" if line.is_floor else ""),
+            line.name + (" (floor)" if line.is_floor else ""),
             spread(line.test_acc, line.test_acc_std) if line.test_acc is not None or not line.repeats else "diverged",
             spread(line.test_loss, line.test_loss_std, 3),
             rates.get(line.name, ""),

@@ -36,6 +36,8 @@ class Outcome:
     done: int
     total: int
     failed: tuple[str, ...]
+    interrupted: bool
+    """Whether runs that could have started did not: the user stopped the study."""
 
     @property
     def complete(self) -> bool:
@@ -114,6 +116,8 @@ def run_study(
             num_samples=-1,
             max_concurrent_trials=max_concurrent,
             reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
             name="tune", storage_path=scratch, verbose=0, callbacks=[callback], log_to_file=False
@@ -127,7 +131,12 @@ def run_study(
     runs = read_runs(store.uri)
     ended = int(runs["status"].isin(("FINISHED", "STOPPED")).sum())
     failed = tuple(sorted(set(runs.loc[runs["status"] == "ERROR", "trial_id"])))
-    return Outcome(ended, study.total_runs(), failed)
+    return Outcome(ended, study.total_runs(), failed, interrupted=bool(study.plan(runs, frozenset(failed))))
+
+
+def _trial_name(trial: Any) -> str:
+    """Names Tune's folders, and with them TensorBoard's curves; an id of Tune's keeps attempts apart."""
+    return f"{trial.config['trial_name']}_{trial.trial_id}"
 
 
 def _scheduler(name: str, study: Study) -> Any:

@@ -73,8 +73,12 @@ def _virtual(trial: Trial, identity: Identity, store: Store, say: Callable[[str]
 
     from cser_ray.communicator import Communicator
     from cser_ray.results import EpochRow, RunRow
+    from cser_ray.tasks import make_task
     from cser_ray.train.loop import train
+    from cser_ray.virtual import VMAP_ON_CPU
 
+    config = trial.runs[0]
+    task = make_task(config.task, model=config.model, data_dir=config.data_dir, coarse_labels=config.coarse_labels)
     with store.trial(trial.trial_id, identity.attempt) as writer:
 
         def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:
@@ -83,6 +87,8 @@ def _virtual(trial: Trial, identity: Identity, store: Store, say: Callable[[str]
             e = epochs[0]
             say(f"step {e.step}  val loss {e.val_loss:.4f}  val acc {e.val_acc:.2f} %  lr {e.lr:.4g}")
 
+        if sum(p.numel() for p in task.model().parameters()) <= VMAP_ON_CPU:
+            torch.set_num_threads(1)  # threads cost more than they give where a step takes a millisecond
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         train(trial.runs, Communicator(trial.runs[0].workers, group=None), device, identity, report)
 

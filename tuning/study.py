@@ -58,7 +58,7 @@ class Study:
         if not self.methods or not self.lrs:
             raise ValueError("A study needs at least one method and one learning rate")
         for name in ("methods", "ratios", "lrs"):
-            values = getattr(self, name)
+            values = [v if isinstance(v, str) else f"{v:.6g}" for v in getattr(self, name)]  # as ids name them
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names {next(v for v in values if values.count(v) > 1)} twice")
         for method in self.methods:
@@ -164,10 +164,11 @@ class Study:
 
     def _real_cells(self) -> list[tuple[str, float]]:
         """The cells that run again on real workers: few messages first, and a middle ratio, where there is a choice."""
-        preferred = ("cser-pl", "cser", "cser-release", "csea", "local-sgd", "diloco", "qsparse", "ef-sgd", "sgd")
-        cells = [cell for cell in self.cells() if cell[0] in preferred]
+        preferred = ("cser-pl", "cser", "cser-release", "csea", "local-sgd", "diloco", "qsparse", "ef-sgd")
+        order = {method: place for place, method in enumerate(preferred)}
         middle = sorted(self.ratios)[(len(self.ratios) - 1) // 2] if self.ratios else 1.0
-        cells.sort(key=lambda cell: (cell[1] != middle, preferred.index(cell[0]), cell[1]))
+        cells = self.cells()
+        cells.sort(key=lambda cell: (cell[0] in REFERENCES, cell[1] != middle, order.get(cell[0], len(order)), cell[1]))
         return cells[: self.distributed]
 
     def plan(self, rows: "pd.DataFrame", failed: frozenset[str] = frozenset()) -> list["Trial"]:
@@ -242,7 +243,8 @@ class Trial:
 def refine(rates: Sequence[float], count: int) -> tuple[float, ...]:
     """`count` further learning rates between those given: each halves, on a log scale, the widest gap that is left.
 
-    A single rate has no gap: it is extended by factors of two, up and down in turn.
+    A single rate has no gap: it is extended by factors of two, up and down in turn. So are, upwards, rates that differ
+    by too little to have another between them. None repeats.
     """
     known, new = sorted(rates), []
     for k in range(count):
@@ -253,7 +255,8 @@ def refine(rates: Sequence[float], count: int) -> tuple[float, ...]:
         else:
             gaps = [b / a for a, b in itertools.pairwise(known)]
             i = max(range(len(gaps)), key=lambda i: (round(gaps[i], 9), -i))
-            rate = float(f"{math.sqrt(known[i] * known[i + 1]):.3g}")
+            between = float(f"{math.sqrt(known[i] * known[i + 1]):.3g}")
+            rate = between if known[i] < between < known[i + 1] else known[-1] * 2
         new.append(rate)
         known = sorted([*known, rate])
     return tuple(sorted(new))

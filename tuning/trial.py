@@ -39,7 +39,7 @@ def to_config(trial: Trial, study: str, store: str, scratch: str, cpus_per_worke
 
 def from_config(config: Mapping[str, Any]) -> Trial:
     """The trial that `to_config` flattened."""
-    shared = {name: math.inf if config[name] == "inf" else config[name] for name in SHARED}
+    shared: dict[str, Any] = {name: math.inf if config[name] == "inf" else config[name] for name in SHARED}
     runs = tuple(RunConfig(**shared, lr=lr, repeat=repeat) for lr, repeat in config["runs"])
     return Trial(config["trial_name"], config["stage"], runs)
 

@@ -5,7 +5,7 @@ Whatever has to be exchanged for this stands in the ledger under its own name, o
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +24,7 @@ CHUNK = 512
 """Samples evaluated at a time."""
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """Loss [runs] in nats and accuracy [runs] in percent."""
 
     loss: Tensor
@@ -91,36 +90,34 @@ class Evaluator:
         for inputs, targets in self._chunks(data, range(self.communicator.rank, size, self.communicator.processes)):
             outputs = evaluate_rows(self.workers.module, parameters, buffers, inputs)
             expected = targets.unsqueeze(0).expand(self.runs, *targets.shape)
-            sums[:, 0] += losses(outputs, expected).sum(1)
-            sums[:, 1] += correct(outputs, expected).sum(1)
+            sums += _sums(outputs, expected, self.runs)
         sums = self.communicator.total(sums, "evaluation") / size
         return Score(sums[:, 0], 100 * sums[:, 1])
 
-    def own_accuracy(self, split: str, first_only: bool = False) -> tuple[Tensor, Tensor]:
-        """Accuracy [runs] in percent of the workers' own models, mean over workers, and of their ensemble.
+    def own_models(self, split: str, first_only: bool = False) -> tuple[Score, Score]:
+        """The workers' own models, mean over workers, and their ensemble, which averages predicted probabilities.
 
-        `first_only`: worker 0 alone, cheaply (its ensemble is itself). The ensemble averages predicted probabilities.
+        `first_only`: worker 0 alone, cheaply (its ensemble is itself).
         """
         data: Dataset = getattr(self.splits, split)
         local = 1 if first_only else self.communicator.workers
         pick = slice(None) if not first_only else slice(0, None, self.communicator.workers)
         parameters = {name: p.detach()[pick] for name, p in self.workers.parameters.items()}
         buffers = {name: b[pick] for name, b in self.workers.buffers.items()}
-        right = torch.zeros(self.runs, dtype=torch.float64, device=self.device)
-        together = torch.zeros(self.runs, dtype=torch.float64, device=self.device)
+        own, together = (torch.zeros(self.runs, 2, dtype=torch.float64, device=self.device) for _ in range(2))
         if not first_only or self.communicator.rank == 0:
             for inputs, targets in self._chunks(data, range(len(data))):
                 outputs = evaluate_rows(self.workers.module, parameters, buffers, inputs)
                 expected = targets.unsqueeze(0).expand(outputs.shape[0], *targets.shape)
-                right += correct(outputs, expected).view(self.runs, -1).sum(1)
+                own += _sums(outputs, expected, self.runs)
                 if not first_only:
                     chances = outputs.softmax(-1).view(self.runs, local, -1)
                     mean = self.communicator.mean(chances, "evaluation").view(self.runs, *outputs.shape[1:])
-                    together += correct(mean, expected[: self.runs]).sum(1)
-        right = self.communicator.total(right, "evaluation")
-        models = 1 if first_only else self.communicator.size
-        own = 100 * right / (len(data) * models)
-        return own, own if first_only else 100 * together / len(data)
+                    # cross-entropy normalises, so the logarithm of a probability serves as its logit
+                    together += _sums(mean.clamp_min(1e-30).log(), expected[: self.runs], self.runs)
+        own = self.communicator.total(own, "evaluation") / (1 if first_only else self.communicator.size)
+        scores = [Score(sums[:, 0] / len(data), 100 * sums[:, 1] / len(data)) for sums in (own, together)]
+        return scores[0], scores[0] if first_only else scores[1]
 
     def _named(self, flat: Tensor) -> dict[str, Tensor]:
         """Parameters by name from flat rows `[runs, d]`; those outside the flat vector (frozen) as they are."""
@@ -132,3 +129,8 @@ class Evaluator:
         for start in range(0, len(samples), CHUNK):
             inputs, targets = data.batch(torch.tensor(samples[start : start + CHUNK]).unsqueeze(0), None)
             yield place(inputs[0], self.device, self.optimizer.x.dtype), targets[0].to(self.device)
+
+
+def _sums(outputs: Tensor, targets: Tensor, runs: int) -> Tensor:
+    """Summed loss and right answers of each run, `[runs, 2]`, over its rows and samples."""
+    return torch.stack([f(outputs, targets).view(runs, -1).sum(1) for f in (losses, correct)], 1)

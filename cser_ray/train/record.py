@@ -67,8 +67,8 @@ class Record:
             for a, b in zip(measured["train_loss"], distance.tolist(), strict=True)
         ]
         last = last or not any(finite)
-        own, ensemble = trial.evaluator.own_accuracy("validation", first_only=not last)
-        measured["val_acc_worker"] = own.tolist()
+        own, ensemble = trial.evaluator.own_models("validation", first_only=not last)
+        measured["val_acc_worker"] = own.accuracy.tolist()
         error = trial.optimizer.buffers().get("error")
         if error is not None:
             squares = error.pow(2).sum((-2, -1), dtype=torch.float64)
@@ -76,12 +76,11 @@ class Record:
             measured["error_norm"] = total.sqrt().tolist()
         final: dict[str, list[float]] = {}
         if last:
-            test = trial.evaluator.score(parameters, buffers, "test")
-            final = {"test_loss": test.loss.tolist(), "test_acc": test.accuracy.tolist()}
-            own_test, ensemble_test = trial.evaluator.own_accuracy("test")
-            final |= {"test_acc_worker": own_test.tolist()}
+            own_test, ensemble_test = trial.evaluator.own_models("test")
+            final = _columns(test=trial.evaluator.score(parameters, buffers, "test"))
+            final |= {"val_loss_worker": own.loss.tolist()} | _columns("_worker", test=own_test)
             if trial.config.method == "no-sync":
-                final |= {"val_acc_ensemble": ensemble.tolist(), "test_acc_ensemble": ensemble_test.tolist()}
+                final |= _columns("_ensemble", val=ensemble, test=ensemble_test)
         for run, (loss, ok) in enumerate(zip(measured["train_loss"], finite, strict=True)):
             if self.diverged_step[run] is None and (not ok or (last and loss > self.limit)):
                 self.diverged_step[run] = trial.t
@@ -195,10 +194,10 @@ class Record:
         }
 
 
-def _columns(**scores: Score) -> dict[str, list[float]]:
+def _columns(suffix: str = "", **scores: Score) -> dict[str, list[float]]:
     columns: dict[str, list[float]] = {}
     for name, score in scores.items():
-        columns[f"{name}_loss"] = score.loss.tolist()
+        columns[f"{name}_loss{suffix}"] = score.loss.tolist()
         if name != "train":
-            columns[f"{name}_acc"] = score.accuracy.tolist()
+            columns[f"{name}_acc{suffix}"] = score.accuracy.tolist()
     return columns

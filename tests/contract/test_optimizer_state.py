@@ -117,15 +117,16 @@ def test_another_seed_is_another_run() -> None:
 
 
 def resumed(optimizer: FlatOptimizer, make: Callable[[], FlatOptimizer]) -> FlatOptimizer:
-    """A fresh optimizer that was given another's parameters and a copy of its state."""
+    """Another optimizer that was given this one's parameters and a copy of its state, after a few steps of its own."""
     state, x = copy.deepcopy(optimizer.state_dict()), models(optimizer)
-    fresh = make()
-    fresh.load_state_dict(state)
-    parameters = [p for group in fresh.param_groups for p in group["params"]]
+    other = make()
+    list(trajectory(other, logistic(N), 4))
+    other.load_state_dict(state)
+    parameters = [p for group in other.param_groups for p in group["params"]]
     with torch.no_grad():
         for p, part in zip(parameters, torch.split(x, [p[0].numel() for p in parameters], -1), strict=True):
             p.copy_(part.view_as(p))
-    return fresh
+    return other
 
 
 @every_form

@@ -9,7 +9,7 @@ from torch import Tensor
 from cser_ray.communicator import Communicator, Pending
 from cser_ray.compressors import GRBS, Compressor, Identity, Message, TopK
 from cser_ray.optimizers import CSER, QSparseLocalSGD
-from cser_ray.partial_sync import average_compressed
+from cser_ray.partial_sync import partial_sync
 from tests.contract.laws import (
     VIRTUAL,
     H,
@@ -35,15 +35,13 @@ class AsPrinted(CSER):
         assert self.e is not None
         e, lr = self.e, self.param_groups[0]["lr"]
         p = self.nesterov(x, g)
-        p_mean, r = average_compressed(p, self.gradient_compressor, self.communicator, t, "gradient")
-        p_synced = p_mean + r
+        p_synced, r = partial_sync(p, self.gradient_compressor, self.communicator, t, "gradient")
         x -= p_synced * (lr if self.trap == "x moves by eta p'" else 1)
         if self.trap == "r is taken after v' was overwritten":
             r = p_synced - (p - r)
         e -= r * {"e += r": -1, "eta twice in e": lr, "eta never in e": 1 / lr}.get(self.trap, 1)
         if t % self.reset_interval == 0:
-            e_mean, e_new = average_compressed(e, self.reset_compressor, self.communicator, t // H, "reset")
-            e_synced = e_mean + e_new
+            e_synced, e_new = partial_sync(e, self.reset_compressor, self.communicator, t // H, "reset")
             sent = e - e_new
             e_old = {"x += e' without - e": 0 * e, "x += e - e'": 2 * e_synced - e}.get(self.trap, e)
             x += e_synced - e_old

@@ -75,7 +75,7 @@ def test_evaluation_changes_nothing() -> None:
     before = copy.deepcopy((dict(of.workers.parameters), of.workers.buffers, of.optimizer.state_dict()["state"]))
     parameters, buffers, _ = of.mean_model()
     of.score(parameters, buffers, "validation")
-    of.own_accuracy("test")
+    of.own_models("test")
     after = (dict(of.workers.parameters), of.workers.buffers, of.optimizer.state_dict()["state"])
     torch.testing.assert_close(after, before, rtol=0, atol=0)
 
@@ -133,10 +133,10 @@ def test_the_score_does_not_depend_on_the_size_of_chunks(monkeypatch: pytest.Mon
     """33 samples at once or in fives."""
     of = evaluator(differing())
     parameters, buffers, _ = of.mean_model()
-    whole, ensembles = of.score(parameters, buffers, "test"), of.own_accuracy("test")
+    whole, ensembles = of.score(parameters, buffers, "test"), of.own_models("test")
     monkeypatch.setattr(evaluation, "CHUNK", 5)
     torch.testing.assert_close(of.score(parameters, buffers, "test").loss, whole.loss)
-    torch.testing.assert_close(of.own_accuracy("test"), ensembles)
+    torch.testing.assert_close(of.own_models("test"), ensembles)
 
 
 def test_training_loss_is_read_on_the_first_samples_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,17 +149,21 @@ def test_training_loss_is_read_on_the_first_samples_only(monkeypatch: pytest.Mon
     torch.testing.assert_close(of.score(parameters, buffers, "train").loss, expected.loss)
 
 
-def test_workers_own_accuracy_and_their_ensemble() -> None:
-    """Own: the mean of the workers' accuracies. Ensemble: the accuracy of the mean of their probabilities."""
+def test_workers_own_models_and_their_ensemble() -> None:
+    """Own: the mean over workers. Ensemble: accuracy and loss of the mean of their probabilities."""
     modules = differing()
-    own, ensemble = evaluator(modules).own_accuracy("test")
+    own, ensemble = evaluator(modules).own_models("test")
     inputs, targets = SPLITS.test.inputs, SPLITS.test.targets
     for run in range(2):
         logits = torch.stack([module(inputs) for module in modules[2 * run : 2 * run + 2]])
         each = (logits.argmax(-1) == targets).double().mean()
         together = (logits.softmax(-1).mean(0).argmax(-1) == targets).double().mean()
-        assert own[run].item() == pytest.approx(100 * each.item())
-        assert ensemble[run].item() == pytest.approx(100 * together.item())
+        assert own.accuracy[run].item() == pytest.approx(100 * each.item())
+        assert ensemble.accuracy[run].item() == pytest.approx(100 * together.item())
+        each_loss = [nn.functional.cross_entropy(one, targets).item() for one in logits]
+        assert own.loss[run].item() == pytest.approx(sum(each_loss) / 2)
+        together_loss = nn.functional.nll_loss(logits.softmax(-1).mean(0).log(), targets)
+        assert ensemble.loss[run].item() == pytest.approx(together_loss.item())
 
 
 def test_an_ensemble_averages_probabilities_not_votes() -> None:
@@ -172,19 +176,19 @@ def test_an_ensemble_averages_probabilities_not_votes() -> None:
             module.bias.copy_(torch.tensor(bias))
         modules.append(module)
     one = TensorDataset(torch.zeros(12, 1, dtype=torch.float64), torch.ones(12, dtype=torch.int64))
-    own, ensemble = evaluator(modules, Splits(one, one, one), seeds=(1,)).own_accuracy("test")
-    assert own.tolist() == pytest.approx([100 / 3])
-    assert ensemble.tolist() == [100.0]
+    own, ensemble = evaluator(modules, Splits(one, one, one), seeds=(1,)).own_models("test")
+    assert own.accuracy.tolist() == pytest.approx([100 / 3])
+    assert ensemble.accuracy.tolist() == [100.0]
 
 
 def test_first_only_is_worker_0() -> None:
     """The cheap look on the way: worker 0 of each run by itself."""
     modules = differing()
-    own, ensemble = evaluator(modules).own_accuracy("test", first_only=True)
+    own, ensemble = evaluator(modules).own_models("test", first_only=True)
     for run in range(2):
         right = modules[2 * run](SPLITS.test.inputs).argmax(1) == SPLITS.test.targets
-        assert own[run].item() == pytest.approx(100 * right.double().mean().item())
-    assert torch.equal(own, ensemble)
+        assert own.accuracy[run].item() == pytest.approx(100 * right.double().mean().item())
+    assert torch.equal(own.accuracy, ensemble.accuracy)
 
 
 def test_a_frozen_parameter_is_part_of_the_mean_model() -> None:
@@ -232,8 +236,8 @@ def measure(processes: int) -> dict[str, object]:
         "statistics": {name: b for name, b in buffers.items() if b.is_floating_point()},
         "distance": distance,
         "scores": {split: (score.loss, score.accuracy) for split, score in scores.items()},
-        "own": trial.evaluator.own_accuracy("validation"),
-        "first": trial.evaluator.own_accuracy("validation", first_only=True),
+        "own": trial.evaluator.own_models("validation"),
+        "first": trial.evaluator.own_models("validation", first_only=True),
         "ledger": {name: (e.bytes, e.collectives) for name, e in communicator.ledger.entries.items()},
     }
 
@@ -251,7 +255,7 @@ def test_evaluation_stands_outside_the_ratio() -> None:
     of = evaluator(differing(lambda: batchnorm_mlp(3, 4, 2).double()))
     parameters, buffers, _ = of.mean_model()
     of.score(parameters, buffers, "test")
-    of.own_accuracy("test")
+    of.own_models("test")
     ledger = of.communicator.ledger
     assert set(ledger.entries) == {"start", "evaluation", "batchnorm"}
     assert ledger.total(in_ratio=True).bytes == 0

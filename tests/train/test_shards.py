@@ -7,7 +7,9 @@ from cser_ray.seeds import Purpose
 from cser_ray.train.shards import Shards
 
 
-def shards(samples: int = 103, workers: int = 4, batch: int = 5, seeds: tuple[int, ...] = (7,), ids: range | None = None):
+def shards(
+    samples: int = 103, workers: int = 4, batch: int = 5, seeds: tuple[int, ...] = (7,), ids: range | None = None
+):
     """Shards of every worker, or of those named."""
     return Shards(samples, workers, batch, seeds, range(workers) if ids is None else ids)
 

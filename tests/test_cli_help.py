@@ -1,0 +1,70 @@
+"""The command line for somebody who looks around: help without delay, lists that a script can read."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cser_ray import cli
+from cser_ray.compressors.grbs import ORDERS
+from cser_ray.optimizers import OPTIMIZERS
+from cser_ray.tasks import TASKS
+from cser_ray.train.config import SCHEDULES
+
+COMMANDS = [[], *([name] for name in cli.main.commands)]
+HEAVY = {"torch", "ray", "pandas", "pyarrow", "numpy", "scipy", "sklearn", "torchvision"}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(["cser-ray", *command]))
+def test_help_imports_nothing_heavy(command: list[str]) -> None:
+    """Every --help answers at once, because nothing that takes long to import is imported for it."""
+    program = (
+        "import sys; from cser_ray.cli import main\n"
+        "main([*sys.argv[1:], '--help'], standalone_mode=False)\n"
+        f"print(sorted({HEAVY!r} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=True)
+    *text, imported = done.stdout.splitlines()
+    assert text[0].startswith("Usage:")
+    assert imported == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:], ids=lambda command: command[0])
+def test_every_option_says_what_it_is(command: list[str]) -> None:
+    """No option of a command stands in the help without a word or a default that explains it."""
+    options = [p for p in cli.main.commands[command[0]].params if isinstance(p, click.Option)]
+    assert [option.name for option in options if not option.help and not option.show_default] == []
+
+
+@pytest.mark.parametrize(("command", "table"), [("tasks", TASKS), ("methods", OPTIMIZERS)])
+def test_lists_have_the_name_first_and_are_whole(command: str, table: dict[str, object]) -> None:
+    """A line for each entry, its name first, then its description, never cut, when output is no terminal."""
+    lines = CliRunner().invoke(cli.main, [command], env={"COLUMNS": "20"}).output.splitlines()
+    assert [line.split()[0] for line in lines] == list(table)
+    assert all(len(line.split()) > 3 and "…" not in line and "..." not in line for line in lines)
+
+
+def test_options_offer_what_the_tables_hold() -> None:
+    """Block orders and schedules stand in cli.py in so many words, to spare --help the import: they are the tables'."""
+    assert tuple(ORDERS) == cli.ORDERS
+    assert tuple(SCHEDULES) == cli.SCHEDULES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["tunes"], "tune"),
+        (["tune", "--methods", "csre"], "cser"),
+        (["train", "--method", "localsgd"], "local-sgd"),
+        (["train", "--task", "digit"], "digits"),
+        (["train", "--block-order", "cycle"], "cyclic"),
+        (["tune", "--ratio", "16"], "--ratios"),
+    ],
+)
+def test_a_typo_is_answered_with_the_name_that_was_meant(arguments: list[str], meant: str) -> None:
+    """A wrong command, method, task, order or option ends in an error that names a known one."""
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code != 0
+    assert meant in result.output

@@ -1,0 +1,30 @@
+"""A small configuration of every method, for tests that run each of them."""
+
+import math
+from typing import Any
+
+import torch
+
+from cser_ray.train.config import RunConfig
+
+CPU = torch.device("cpu")
+N = 4
+
+POINTS: dict[str, dict[str, Any]] = {
+    "sgd": {"ratio": 1.0},
+    "no-sync": {"ratio": math.inf},
+    "local-sgd": {"ratio": 4.0, "reset_interval": 4},
+    "diloco": {"ratio": 4.0, "reset_interval": 4},
+    "ef-sgd": {"ratio": 4.0, "reset_ratio": 4.0},
+    "qsparse": {"ratio": 4.0, "reset_interval": 2, "reset_ratio": 2.0},
+    "csea": {"ratio": 4.0, "reset_ratio": 4.0},
+    "cser-pl": {"ratio": 4.0, "reset_interval": 2, "reset_ratio": 2.0},
+    "cser": {"ratio": 4.0, "reset_interval": 2, "reset_ratio": 4.0, "gradient_ratio": 8.0},
+    "cser-release": {"ratio": 4.0, "reset_interval": 2, "reset_ratio": 3.0, "gradient_ratio": 6.0},
+}
+"""Method -> its structure at R_C = 4 where it has one."""
+
+
+def config(method: str, **values: Any) -> RunConfig:
+    """A run of 12 steps on digits with N workers."""
+    return RunConfig(**{"method": method, "workers": N, "steps": 12} | POINTS[method] | values)

@@ -1,0 +1,101 @@
+"""One code path: virtual workers, processes, and a mix of both take the same steps and send the same bytes."""
+
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from cser_ray.communicator import Communicator
+from cser_ray.tasks import make_task
+from cser_ray.train.config import RunConfig
+from cser_ray.train.loop import Trial
+from tests.processes import run_processes
+from tests.train.points import CPU, POINTS, config
+
+STEPS = 50
+Outcome = tuple[Tensor, dict[str, tuple[float, int]]]
+"""Parameters [runs, workers here, d], and the ledger's entries as (bytes, collectives)."""
+
+
+def stack(method: str, dtype: str, task: str = "digits") -> list[RunConfig]:
+    """Two runs side by side, with another learning rate and repeat each."""
+    return [config(method, task=task, steps=STEPS, dtype=dtype, lr=lr, repeat=k) for lr, k in ((0.05, 0), (0.1, 1))]
+
+
+def outcome(configs: list[RunConfig], processes: int) -> Outcome:
+    """What a process of so many has after all steps."""
+    group = None if processes == 1 else "default"
+    communicator = Communicator(configs[0].workers // processes, group)
+    trial = Trial(configs, communicator, CPU)
+    for _ in range(configs[0].steps):
+        trial.step()
+    ledger = {name: (entry.bytes, entry.collectives) for name, entry in communicator.ledger.entries.items()}
+    return trial.optimizer.x[..., : trial.n_params].clone(), ledger
+
+
+SMOOTH = "tests.train.smooth:SmoothDigits"
+"""For float32. A ReLU whose input rounds to either side of 0 has another gradient: in 50 steps of digits it happens."""
+CASES = [(method, "float64", "digits") for method in POINTS] + [("cser", "float64", "mnist1d")]
+CASES += [(method, "float32", SMOOTH) for method in POINTS]
+TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+every_case = pytest.mark.parametrize("case", CASES, ids=[f"{m} {t.split(':')[-1]} {d}" for m, d, t in CASES])
+
+
+@cache
+def virtual(case: tuple[str, str, str]) -> Outcome:
+    """All workers in this process."""
+    return outcome(stack(*case), 1)
+
+
+def all_outcomes(processes: int) -> Callable[[], list[Outcome]]:
+    """Every case, one after the other: starting processes costs more than stepping."""
+    return lambda: [outcome(stack(*case), processes) for case in CASES]
+
+
+@cache
+def spread(processes: int) -> list[list[Outcome]]:
+    """Of every rank, every case."""
+    for *_, task in CASES:
+        make_task(task).splits()  # made once here rather than in every process
+    return run_processes(processes, all_outcomes(processes), timeout=300.0)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@every_case
+def test_the_same_steps(case: tuple[str, str, str], processes: int) -> None:
+    """n virtual workers have, worker by worker, the parameters of n processes, and of 2 processes with 2 each."""
+    expected, _ = virtual(case)
+    found = torch.cat([ranks[CASES.index(case)][0] for ranks in spread(processes)], 1)
+    assert found.shape == expected.shape
+    assert float((found - expected).abs().max() / expected.abs().max()) < TOLERANCE[case[1]]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@every_case
+def test_the_same_ledger(case: tuple[str, str, str], processes: int) -> None:
+    """Every entry has the same bytes and collectives on every rank: virtual workers are charged as hosts."""
+    _, expected = virtual(case)
+    for ranks in spread(processes):
+        assert ranks[CASES.index(case)][1] == expected
+
+
+@pytest.mark.parametrize("method", sorted(set(POINTS) - {"sgd"}))
+def test_workers_do_differ(method: str) -> None:
+    """The tests above compare models that have parted: after one step none agree, but for error feedback every step."""
+    trial = Trial(stack(method, "float64"), Communicator(4, None), CPU)
+    trial.step()
+    x = trial.optimizer.x
+    assert torch.equal(x, x[:, :1].expand_as(x)) == (method == "ef-sgd")
+
+
+def test_pytext_twins() -> None:
+    """A transformer on text, 2 workers, few steps: its looped and its vmapped forward pass are the same model."""
+    make_task("pytext").splits()
+    point = config("cser-pl", task="pytext", workers=2, batch_size=2, steps=6, dtype="float64")
+    expected, ledger = outcome([point], 1)
+    found = run_processes(2, lambda: outcome([point], 2))
+    parameters = torch.cat([ranks[0] for ranks in found], 1)
+    assert float((parameters - expected).abs().max() / expected.abs().max()) < 1e-10
+    assert all(ranks[1] == ledger for ranks in found)
