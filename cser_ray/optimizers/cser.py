@@ -97,7 +97,8 @@ class CSER(FlatOptimizer):
         Every worker adds the same received tensors to x_hat, which therefore stays bitwise equal on all of them; x and e
         updated side by side, as Algorithm 4 prints it, would drift apart in the last bits.
         """
-        assert self.e is not None and self.common is not None
+        assert self.e is not None
+        assert self.common is not None
         p = self.nesterov(x, g)  # lines 6-7
         p_mean, r = average_compressed(p, self.gradient_compressor, self.communicator, t, "gradient")  # line 8
         self.common -= p_mean  # line 9: x moves by p_mean + r, e by r

@@ -218,7 +218,8 @@ def test_a_screen_that_was_stopped_everywhere_promotes_nothing() -> None:
 
 def test_a_lone_reference_is_a_study() -> None:
     """Synchronous SGD by itself has no ratio to ask for, and runs once, whatever the ratios."""
-    assert [trial.trial_id for trial in simulate(Study(methods=("no-sync",), ratios=()))] == ["no-sync-inf-c0-screen"]
+    alone = simulate(Study(methods=("no-sync",), ratios=(), distributed=0))
+    assert [trial.trial_id for trial in alone] == ["no-sync-inf-c0-screen"]
     ids = [trial.trial_id for trial in Study(methods=("sgd", "csea")).plan(EMPTY)]
     assert ids == ["sgd-1-c0-screen", "csea-16-c0-screen", "csea-256-c0-screen", "csea-1024-c0-screen"]
 
@@ -235,8 +236,8 @@ def test_every_method_gets_as_many_runs(trials: int) -> None:
 
 STUDIES = st.builds(
     Study,
-    methods=st.lists(st.sampled_from(METHODS), min_size=1, max_size=4, unique=True).map(tuple),
-    ratios=st.lists(st.sampled_from((2.0, 7.0, 16.0, 37.5, 256.0)), min_size=1, max_size=2, unique=True).map(tuple),
+    methods=st.lists(st.sampled_from(METHODS), min_size=1, max_size=3, unique=True).map(tuple),
+    ratios=st.sampled_from(((16.0,), (2.0, 256.0), (7.0, 37.5), (1024.0, 8.0))),
     lrs=st.lists(st.sampled_from((0.02, 0.05, 0.1, 0.5)), min_size=1, max_size=3, unique=True).map(tuple),
     trials=st.integers(1, 3),
     repeats=st.integers(1, 3),
@@ -245,16 +246,8 @@ STUDIES = st.builds(
 )
 
 
-def possible(study: Callable[[], Study]) -> Study | None:
-    """The study, or None where it cannot be run as asked."""
-    try:
-        return study()
-    except ValueError:
-        return None
-
-
-@settings(max_examples=25, deadline=None)
-@given(study=st.deferred(lambda: STUDIES), favourite=st.floats(0, 1))
+@settings(max_examples=12, deadline=None)
+@given(study=STUDIES, favourite=st.floats(0, 1))
 def test_any_study_issues_the_runs_it_announces(study: Study, favourite: float) -> None:
     """`total_runs`, each under a name of its own, on budget, and equally many a method at every ratio."""
     issued = simulate(study, lambda run: abs(math.log(run.lr) / 4 + favourite))
