@@ -169,18 +169,22 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
         study = Study(**TASK_DEFAULTS.get(settings["task"], {}) | {k: v for k, v in settings.items() if k in names})
         out = settings.get("out") or f"results/{study.task.replace(':', '.')}"
         command = _command(ctx, out)
-        outcome = run_study(
-            study,
-            out,
-            Progress(),
-            cpus_per_worker=settings["cpus_per_worker"],
-            max_concurrent=settings.get("max_concurrent"),
-            scheduler=settings["scheduler"],
-        )
-        if outcome.interrupted:
+        try:
+            outcome = run_study(
+                study,
+                out,
+                Progress(),
+                cpus_per_worker=settings["cpus_per_worker"],
+                max_concurrent=settings.get("max_concurrent"),
+                scheduler=settings["scheduler"],
+            )
+        except KeyboardInterrupt:  # while Tune is not there to take it: before its first trial, or the second Ctrl-C
+            outcome = None
+        if outcome is None or outcome.interrupted:
             click.echo(f"\nInterrupted. What is finished is kept in {out}; go on with:\n  {command}", err=True)
             sys.exit(130)
-        click.echo(_comparison(out, "table", settings["select"], all_rows=False))
+        if outcome.done:
+            click.echo(_comparison(out, "table", settings["select"], all_rows=False))
         click.echo(f"\nResults: {out}   (again: cser-ray compare {out}; every configuration: --all)")
         for trial in outcome.failed:
             click.echo(f"failed: {trial} (its traceback is in the column `error` of {out}/trials)", err=True)
@@ -298,7 +302,10 @@ def _settings(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
     if path := given.pop("config", None):
         import yaml
 
-        loaded = yaml.safe_load(Path(path).read_text()) or {}
+        try:
+            loaded = yaml.safe_load(Path(path).read_text()) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {error}") from error
         if not isinstance(loaded, dict):
             raise ValueError(f"{path} holds no mapping of settings")
         from_file = {str(key).replace("-", "_"): value for key, value in loaded.items()}
@@ -310,7 +317,7 @@ def _settings(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
                 value = ",".join(map(str, value))
             elif value is not None and not isinstance(value, bool):
                 value = str(value)
-            from_file[key] = types[key].type_cast_value(ctx, value)
+            from_file[key] = given[key] if value is None else types[key].type_cast_value(ctx, value)
     explicit = {
         key: value
         for key, value in given.items()
@@ -343,7 +350,7 @@ def _clear_errors() -> Iterator[None]:
     """What the user can mend is one sentence, not a traceback."""
     try:
         yield
-    except (ValueError, FileNotFoundError, PermissionError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("CSER_RAY_TRACEBACK"):
             raise
         raise click.ClickException(str(error)) from error

@@ -5,9 +5,10 @@ from typing import Any
 
 from ray.tune import Callback
 
-from cser_ray.results import read_runs
+from cser_ray.results import RunRow, read_runs
 from cser_ray.store import Store
 from cser_ray.train.record import Identity
+from tuning.selection import records
 from tuning.trial import error_rows, from_config, git_sha
 
 
@@ -59,10 +60,17 @@ class StudyCallback(Callback):
         planned = from_config(trial.config)
         rows = read_runs(self.store.uri)
         mine = rows[rows["trial_id"] == planned.trial_id]
-        ended = set(mine.loc[mine["status"].isin(("FINISHED", "STOPPED", "ERROR")), "run_id"])
         attempt = int(mine["attempt"].max()) if len(mine) else self.store.next_attempt(planned.trial_id)
         identity = Identity(trial.config["study"], planned.trial_id, attempt, planned.stage, git_sha())
-        missing = [row for row in error_rows(planned, identity, text, status) if row.run_id not in ended]
+        known = {run["run_id"]: run for run in records(mine)}
+        missing = []
+        for row in error_rows(planned, identity, text, status):
+            before = known.get(row.run_id)
+            if before is None:
+                missing.append(row)
+            elif before["status"] not in ("FINISHED", "STOPPED", "ERROR"):  # what it had reached is kept
+                final = {"attempt": attempt, "status": status, "error": text, "ended_at": row.ended_at}
+                missing.append(RunRow(**before | final))
         if missing:
             with self.store.trial(planned.trial_id, attempt) as writer:
                 writer.runs(missing)

@@ -1,5 +1,6 @@
 """Runs a study through Ray Tune and keeps its results folder; going on with a folder is the same call."""
 
+import math
 import os
 import tempfile
 import time
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cser_ray.results import read_runs
-from cser_ray.store import Store
+from cser_ray.store import Store, check_same_study
 from cser_ray.train import cluster
 from tuning.study import Study, Trial
 from tuning.trial import git_sha, run_trial, to_config
@@ -41,18 +42,21 @@ class Outcome:
 
     @property
     def complete(self) -> bool:
-        """Whether every run of the study has its result."""
-        return self.done >= self.total
+        """Whether nothing is left to run."""
+        return not (self.failed or self.interrupted)
 
 
 def check_resources(study: Study, cpus: float, cpus_per_worker: float) -> None:
     """Raise ValueError, with what to change, where the cluster cannot hold the study's real workers."""
+    if not (0 < cpus_per_worker <= 1 or (cpus_per_worker > 1 and cpus_per_worker.is_integer())):
+        raise ValueError(f"--cpus-per-worker is a fraction of 1 or a whole number, not {cpus_per_worker:g}")
     needed = study.workers * cpus_per_worker
     if study.distributed and needed > cpus:
         fit = int(cpus / cpus_per_worker)
+        share = math.floor(1e4 * cpus / study.workers) / 1e4  # Ray counts in ten-thousandths
         raise ValueError(
             f"{study.workers} real workers of {cpus_per_worker:g} CPU each need {needed:g} CPUs, the cluster has {cpus:g}. "
-            f"Take --workers {max(fit, 1)}, or --cpus-per-worker {cpus / study.workers:.2g} to let them share cores, "
+            f"Take --workers {max(fit, 1)}, or --cpus-per-worker {share:g} to let them share cores, "
             "or --distributed 0 for virtual workers only"
         )
 
@@ -64,6 +68,15 @@ def check_data(study: Study) -> None:
 
     task = make_task(study.task, model=study.model, data_dir=study.data_dir, coarse_labels=study.coarse_labels)
     Shards(len(task.splits().train), study.workers, study.batch_size, (0,), range(0))
+
+
+def check_folder(study: Study, store: Store) -> None:
+    """Raise ValueError where the folder holds another study; it is not written yet, nor made."""
+    try:
+        there = store.read_study()
+    except FileNotFoundError:
+        return
+    check_same_study(there.get("fingerprint", {}), study.fingerprint(), store.uri)
 
 
 def run_study(
@@ -81,10 +94,12 @@ def run_study(
     """
     check_data(study)
     store = Store(out)
-    store.write_study({"fingerprint": study.fingerprint(), "name": os.path.basename(store.uri), "git_sha": git_sha()})
+    check_folder(study, store)
     cluster.connect()
     capacity = cluster.capacity()
     check_resources(study, capacity["CPU"], cpus_per_worker)
+    # Only now is the folder this study's: one that cannot run as asked must not stand in its own mended self's way.
+    store.write_study({"fingerprint": study.fingerprint(), "name": os.path.basename(store.uri), "git_sha": git_sha()})
     for (method, ratio), reason in study.unreachable().items():
         progress.note(f"{method} has no cell at R_C = {ratio:g}: {reason}")
 
@@ -107,11 +122,12 @@ def run_study(
             bundle["GPU"] = 1.0
         return tune.PlacementGroupFactory([bundle])
 
+    real_at_once = max(1, int(capacity["CPU"] // (study.workers * cpus_per_worker)))
     callback = StudyCallback(store, progress, study.total_runs(), started=time.monotonic())
     tuner = tune.Tuner(
         tune.with_resources(run_trial, resources),
         tune_config=tune.TuneConfig(
-            search_alg=PlanSearcher(lambda failed: study.plan(read_runs(store.uri), failed), flat),
+            search_alg=PlanSearcher(lambda failed: study.plan(read_runs(store.uri), failed), flat, real_at_once),
             scheduler=_scheduler(scheduler, study),
             num_samples=-1,
             max_concurrent_trials=max_concurrent,

@@ -45,9 +45,8 @@ def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
         store = Store(settings.get("out") or os.path.join(scratch, "results"))
         store.write_study({"fingerprint": {"kind": "train"}})
         knobs = f"H{config.reset_interval}-A{number(config.reset_ratio)}-B{number(config.gradient_ratio)}"
-        trial = Trial(
-            f"{config.method}-{number(config.ratio)}-{knobs}-lr{config.lr:g}-r{config.repeat}", "train", (config,)
-        )
+        name = f"{config.method}-{number(config.ratio)}-{knobs}-lr{config.lr:g}-r{config.repeat}"
+        trial = Trial(name.replace("+", ""), "train", (config,))  # 1e+08: no letter of a file's name
         identity = Identity("train", trial.trial_id, store.next_attempt(trial.trial_id), "train")
         if config.rung == "distributed":
             _distributed(trial, identity, store.uri, os.path.join(scratch, "ray"), settings["cpus_per_worker"])

@@ -4,7 +4,7 @@ import math
 import subprocess
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -148,11 +148,6 @@ def error_rows(trial: Trial, identity: Identity, error: str, status: str = "ERRO
             )
         )
     return rows
-
-
-def stopped(row: RunRow) -> RunRow:
-    """The row of a run that a scheduler ended early."""
-    return replace(row, status="STOPPED", ended_at=datetime.now(UTC))
 
 
 @cache
