@@ -19,7 +19,7 @@ from cser_ray.compressors.base import Compressor, Selection, SharedCompressor
 from cser_ray.flat import FlatParameters
 
 SEED_CHECKS = 3
-"""In this many first steps after construction or a load, the workers compare the blocks they are about to average."""
+"""So many times after construction or a load, the workers compare the blocks that they are about to average."""
 
 
 class FlatOptimizer(torch.optim.Optimizer):
@@ -28,7 +28,7 @@ class FlatOptimizer(torch.optim.Optimizer):
     `params`, `lr`, `momentum`, `weight_decay`: as in torch.optim.SGD; parameter groups may set them apart. Momentum is
     local to each worker and never averaged. Parameters that need no gradient are left alone, an unused one counts as a
     zero gradient. `communicator`: by default one worker a process of the default process group. `seeds`: one seed a
-    stacked run; `runs` > 1 or `stacked=True` mean that parameters carry a leading axis of runs * workers rows.
+    stacked run. `stacked`: parameters carry a leading axis of runs * workers rows (see `cser_ray.virtual`).
 
     Construction broadcasts worker 0's parameters. Replicas then differ by design: use no DDP wrapper around the model,
     and evaluate inside `averaged_parameters()`.

@@ -122,9 +122,8 @@ class CSER(FlatOptimizer):
         p = self.local_step_(x, g, c2)  # lines 6-9, as if C2 sent nothing ...
         assert p is not None
         if p.shape[-1]:
-            c2.add_(
-                x, p - start_average(p.clone(), self.communicator, "gradient").wait()
-            )  # ... corrected on its blocks
+            p_mean = start_average(p.clone(), self.communicator, "gradient").wait()
+            c2.add_(x, p - p_mean)  # ... corrected on its blocks
         if t % self.reset_interval == 0:  # line 10
             c1 = self.reset_compressor.select(x, t // self.reset_interval)
             self.check_seeds(c1, c2)

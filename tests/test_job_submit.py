@@ -1,0 +1,134 @@
+"""The same study, unchanged, as a job on a cluster that asks for a token."""
+
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cser_ray.results import read_runs
+from tests.ray_session import PROGRAMS, gone, session
+
+pytestmark = pytest.mark.ray
+
+STUDY = "--methods sgd,cser-pl --ratios 4 --steps 16 --lrs .05 --repeats 2 --trials 2 --workers 2 --distributed 1"
+TOKEN = "0123456789abcdef" * 4
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A running head node."""
+
+    base: Path
+    environment: dict[str, str]
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def ray(self, *arguments: str, token: str = TOKEN) -> subprocess.CompletedProcess[str]:
+        """`ray ...` on this machine, as somebody who knows the token."""
+        (self.base / "asked").write_text(token)
+        environment = self.environment | {"RAY_AUTH_TOKEN_PATH": str(self.base / "asked")}
+        command = [str(PROGRAMS / "ray"), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    def status(self, token: str | None) -> int:
+        """What the jobs API answers."""
+        request = urllib.request.Request(f"{self.url}/api/jobs/")
+        if token is not None:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """`ray start --head --block` with token authentication, on ports of its own; ended by its pid."""
+    port, dashboard, client, agent = free_ports(4)
+    with session() as (base, environment):
+        (base / "token").write_text(TOKEN)
+        (base / "token").chmod(0o600)
+        environment |= {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(base / "token"),
+            "RAY_ADDRESS": f"127.0.0.1:{port}",  # of every process of this node: see cser_ray.train.cluster
+        }
+        command = [
+            *(str(PROGRAMS / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--num-cpus", "2"),
+            *("--node-ip-address", "127.0.0.1", "--port", str(port), "--temp-dir", str(base)),
+            *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)),
+            *("--ray-client-server-port", str(client), "--dashboard-agent-listen-port", str(agent)),
+        ]
+        with (base / "log").open("wb") as log:
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        started = Head(base, environment, f"http://127.0.0.1:{dashboard}", process)
+        try:
+            deadline = time.monotonic() + 120
+            while started.status(TOKEN) != 200:
+                assert process.poll() is None, (base / "log").read_text()
+                assert time.monotonic() < deadline, (base / "log").read_text()
+                time.sleep(0.2)
+            yield started
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
+            assert gone(base)
+
+
+def test_the_study_runs_as_a_job(head: Head, tmp_path: Path) -> None:
+    """`ray job submit -- cser-ray tune ...` ends with code 0, shows the table, and leaves every row."""
+    out = tmp_path / "study"
+    command = ["cser-ray", "tune", *STUDY.split(), "--evaluations", "2", "--out", str(out)]
+    done = head.ray("job", "submit", "--address", head.url, "--", *command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Test accuracy, %" in done.stdout
+    runs = read_runs(str(out))
+    assert set(runs["status"]) == {"FINISHED"}
+    assert runs.groupby(["rung", "method"]).size().to_dict() == {
+        ("virtual", "sgd"): 2,
+        ("virtual", "cser-pl"): 3,
+        ("distributed", "cser-pl"): 2,
+    }
+
+
+def test_a_job_that_fails_says_so(head: Head, tmp_path: Path) -> None:
+    """Its exit code reaches whoever submitted it."""
+    command = ["cser-ray", "tune", "--workers", "100", "--out", str(tmp_path / "study")]
+    done = head.ray("job", "submit", "--address", head.url, "--", *command)
+    assert done.returncode == 1
+    assert "Take at most 75 workers" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("token", "status"), [(TOKEN, 200), (TOKEN[::-1], 403), (None, 401)])
+def test_the_token_is_asked_for(head: Head, token: str | None, status: int) -> None:
+    """With it the jobs API answers; with another one, or none, it does not."""
+    assert head.status(token) == status
+
+
+def test_a_wrong_token_submits_nothing(head: Head, tmp_path: Path) -> None:
+    """`ray job submit` is refused, and nothing runs."""
+    mark = tmp_path / "ran"
+    done = head.ray("job", "submit", "--address", head.url, "--", "touch", str(mark), token=TOKEN[::-1])
+    assert done.returncode != 0
+    assert "403" in done.stdout + done.stderr or "token" in (done.stdout + done.stderr).lower()
+    assert not mark.exists()

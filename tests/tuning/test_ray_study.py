@@ -1,0 +1,250 @@
+"""Real studies through Ray Tune and Ray Train on local clusters: small, and of every kind of ending."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from cser_ray.cli import main
+from cser_ray.results import read_history, read_runs
+from cser_ray.train import cluster
+
+pytestmark = pytest.mark.ray
+
+TINY = "--methods sgd,no-sync,cser-pl,ef-sgd --ratios 4 --steps 16 --lrs .05 --repeats 2 --trials 2 --workers 2"
+FRAGILE = '''
+"""A task of one's own that has two accidents: one in the first trial of all, one in rank 1 of the first real trial."""
+import os
+import pathlib
+
+import torch.distributed as dist
+
+from cser_ray.tasks.digits import Digits
+
+
+def once(name):
+    try:
+        os.close(os.open(pathlib.Path(__file__).parent / name, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    raise RuntimeError(f"an accident in the {name} trial")
+
+
+class Fragile(Digits):
+    name = "fragile"
+
+    def model(self):
+        if not dist.is_initialized():
+            once("virtual")
+        elif dist.get_rank() == 1:
+            once("real")
+        return super().model()
+'''
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A local cluster of 2 CPUs in this process and a folder for results, short: socket paths have 107 characters."""
+    import ray
+
+    before = dict(os.environ)
+    base = Path(tempfile.mkdtemp(prefix="cr-"))
+    (base / "fragile.py").write_text(FRAGILE)
+    os.environ |= {"RAY_TMPDIR": str(base), "PYTHONPATH": str(base)}
+    os.environ.pop("RAY_ADDRESS", None)
+    sys.path.insert(0, str(base))
+    try:
+        assert not ray.is_initialized()
+        cluster.connect(num_cpus=2)
+        yield base
+    finally:
+        cluster.shutdown()
+        sys.path.remove(str(base))
+        os.environ.clear()
+        os.environ |= before
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def tune(out: Path, arguments: str) -> Result:
+    """`cser-ray tune` in this process, with its output."""
+    return CliRunner().invoke(main, ["tune", *shlex.split(arguments), "--evaluations", "2", "--out", str(out)])
+
+
+def csv(out: Path) -> str:
+    """The comparison as a table to compute with."""
+    return CliRunner().invoke(main, ["compare", str(out), "--format", "csv"]).output
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> tuple[Path, Result]:
+    """The tiny study with one configuration on real workers, and what it printed."""
+    out = folder / "study"
+    return out, tune(out, f"{TINY} --distributed 1")
+
+
+def test_the_study_ends_well(study: tuple[Path, Result]) -> None:
+    """Exit code 0, progress on the way, the table at the end, and the command to see it again."""
+    out, result = study
+    assert result.exit_code == 0, result.output
+    assert "runs 12/12" in result.output
+    assert "Test accuracy, %" in result.output
+    assert f"Results: {out}   (again: cser-ray compare {out}; every configuration: --all)" in result.output
+
+
+def test_the_rows_are_complete(study: tuple[Path, Result]) -> None:
+    """Every run has its row with every measurement, and its whole curve."""
+    runs = read_runs(str(study[0]))
+    assert runs.groupby(["method", "stage"]).size().to_dict() == {
+        ("sgd", "screen"): 2, ("no-sync", "screen"): 2, ("ef-sgd", "screen"): 2, ("ef-sgd", "repeat"): 1,
+        ("cser-pl", "screen"): 2, ("cser-pl", "repeat"): 1, ("cser-pl", "real"): 2,
+    }  # fmt: skip
+    assert set(runs["status"]) == {"FINISHED"}
+    measured = ["val_loss", "test_acc", "bytes_sent", "realised_ratio", "wall_s", "ended_at", "node", "ray_version"]
+    assert runs[measured].notna().all(axis=None)
+    history = read_history(str(study[0]))
+    assert history.groupby("run_id").size().to_dict() == dict.fromkeys(runs["run_id"], 2)
+
+
+def test_the_real_trial_is_close_to_its_virtual_twin(study: tuple[Path, Result]) -> None:
+    """Real processes over gloo reach the same losses and send the same bytes, repeat by repeat."""
+    runs = read_runs(str(study[0]))
+    real = runs[runs["rung"] == "distributed"]
+    assert (set(real["processes"]), set(real["backend"]), len(real)) == ({2}, {"gloo"}, 2)
+    same = ["method", "reset_interval", "reset_ratio", "lr", "repeat"]
+    twins = real.merge(runs[runs["rung"] == "virtual"], on=same, suffixes=("", "_virtual"))
+    assert len(twins) == 2
+    for name in ("val_loss", "test_loss", "train_loss", "consensus_distance"):
+        assert twins[name].to_list() == pytest.approx(twins[f"{name}_virtual"].to_list(), rel=1e-4)
+    for name in ("bytes_sent", "eval_bytes", "collectives", "n_params", "task_hash"):
+        assert twins[name].to_list() == twins[f"{name}_virtual"].to_list()
+
+
+def test_going_on_with_a_finished_folder_runs_nothing(study: tuple[Path, Result]) -> None:
+    """The same command again prints the same table and leaves every file as it is."""
+    out, first = study
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")}
+    again = tune(out, f"{TINY} --distributed 1")
+    assert again.exit_code == 0, again.output
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/*.parquet")} == before
+    assert again.stdout == first.stdout
+
+
+def test_equal_studies_give_equal_tables(study: tuple[Path, Result], folder: Path) -> None:
+    """The csv of another study with the same settings, in another folder and without real workers, is the same text."""
+    again = tune(folder / "again", f"{TINY} --distributed 0")
+    assert again.exit_code == 0, again.output
+    assert csv(folder / "again") == csv(study[0])
+
+
+def test_another_study_is_refused(study: tuple[Path, Result]) -> None:
+    """It says which setting differs, and the rows stay as they are."""
+    before = read_runs(str(study[0]))
+    result = tune(study[0], f"{TINY} --seed 1")
+    assert result.exit_code == 1
+    assert "holds another study: seed 0 there, 1 here; choose another --out" in result.output
+    pd.testing.assert_frame_equal(read_runs(str(study[0])), before)
+
+
+def test_more_workers_than_cpus(folder: Path) -> None:
+    """Said before the study starts, with what to change; the folder stays free, so that the change is not refused."""
+    out = folder / "wide"
+    result = tune(out, "--methods sgd --workers 3 --cpus-per-worker 1")
+    assert result.exit_code == 1
+    assert "3 real workers of 1 CPU each need 3 CPUs, the cluster has 2. Take --workers 2, or" in result.output
+    assert not out.exists()
+
+
+def test_an_accident_fails_its_trial_and_the_study_goes_on(folder: Path) -> None:
+    """Its traceback is in its rows, the rest is finished, the exit code is 1; the same command tries it again."""
+    out = folder / "fragile"
+    settings = (
+        "--task fragile:Fragile --methods sgd,cser-pl --ratios 4 --steps 16 --lrs .05 --repeats 1 --workers 2 "
+        "--max-concurrent 1 --distributed 1"
+    )
+    first = tune(out, settings)
+    assert first.exit_code == 1, first.output
+    assert "failed: sgd-1-c0-screen" in first.output
+    assert "failed: cser-pl-4-c0-real" in first.output
+    assert "1 of 3 runs have a result; go on with:\n  cser-ray" in first.output
+    runs = read_runs(str(out)).set_index("trial_id")
+    assert runs["status"].to_dict() == {
+        "sgd-1-c0-screen": "ERROR", "cser-pl-4-c0-screen": "FINISHED", "cser-pl-4-c0-real": "ERROR",
+    }  # fmt: skip
+    for name, accident in {"sgd-1-c0-screen": "virtual", "cser-pl-4-c0-real": "real"}.items():
+        error = runs.loc[name, "error"]
+        assert f"RuntimeError: an accident in the {accident} trial" in error
+        assert "Traceback" in error
+        assert "fragile.py" in error
+    second = tune(out, settings)
+    assert second.exit_code == 0, second.output
+    runs = read_runs(str(out))
+    assert set(runs["status"]) == {"FINISHED"}
+    assert runs.set_index("trial_id")["attempt"].to_dict() == {
+        "sgd-1-c0-screen": 1, "cser-pl-4-c0-screen": 0, "cser-pl-4-c0-real": 1,
+    }  # fmt: skip
+
+
+def test_asha_stops_what_lags_behind(folder: Path) -> None:
+    """It ends well; a stopped run is marked, keeps what it had reached, and is not compared."""
+    out = folder / "asha"
+    settings = "--methods sgd,ef-sgd --ratios 1024 --steps 32 --lrs .05 --repeats 2 --workers 2 --distributed 0"
+    result = tune(out, f"{settings} --scheduler asha --max-concurrent 1")
+    assert result.exit_code == 0, result.output
+    runs = read_runs(str(out))
+    assert runs.groupby("method")["status"].unique().str[0].to_dict() == {"sgd": "FINISHED", "ef-sgd": "STOPPED"}
+    stopped = runs[runs["status"] == "STOPPED"]
+    assert stopped["error"].to_list() == ["stopped early by the scheduler"] * 2
+    assert stopped["steps_done"].to_list() == [16, 16]
+    assert stopped["val_loss"].notna().all()
+    assert "ef-sgd" not in csv(out)
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> None:
+    """Exit code 130; the command that it prints finishes the study."""
+    base = Path(tempfile.mkdtemp(prefix="cr-"))  # short: socket paths have 107 characters
+    program = Path(sys.executable).with_name("cser-ray")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    environment |= {"RAY_TMPDIR": str(base), "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    out = tmp_path / "out"
+    settings = "--methods sgd,no-sync,csea --ratios 4 --steps 2000 --lrs .05 --repeats 1 --workers 4 --distributed 0"
+    command = [str(program), "tune", *settings.split(), "--max-concurrent", "1", "--out", str(out)]
+
+    def statuses() -> list[str]:
+        return sorted(read_runs(str(out))["status"]) if (out / "trials").exists() else []
+
+    try:
+        # Ctrl-C in a terminal reaches every process of the group, Ray's among them
+        with subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, process_group=0) as tuning:
+            try:
+                deadline = time.monotonic() + 120
+                while "FINISHED" not in statuses():
+                    assert time.monotonic() < deadline
+                    assert tuning.poll() is None
+                    time.sleep(0.05)
+                os.killpg(tuning.pid, signal.SIGINT)
+                _, said = tuning.communicate(timeout=60)
+            finally:
+                tuning.kill()
+        assert tuning.returncode == 130, said
+        kept = statuses()
+        assert 1 <= kept.count("FINISHED") < 3
+        assert f"What is finished is kept in {out}; go on with:" in said
+        printed = said.strip().splitlines()[-1].strip()
+        assert printed == shlex.join(["cser-ray", *command[1:]])
+        finished = read_runs(str(out)).query("status == 'FINISHED'")
+        subprocess.run(printed, shell=True, env=environment, check=True, capture_output=True, timeout=120)
+        assert statuses() == ["FINISHED"] * 3
+        after = read_runs(str(out)).set_index("run_id").loc[finished["run_id"]]
+        assert after["ended_at"].to_list() == finished["ended_at"].to_list()
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
