@@ -88,7 +88,9 @@ def main() -> int:
                         flush=True,
                     )
     if rank == 0:
-        print(f"{dist.get_backend()} on {world} x {torch.cuda.get_device_name() if gpu else 'cpu'}, torch {torch.__version__}")
+        print(
+            f"{dist.get_backend()} on {world} x {torch.cuda.get_device_name() if gpu else 'cpu'}, torch {torch.__version__}"
+        )
     dist.barrier()
     dist.destroy_process_group()
     return int(failed > 0)

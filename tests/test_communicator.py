@@ -206,7 +206,7 @@ def test_a_lost_process_is_an_error() -> None:
             os._exit(3)
         dist.barrier()
 
-    with pytest.raises(RuntimeError, match="(?i)rank [01]"):
+    with pytest.raises(RuntimeError, match=r"(?i)rank [01]"):
         run_processes(2, work)
 
 

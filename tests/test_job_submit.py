@@ -90,7 +90,7 @@ def head() -> Iterator[Head]:
                 time.sleep(0.2)
             yield started
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)  # SIGTERM would first drain the node for up to 30 s
             process.wait(timeout=60)
             assert gone(base)
 

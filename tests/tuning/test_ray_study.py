@@ -2,11 +2,9 @@
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ from click.testing import CliRunner, Result
 from cser_ray.cli import main
 from cser_ray.results import read_history, read_runs
 from cser_ray.train import cluster
+from tests.ray_session import gone, session
 
 pytestmark = pytest.mark.ray
 
@@ -54,25 +53,26 @@ class Fragile(Digits):
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A local cluster of 2 CPUs in this process and a folder for results, short: socket paths have 107 characters."""
+    """A local cluster of 2 CPUs, joined by this process, and a folder for its results and its users' modules."""
     import ray
 
     before = dict(os.environ)
-    base = Path(tempfile.mkdtemp(prefix="cr-"))
-    (base / "fragile.py").write_text(FRAGILE)
-    os.environ |= {"RAY_TMPDIR": str(base), "PYTHONPATH": str(base)}
-    os.environ.pop("RAY_ADDRESS", None)
-    sys.path.insert(0, str(base))
-    try:
-        assert not ray.is_initialized()
-        cluster.connect(num_cpus=2)
-        yield base
-    finally:
-        cluster.shutdown()
-        sys.path.remove(str(base))
-        os.environ.clear()
-        os.environ |= before
-        shutil.rmtree(base, ignore_errors=True)
+    with session() as (base, environment):
+        (base / "fragile.py").write_text(FRAGILE)
+        # not HOME: this process may have read a token there before, and keeps it
+        os.environ |= {"RAY_TMPDIR": environment["RAY_TMPDIR"], "PYTHONPATH": str(base)}
+        os.environ.pop("RAY_ADDRESS", None)
+        sys.path.insert(0, str(base))
+        try:
+            assert not ray.is_initialized()
+            cluster.connect(num_cpus=2)
+            yield base
+        finally:
+            cluster.shutdown()
+            sys.path.remove(str(base))
+            os.environ.clear()
+            os.environ |= before
+            assert gone(base)
 
 
 def tune(out: Path, arguments: str) -> Result:
@@ -211,18 +211,14 @@ def test_asha_stops_what_lags_behind(folder: Path) -> None:
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> None:
     """Exit code 130; the command that it prints finishes the study."""
-    base = Path(tempfile.mkdtemp(prefix="cr-"))  # short: socket paths have 107 characters
-    program = Path(sys.executable).with_name("cser-ray")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    environment |= {"RAY_TMPDIR": str(base), "PATH": f"{program.parent}:{os.environ['PATH']}"}
     out = tmp_path / "out"
     settings = "--methods sgd,no-sync,csea --ratios 4 --steps 2000 --lrs .05 --repeats 1 --workers 4 --distributed 0"
-    command = [str(program), "tune", *settings.split(), "--max-concurrent", "1", "--out", str(out)]
+    command = ["cser-ray", "tune", *settings.split(), "--max-concurrent", "1", "--out", str(out)]
 
     def statuses() -> list[str]:
         return sorted(read_runs(str(out))["status"]) if (out / "trials").exists() else []
 
-    try:
+    with session() as (base, environment):
         # Ctrl-C in a terminal reaches every process of the group, Ray's among them
         with subprocess.Popen(command, env=environment, text=True, stderr=subprocess.PIPE, process_group=0) as tuning:
             try:
@@ -236,15 +232,14 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> 
             finally:
                 tuning.kill()
         assert tuning.returncode == 130, said
-        kept = statuses()
-        assert 1 <= kept.count("FINISHED") < 3
+        assert gone(base)
+        finished = read_runs(str(out)).query("status == 'FINISHED'")
+        assert 1 <= len(finished) < 3
         assert f"What is finished is kept in {out}; go on with:" in said
         printed = said.strip().splitlines()[-1].strip()
-        assert printed == shlex.join(["cser-ray", *command[1:]])
-        finished = read_runs(str(out)).query("status == 'FINISHED'")
+        assert printed == shlex.join(command)
         subprocess.run(printed, shell=True, env=environment, check=True, capture_output=True, timeout=120)
         assert statuses() == ["FINISHED"] * 3
         after = read_runs(str(out)).set_index("run_id").loc[finished["run_id"]]
         assert after["ended_at"].to_list() == finished["ended_at"].to_list()
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+        assert gone(base)
