@@ -111,14 +111,6 @@ def test_the_study_runs_as_a_job(head: Head, tmp_path: Path) -> None:
     }
 
 
-def test_a_job_that_fails_says_so(head: Head, tmp_path: Path) -> None:
-    """Its exit code reaches whoever submitted it."""
-    command = ["cser-ray", "tune", "--workers", "100", "--out", str(tmp_path / "study")]
-    done = head.ray("job", "submit", "--address", head.url, "--", *command)
-    assert done.returncode == 1
-    assert "Take at most 75 workers" in done.stdout + done.stderr
-
-
 @pytest.mark.parametrize(("token", "status"), [(TOKEN, 200), (TOKEN[::-1], 403), (None, 401)])
 def test_the_token_is_asked_for(head: Head, token: str | None, status: int) -> None:
     """With it the jobs API answers; with another one, or none, it does not."""

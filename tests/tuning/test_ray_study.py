@@ -20,7 +20,10 @@ from tests.ray_session import gone, session
 
 pytestmark = pytest.mark.ray
 
-TINY = "--methods sgd,no-sync,cser-pl,ef-sgd --ratios 4 --steps 16 --lrs .05 --repeats 2 --trials 2 --workers 2"
+TINY = (
+    "--task fragile:Fragile --methods sgd,no-sync,cser-pl,ef-sgd --ratios 4 --steps 16 --lrs .05 --repeats 2 --trials 2 "
+    "--workers 2 --max-concurrent 1"
+)
 FRAGILE = '''
 """A task of one's own that has two accidents: one in the first trial of all, one in rank 1 of the first real trial."""
 import os
@@ -86,19 +89,56 @@ def csv(out: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def study(folder: Path) -> tuple[Path, Result]:
-    """The tiny study with one configuration on real workers, and what it printed."""
-    out = folder / "study"
-    return out, tune(out, f"{TINY} --distributed 1")
+def accident(folder: Path) -> tuple[Result, pd.DataFrame]:
+    """The tiny study, one configuration of it on real workers, with its accidents: what it printed, and its runs."""
+    return tune(folder / "study", f"{TINY} --distributed 1"), read_runs(str(folder / "study"))
 
 
-def test_the_study_ends_well(study: tuple[Path, Result]) -> None:
+@pytest.fixture(scope="module")
+def study(folder: Path, accident: object) -> tuple[Path, Result]:
+    """The same command again, which finishes the study: its folder, and what it printed."""
+    return folder / "study", tune(folder / "study", f"{TINY} --distributed 1")
+
+
+def test_an_accident_fails_its_trial_and_the_study_goes_on(accident: tuple[Result, pd.DataFrame]) -> None:
+    """The rest is finished; exit code 1, the failed trials by name, and how to go on."""
+    result, runs = accident
+    assert result.exit_code == 1, result.output
+    assert "failed: sgd-1-c0-screen" in result.output
+    assert "failed: cser-pl-4-c0-real" in result.output
+    assert "8 of 12 runs have a result; go on with:\n  cser-ray" in result.output
+    failed = set(runs.loc[runs["status"] == "ERROR", "trial_id"])
+    assert failed == {"sgd-1-c0-screen", "cser-pl-4-c0-real"}
+    assert (runs["status"] == "FINISHED").sum() == 8
+
+
+@pytest.mark.parametrize(("trial", "name"), [("sgd-1-c0-screen", "virtual"), ("cser-pl-4-c0-real", "real")])
+def test_the_traceback_is_in_the_rows(accident: tuple[Result, pd.DataFrame], trial: str, name: str) -> None:
+    """Of each run of the failed trial, also where it happened on one real worker while the other waited."""
+    errors = accident[1].query("trial_id == @trial")["error"].to_list()
+    assert len(errors) == 2
+    for error in errors:
+        assert f"RuntimeError: an accident in the {name} trial" in error
+        assert "Traceback" in error
+        assert "fragile.py" in error
+
+
+def test_the_same_command_finishes_the_study(study: tuple[Path, Result]) -> None:
     """Exit code 0, progress on the way, the table at the end, and the command to see it again."""
     out, result = study
     assert result.exit_code == 0, result.output
     assert "runs 12/12" in result.output
     assert "Test accuracy, %" in result.output
     assert f"Results: {out}   (again: cser-ray compare {out}; every configuration: --all)" in result.output
+
+
+def test_only_what_failed_was_tried_again(study: tuple[Path, Result]) -> None:
+    """As a further attempt; what was finished stands."""
+    runs = read_runs(str(study[0]))
+    assert set(runs["status"]) == {"FINISHED"}
+    again = set(runs.loc[runs["attempt"] == 1, "trial_id"])
+    assert again == {"sgd-1-c0-screen", "cser-pl-4-c0-real"}
+    assert set(runs["attempt"]) == {0, 1}
 
 
 def test_the_rows_are_complete(study: tuple[Path, Result]) -> None:
@@ -164,36 +204,6 @@ def test_more_workers_than_cpus(folder: Path) -> None:
     assert not out.exists()
 
 
-def test_an_accident_fails_its_trial_and_the_study_goes_on(folder: Path) -> None:
-    """Its traceback is in its rows, the rest is finished, the exit code is 1; the same command tries it again."""
-    out = folder / "fragile"
-    settings = (
-        "--task fragile:Fragile --methods sgd,cser-pl --ratios 4 --steps 16 --lrs .05 --repeats 1 --workers 2 "
-        "--max-concurrent 1 --distributed 1"
-    )
-    first = tune(out, settings)
-    assert first.exit_code == 1, first.output
-    assert "failed: sgd-1-c0-screen" in first.output
-    assert "failed: cser-pl-4-c0-real" in first.output
-    assert "1 of 3 runs have a result; go on with:\n  cser-ray" in first.output
-    runs = read_runs(str(out)).set_index("trial_id")
-    assert runs["status"].to_dict() == {
-        "sgd-1-c0-screen": "ERROR", "cser-pl-4-c0-screen": "FINISHED", "cser-pl-4-c0-real": "ERROR",
-    }  # fmt: skip
-    for name, accident in {"sgd-1-c0-screen": "virtual", "cser-pl-4-c0-real": "real"}.items():
-        error = runs.loc[name, "error"]
-        assert f"RuntimeError: an accident in the {accident} trial" in error
-        assert "Traceback" in error
-        assert "fragile.py" in error
-    second = tune(out, settings)
-    assert second.exit_code == 0, second.output
-    runs = read_runs(str(out))
-    assert set(runs["status"]) == {"FINISHED"}
-    assert runs.set_index("trial_id")["attempt"].to_dict() == {
-        "sgd-1-c0-screen": 1, "cser-pl-4-c0-screen": 0, "cser-pl-4-c0-real": 1,
-    }  # fmt: skip
-
-
 def test_asha_stops_what_lags_behind(folder: Path) -> None:
     """It ends well; a stopped run is marked, keeps what it had reached, and is not compared."""
     out = folder / "asha"
@@ -209,9 +219,9 @@ def test_asha_stops_what_lags_behind(folder: Path) -> None:
     assert "ef-sgd" not in csv(out)
 
 
-def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(folder: Path) -> None:
     """Exit code 130; the command that it prints finishes the study."""
-    out = tmp_path / "out"
+    out = folder / "interrupted"
     settings = "--methods sgd,no-sync,csea --ratios 4 --steps 2000 --lrs .05 --repeats 1 --workers 4 --distributed 0"
     command = ["cser-ray", "tune", *settings.split(), "--max-concurrent", "1", "--out", str(out)]
 
@@ -238,8 +248,8 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path) -> 
         assert f"What is finished is kept in {out}; go on with:" in said
         printed = said.strip().splitlines()[-1].strip()
         assert printed == shlex.join(command)
-        subprocess.run(printed, shell=True, env=environment, check=True, capture_output=True, timeout=120)
-        assert statuses() == ["FINISHED"] * 3
-        after = read_runs(str(out)).set_index("run_id").loc[finished["run_id"]]
-        assert after["ended_at"].to_list() == finished["ended_at"].to_list()
-        assert gone(base)
+    # the command, though on the cluster that is there already
+    assert CliRunner().invoke(main, shlex.split(printed)[1:]).exit_code == 0
+    assert statuses() == ["FINISHED"] * 3
+    after = read_runs(str(out)).set_index("run_id").loc[finished["run_id"]]
+    assert after["ended_at"].to_list() == finished["ended_at"].to_list()
