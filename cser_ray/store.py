@@ -79,19 +79,23 @@ class Store:
         """
         if not isinstance(study.get("fingerprint"), Mapping):
             raise ValueError('a study needs a mapping "fingerprint" of the settings that tell it from others')
-        names = [entry.base_name for entry in self.folder.entries()]
-        if "study.json" in names:
-            check_same_study(self.read_study().get("fingerprint", {}), study["fingerprint"], self.uri)
-        elif names:
-            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise ValueError(
-                f"{self.uri} is no results folder: it has no study.json but {some}; choose another --out, or empty it"
-            )
+        self.check_study(study["fingerprint"])
         document = {**jsonable(study), "schema_version": SCHEMA_VERSION}
         self.folder.make()
         self.folder.write("study.json", json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode())
         self.folder.make("trials")
         self.folder.make("history")
+
+    def check_study(self, fingerprint: Mapping[str, Any]) -> None:
+        """Raise what `write_study` would raise for this fingerprint, and write nothing."""
+        names = [entry.base_name for entry in self.folder.entries()]
+        if "study.json" in names:
+            check_same_study(self.read_study().get("fingerprint", {}), fingerprint, self.uri)
+        elif names:
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise ValueError(
+                f"{self.uri} is no results folder: it has no study.json but {some}; choose another --out, or empty it"
+            )
 
     def read_study(self) -> dict[str, Any]:
         """The folder's study.json; infinities stand as "inf". Raises FileNotFoundError where there is none."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cser_ray.results import read_runs
-from cser_ray.store import Store, check_same_study
+from cser_ray.store import Store
 from cser_ray.train import cluster
 from tuning.study import Study, Trial
 from tuning.trial import git_sha, run_trial, to_config
@@ -70,15 +70,6 @@ def check_data(study: Study) -> None:
     Shards(len(task.splits().train), study.workers, study.batch_size, (0,), range(0))
 
 
-def check_folder(study: Study, store: Store) -> None:
-    """Raise ValueError where the folder holds another study; it is not written yet, nor made."""
-    try:
-        there = store.read_study()
-    except FileNotFoundError:
-        return
-    check_same_study(there.get("fingerprint", {}), study.fingerprint(), store.uri)
-
-
 def run_study(
     study: Study,
     out: str,
@@ -94,7 +85,7 @@ def run_study(
     """
     check_data(study)
     store = Store(out)
-    check_folder(study, store)
+    store.check_study(study.fingerprint())
     cluster.connect()
     capacity = cluster.capacity()
     check_resources(study, capacity["CPU"], cpus_per_worker)
