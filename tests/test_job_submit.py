@@ -96,10 +96,14 @@ def head() -> Iterator[Head]:
 
 
 def test_the_study_runs_as_a_job(head: Head, tmp_path: Path) -> None:
-    """`ray job submit -- cser-ray tune ...` ends with code 0, shows the table, and leaves every row."""
+    """`ray job submit -- cser-ray tune ...` ends with code 0, shows the table, and leaves every row.
+
+    Also where the job sets variables that we set too.
+    """
     out = tmp_path / "study"
     command = ["cser-ray", "tune", *STUDY.split(), "--evaluations", "2", "--out", str(out)]
-    done = head.ray("job", "submit", "--address", head.url, "--", *command)
+    ours = '{"env_vars": {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1", "OMP_NUM_THREADS": "1"}}'
+    done = head.ray("job", "submit", "--address", head.url, "--runtime-env-json", ours, "--", *command)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Test accuracy, %" in done.stdout
     runs = read_runs(str(out))

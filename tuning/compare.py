@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cser_ray.structure import number
-from tuning.cells import cell_of, configuration_row, reference_lines, twins_of
+from tuning.cells import cell_of, configuration_row, reference_lines, twins_of, zero_of_value
 from tuning.comparison import Cell, Comparison, ConfigurationRow, Reference, Verdict
 from tuning.fairness import found_problems
 from tuning.render import render
@@ -51,7 +51,8 @@ def compare(runs: "pd.DataFrame", select: str = "val-loss") -> Comparison:
     verdicts = _verdicts(cells, floor, sgd, equal=not problems)
     winners = {(v.winner, v.ratio) for v in verdicts}
     cells = [replace(cell, winner=(cell.method, cell.ratio) in winners) for cell in cells]
-    gap = _gap(sgd, floor)
+    zero = zero_of_value(lines)
+    gap = _gap(sgd, zero)
     shows = None if gap is None else gap >= VALUE_STD and not _as_good(floor, sgd)
     twins, left_out = twins_of(rows, choices)
     first = done[0]
@@ -70,7 +71,7 @@ def compare(runs: "pd.DataFrame", select: str = "val-loss") -> Comparison:
         gap_in_std=gap,
         shows_value=shows,
         advice=tuple(_overall(verdicts, shows)),
-        notes=(*_notes(sgd, floor, gap), *left_out),
+        notes=(*_notes(sgd, floor, zero, gap), *left_out),
         problems=tuple(problems),
     )
 
@@ -130,12 +131,12 @@ def _overall(verdicts: list[Verdict], shows: bool | None) -> Iterable[str]:
         )
 
 
-def _notes(sgd: Reference | None, floor: Reference | None, gap: float | None) -> Iterable[str]:
+def _notes(sgd: Reference | None, floor: Reference | None, zero: Reference | None, gap: float | None) -> Iterable[str]:
     if sgd is None:
         yield "sgd was not run: what compression costs is not known."
     if floor is None:
         yield "no-sync was not run: what communication is worth is not known, nor which method is under the floor."
-    if sgd is None or floor is None:
+    if sgd is None or floor is None or zero is None:
         return
     if gap is None:
         yield (
@@ -143,7 +144,7 @@ def _notes(sgd: Reference | None, floor: Reference | None, gap: float | None) ->
             "converged, on 2 repeats or more."
         )
     elif gap <= 0:
-        yield f"This task can show stability, not value: {floor.name} has no greater test loss than sgd."
+        yield f"This task can show stability, not value: {zero.name} has no greater test loss than sgd."
     elif gap < VALUE_STD:
         yield (
             f"This task can show stability, not value: from sgd to the floor the test loss grows by {gap:.1f} standard "
@@ -151,17 +152,20 @@ def _notes(sgd: Reference | None, floor: Reference | None, gap: float | None) ->
         )
     elif _as_good(floor, sgd):
         yield f"This task can show stability, not value: {floor.name} is as accurate as sgd."
-    yield f"The floor is {floor.name}, whose test loss is the lowest of no-sync's three lines; it is the zero of value."
+    yield (
+        f"The floor is {floor.name}, the most accurate of no-sync's three lines. Value retained is in test loss; its zero "
+        f"is {zero.name}, the lowest of the three."
+    )
 
 
-def _gap(sgd: Reference | None, floor: Reference | None) -> float | None:
-    """(floor - sgd) / standard deviation of a repeat, pooled over the two, in test loss."""
-    if sgd is None or floor is None or sgd.test_loss is None or floor.test_loss is None:
+def _gap(sgd: Reference | None, zero: Reference | None) -> float | None:
+    """(zero of value - sgd) / standard deviation of a repeat, pooled over the two, in test loss."""
+    if sgd is None or zero is None or sgd.test_loss is None or zero.test_loss is None:
         return None
-    if sgd.test_loss_std is None or floor.test_loss_std is None:
+    if sgd.test_loss_std is None or zero.test_loss_std is None:
         return None
-    std = math.sqrt((sgd.test_loss_std**2 + floor.test_loss_std**2) / 2)
-    gap = floor.test_loss - sgd.test_loss
+    std = math.sqrt((sgd.test_loss_std**2 + zero.test_loss_std**2) / 2)
+    gap = zero.test_loss - sgd.test_loss
     return gap / std if std else math.copysign(math.inf, gap)
 
 

@@ -23,7 +23,7 @@ class Cell:
     test_loss: float | None
     test_loss_std: float | None
     value_retained: float | None
-    """(floor - method) / (floor - sgd) in test loss."""
+    """(zero - method) / (zero - sgd) in test loss, zero being the lowest of no-sync's three lines."""
     under_floor: bool
     winner: bool
     reset_interval: int | None
@@ -56,7 +56,7 @@ class Reference:
 
     name: str
     is_floor: bool
-    """Whether it is the best of the three lines without communication, by test loss."""
+    """Whether it is the most accurate of the three lines without communication."""
     repeats: tuple[int, ...]
     test_accs: tuple[float | None, ...]
     test_acc: float | None

@@ -15,7 +15,7 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "OMP_NUM_THREADS": "1",
 }
-"""Set in every worker process."""
+"""Set in every worker process, unless the user has set it otherwise."""
 
 
 def pin_address() -> None:
@@ -33,6 +33,8 @@ def connect(num_cpus: int | None = None) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables; ours take their place
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")  # a job may set some of the same variables: no conflict
+    environment = {name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()}
     for name, value in ENVIRONMENT.items():
         if name.startswith("RAY_"):
             os.environ.setdefault(name, value)  # Train's timing variables travel from here to controllers and workers
@@ -40,7 +42,7 @@ def connect(num_cpus: int | None = None) -> None:
 
     if ray.is_initialized():
         return
-    runtime_env: dict[str, Any] = {"env_vars": dict(ENVIRONMENT)}
+    runtime_env: dict[str, Any] = {"env_vars": environment}
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if address := os.environ.get("RAY_ADDRESS"):
         runtime_env["env_vars"]["RAY_ADDRESS"] = address

@@ -33,6 +33,16 @@ def test_a_worker_keeps_its_shard() -> None:
     assert torch.equal(first.sort(1).values, second.sort(1).values)
 
 
+def test_workers_shuffle_apart() -> None:
+    """No two go through their shards in the same order of places."""
+    of = shards()
+    places = [
+        tuple(own.tolist().index(sample) for sample in seen.tolist())
+        for own, seen in zip(of.calibration(25), one_pass(of), strict=True)
+    ]
+    assert len(set(places)) == 4
+
+
 def test_a_pass_drops_what_fills_no_batch() -> None:
     """A shard of 25 holds 3 batches of 7; a pass over it is 3 steps long."""
     of = shards(batch=7)

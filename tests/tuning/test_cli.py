@@ -10,7 +10,9 @@ from click.testing import CliRunner, Result
 from cser_ray.budget import METHOD_BUDGETS
 from cser_ray.cli import _settings, main
 from cser_ray.results import read_history, read_runs
+from cser_ray.store import Store
 from cser_ray.tasks import TASKS
+from tuning.study import Study
 
 
 def cli(*arguments: str) -> Result:
@@ -162,10 +164,16 @@ def test_tune_refuses_a_folder_of_something_else(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_tune_refuses_a_file_for_a_folder(tmp_path: Path) -> None:
-    """In a sentence."""
-    (tmp_path / "file").write_text("")
-    assert "Not a directory" in error_of("tune", "--out", str(tmp_path / "file" / "out"))
+def test_tune_refuses_a_folder_of_another_study(tmp_path: Path) -> None:
+    """It says which settings differ, starts no cluster, and leaves the folder as it is."""
+    import ray
+
+    out = str(tmp_path / "out")
+    Store(out).write_study({"fingerprint": Study(seed=1).fingerprint()})
+    said = error_of("tune", "--repeats", "2", "--out", out)
+    assert "holds another study: repeats 3 there, 2 here; seed 1 there, 0 here; choose another --out" in said
+    assert not ray.is_initialized()
+    assert Store(out).read_study()["fingerprint"]["seed"] == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------- train
@@ -194,6 +202,12 @@ def test_tune_refuses_a_file_for_a_folder(tmp_path: Path) -> None:
 def test_train_refuses_what_is_off_budget(arguments: str, message: str) -> None:
     """A ratio that cannot be met names the nearest that can; a knob that would be ignored is an error."""
     assert message in error_of("train", *arguments.split())
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    """What the file system refuses is a sentence too."""
+    (tmp_path / "file").write_text("")
+    assert "Not a directory" in error_of("train", "--out", str(tmp_path / "file" / "out"))
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_partial_divergence_is_counted_and_wins_nothing() -> None:
     ],
 )
 def test_the_floor_is_the_best_of_three(worker: float, ensemble: float, name: str, accuracy: float) -> None:
-    """Averaged model, single worker and ensemble: the one with the lowest test loss is the floor."""
+    """Averaged model, single worker and ensemble: the most accurate is the floor."""
     no_sync = grid("no-sync", [41.5, 42.0, 42.5], test_acc_worker=worker, test_acc_ensemble=ensemble)
     (floor,) = [line for line in compare(frame(SGD, no_sync, local_sgd())).references if line.is_floor]
     assert (floor.name, floor.test_acc) == (name, accuracy)
