@@ -6,7 +6,7 @@ folder therefore goes on where a killed one stopped. Every method gets the same 
   screen   each candidate once. A candidate is a structure (H, R_C1, R_C2) with the study's learning rates; a method that
            has no structure to search spends the same number of runs on further learning rates.
   repeat   the candidate with the best validation loss gets the other repeats.
-  real     the chosen configuration once more, on real Ray Train workers, to stand beside its virtual twin.
+  real     the first repeat of the chosen configuration once more, on real Ray Train workers, to stand beside its virtual twin.
 """
 
 import itertools
@@ -160,7 +160,7 @@ class Study:
             total += sum(len(trial.runs) for trial in trials)
             if len(trials) > 1:
                 total += len(trials[0].runs) * (self.repeats - 1)
-        return total + len(self._real_cells()) * self.repeats
+        return total + len(self._real_cells())
 
     def _real_cells(self) -> list[tuple[str, float]]:
         """The cells that run again on real workers: few messages first, and a middle ratio, where there is a choice."""
@@ -214,7 +214,7 @@ class Study:
         if choice is None:
             return None
         structure = choice.configuration.structure or Structure()
-        return self.trial(method, ratio, structure, [choice.configuration.lr], range(self.repeats), 0, "real")
+        return self.trial(method, ratio, structure, [choice.configuration.lr], range(1), 0, "real")
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def test_an_accident_fails_its_trial_and_the_study_goes_on(accident: tuple[Resul
     assert result.exit_code == 1, result.output
     assert "failed: sgd-1-c0-screen" in result.output
     assert "failed: cser-pl-4-c0-real" in result.output
-    assert "8 of 12 runs have a result; go on with:\n  cser-ray" in result.output
+    assert "8 of 11 runs have a result; go on with:\n  cser-ray" in result.output
     failed = set(runs.loc[runs["status"] == "ERROR", "trial_id"])
     assert failed == {"sgd-1-c0-screen", "cser-pl-4-c0-real"}
     assert (runs["status"] == "FINISHED").sum() == 8
@@ -116,7 +116,7 @@ def test_an_accident_fails_its_trial_and_the_study_goes_on(accident: tuple[Resul
 def test_the_traceback_is_in_the_rows(accident: tuple[Result, pd.DataFrame], trial: str, name: str) -> None:
     """Of each run of the failed trial, also where it happened on one real worker while the other waited."""
     errors = accident[1].query("trial_id == @trial")["error"].to_list()
-    assert len(errors) == 2
+    assert len(errors) == (2 if name == "virtual" else 1)
     for error in errors:
         assert f"RuntimeError: an accident in the {name} trial" in error
         assert "Traceback" in error
@@ -127,7 +127,7 @@ def test_the_same_command_finishes_the_study(study: tuple[Path, Result]) -> None
     """Exit code 0, progress on the way, the table at the end, and the command to see it again."""
     out, result = study
     assert result.exit_code == 0, result.output
-    assert "runs 12/12" in result.output
+    assert "runs 11/11" in result.output
     assert "Test accuracy, %" in result.output
     assert f"Results: {out}   (again: cser-ray compare {out}; every configuration: --all)" in result.output
 
@@ -146,7 +146,7 @@ def test_the_rows_are_complete(study: tuple[Path, Result]) -> None:
     runs = read_runs(str(study[0]))
     assert runs.groupby(["method", "stage"]).size().to_dict() == {
         ("sgd", "screen"): 2, ("no-sync", "screen"): 2, ("ef-sgd", "screen"): 2, ("ef-sgd", "repeat"): 1,
-        ("cser-pl", "screen"): 2, ("cser-pl", "repeat"): 1, ("cser-pl", "real"): 2,
+        ("cser-pl", "screen"): 2, ("cser-pl", "repeat"): 1, ("cser-pl", "real"): 1,
     }  # fmt: skip
     assert set(runs["status"]) == {"FINISHED"}
     measured = ["val_loss", "test_acc", "bytes_sent", "realised_ratio", "wall_s", "ended_at", "node", "ray_version"]
@@ -159,10 +159,10 @@ def test_the_real_trial_is_close_to_its_virtual_twin(study: tuple[Path, Result])
     """Real processes over gloo reach the same losses and send the same bytes, repeat by repeat."""
     runs = read_runs(str(study[0]))
     real = runs[runs["rung"] == "distributed"]
-    assert (set(real["processes"]), set(real["backend"]), len(real)) == ({2}, {"gloo"}, 2)
+    assert (set(real["processes"]), set(real["backend"]), len(real)) == ({2}, {"gloo"}, 1)
     same = ["method", "reset_interval", "reset_ratio", "lr", "repeat"]
     twins = real.merge(runs[runs["rung"] == "virtual"], on=same, suffixes=("", "_virtual"))
-    assert len(twins) == 2
+    assert len(twins) == 1
     for name in ("val_loss", "test_loss", "train_loss", "consensus_distance"):
         assert twins[name].to_list() == pytest.approx(twins[f"{name}_virtual"].to_list(), rel=1e-4)
     for name in ("bytes_sent", "eval_bytes", "collectives", "n_params", "task_hash"):
