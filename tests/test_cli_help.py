@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cser_ray import cli
+from cser_ray import cli, options
 from cser_ray.compressors.grbs import ORDERS
 from cser_ray.optimizers import OPTIMIZERS
 from cser_ray.tasks import TASKS
@@ -34,8 +34,8 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
 @pytest.mark.parametrize("command", COMMANDS[1:], ids=lambda command: command[0])
 def test_every_option_says_what_it_is(command: list[str]) -> None:
     """No option of a command stands in the help without a word or a default that explains it."""
-    options = [p for p in cli.main.commands[command[0]].params if isinstance(p, click.Option)]
-    assert [option.name for option in options if not option.help and not option.show_default] == []
+    params = [p for p in cli.main.commands[command[0]].params if isinstance(p, click.Option)]
+    assert [option.name for option in params if not option.help and not option.show_default] == []
 
 
 @pytest.mark.parametrize(("command", "table"), [("tasks", TASKS), ("methods", OPTIMIZERS)])
@@ -47,9 +47,9 @@ def test_lists_have_the_name_first_and_are_whole(command: str, table: dict[str, 
 
 
 def test_options_offer_what_the_tables_hold() -> None:
-    """Block orders and schedules stand in cli.py in so many words, to spare --help the import: they are the tables'."""
-    assert tuple(ORDERS) == cli.ORDERS
-    assert tuple(SCHEDULES) == cli.SCHEDULES
+    """Block orders and schedules stand in options.py in so many words, to spare --help the import: they are the tables'."""
+    assert tuple(ORDERS) == options.ORDERS
+    assert tuple(SCHEDULES) == options.SCHEDULES
 
 
 @pytest.mark.parametrize(

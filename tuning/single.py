@@ -1,5 +1,6 @@
 """One run by itself, as `cser-ray train` does it: a configuration from flags, trained here or on real workers."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -44,9 +45,7 @@ def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
     with tempfile.TemporaryDirectory(prefix="cser-ray-") as scratch:
         store = Store(settings.get("out") or os.path.join(scratch, "results"))
         store.write_study({"fingerprint": {"kind": "train"}})
-        knobs = f"H{config.reset_interval}-A{number(config.reset_ratio)}-B{number(config.gradient_ratio)}"
-        name = f"{config.method}-{number(config.ratio)}-{knobs}-lr{config.lr:g}-r{config.repeat}"
-        trial = Trial(name.replace("+", ""), "train", (config,))  # 1e+08: no letter of a file's name
+        trial = Trial(_trial_id(config), "train", (config,))
         identity = Identity("train", trial.trial_id, store.next_attempt(trial.trial_id), "train")
         if config.rung == "distributed":
             _distributed(trial, identity, store.uri, os.path.join(scratch, "ray"), settings["cpus_per_worker"])
@@ -65,6 +64,14 @@ def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
         )
         if settings.get("out"):
             say(f"Results: {settings['out']}")
+
+
+def _trial_id(config: RunConfig) -> str:
+    """What a reader asks for first, then a digest of the whole configuration: two different runs are never one trial."""
+    knobs = f"H{config.reset_interval}-A{number(config.reset_ratio)}-B{number(config.gradient_ratio)}"
+    name = f"{config.task}-{config.method}-{number(config.ratio)}-{knobs}".replace(":", ".")
+    digest = hashlib.sha256(repr(config).encode()).hexdigest()[:8]
+    return f"{name}-{digest}".replace("+", "")  # 1e+08: no letter of a file's name
 
 
 def _virtual(trial: Trial, identity: Identity, store: Store, say: Callable[[str], None]) -> None:

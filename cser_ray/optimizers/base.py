@@ -4,6 +4,7 @@ A method is one subclass with one `update(x, g, t)`, written in the paper's lett
 `[..., w, d]`: the w workers of this process, after an optional axis of stacked runs.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -12,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import Parameter
-from torch.optim.sgd import sgd
 
 from cser_ray.communicator import Communicator
 from cser_ray.compressors.base import Compressor, Selection, SharedCompressor
 from cser_ray.flat import FlatParameters
+from cser_ray.optimizers.local_step import Nesterov
 
 SEED_CHECKS = 3
 """So many times after construction or a load, the workers compare the blocks that they are about to average."""
 
 
-class FlatOptimizer(torch.optim.Optimizer):
+class FlatOptimizer(torch.optim.Optimizer, ABC):
     """SGD with Nesterov momentum and coupled weight decay on flat parameters; subclasses say what is communicated.
 
     `params`, `lr`, `momentum`, `weight_decay`: as in torch.optim.SGD; parameter groups may set them apart. Momentum is
@@ -65,12 +66,13 @@ class FlatOptimizer(torch.optim.Optimizer):
         for trained in groups:
             ends.append(ends[-1] + sum(p.numel() for p in trained) // self.flat.rows)
         ends[-1] = self.flat.width  # the padding belongs to the last group; it stays zero whatever that group does
-        self._slices = [slice(a, b) for a, b in pairwise(ends)]
+        slices = [slice(a, b) for a, b in pairwise(ends)]
         self._checks_left = SEED_CHECKS
         self.x = self._shaped(self.flat.data)
         """The parameters `[w, d]`, or `[runs, w, d]` when stacked."""
-        self.m: Tensor | None = None
-        self._allocate_momentum()
+        self.local = Nesterov(slices)
+        """Turns gradients into updates; holds the momentum."""
+        self.local.allocate(self.x, self.param_groups)
         frozen: list[Parameter] = [] if stacked else self._frozen
         rows_of_frozen = [p.data.reshape(1, -1) for p in frozen]  # a copy where p is not contiguous
         with torch.no_grad():
@@ -80,13 +82,13 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     # ------------------------------------------------------------------------------------------------ for subclasses
 
+    @abstractmethod
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
         """Step number t = 1, 2, ...: change x `[..., w, d]` in place, given the local gradients g (left as they are)."""
-        raise NotImplementedError
 
     def buffers(self) -> dict[str, Tensor]:
         """Named state with a row a worker, shaped like x, as `state_dict` saves it with each parameter."""
-        return {} if self.m is None else {"momentum_buffer": self.m}
+        return self.local.buffers()
 
     def common_buffers(self) -> dict[str, Tensor]:
         """Named state that is one row for all workers of a run, `[..., 1, d]`."""
@@ -96,31 +98,13 @@ class FlatOptimizer(torch.optim.Optimizer):
         """The compressor keyed by this optimizer's seeds, its use (C1 or C2) and the workers that live here."""
         return compressor.with_streams(self.seeds, purpose, self.communicator.worker_ids)
 
-    def nesterov(self, x: Tensor, g: Tensor) -> Tensor:
-        """m = beta m + g; return p = eta (beta m + g) as a new tensor. Weight decay is part of g (Algorithm 4, 6-7)."""
-        p = torch.empty_like(x)
-        for s, group in zip(self._slices, self.param_groups, strict=True):
-            beta, decay = group["momentum"], group["weight_decay"]
-            torch.add(g[..., s], x[..., s], alpha=decay, out=p[..., s]) if decay else p[..., s].copy_(g[..., s])
-            if beta:
-                assert self.m is not None
-                m = self.m[..., s].mul_(beta).add_(p[..., s])
-                p[..., s].add_(m, alpha=beta)
-            p[..., s].mul_(group["lr"])
-        return p
+    def local_update(self, x: Tensor, g: Tensor) -> Tensor:
+        """The local update p as a new tensor; x stays as it is (Algorithm 4, lines 6-7)."""
+        return self.local.update(x, g, self.param_groups)
 
     def local_step_(self, x: Tensor, g: Tensor, selection: Selection | None = None) -> Tensor | None:
-        """x -= p by torch's fused SGD, no buffer for p; return p on the selection's coordinates `[..., w, k]`, if any."""
-        chosen = None if selection is None else self._p_at(selection, x, g)
-        whole = len(self.param_groups) == 1
-        for s, group in zip(self._slices, self.param_groups, strict=True):
-            for run, lr in self._rates(group):
-                own = ... if run is None else run
-                # the fused kernel takes dense tensors only: a group's slice is dense in one row, not across rows
-                for at in (own,) if whole else ((own, row, s) for row in range(x.shape[-2])):
-                    m = None if self.m is None else self.m[at]
-                    _fused_step(x[at], g[at], m, lr, group["momentum"], group["weight_decay"])
-        return chosen
+        """x -= p without a buffer for p; return p on the selection's coordinates `[..., w, k]`, if any."""
+        return self.local.step_(x, g, self.param_groups, selection)
 
     def check_seeds(self, *selections: Selection) -> None:
         """In the first steps, make sure that all workers are about to average the same coordinates."""
@@ -151,7 +135,7 @@ class FlatOptimizer(torch.optim.Optimizer):
             )
         g = self._shaped(self.flat.collect_gradients())
         self._unscale_(g)
-        self._allocate_momentum()
+        self.local.allocate(self.x, self.param_groups)
         self.t += 1
         self.update(self.x, g, self.t)
         # x is not seen by autograd: without this a stale graph would give wrong gradients instead of an error
@@ -207,8 +191,8 @@ class FlatOptimizer(torch.optim.Optimizer):
                 "the method that saved it, or start from its model with a new optimizer"
             )
         super().load_state_dict(state_dict)
-        self.m = None
-        self._allocate_momentum()
+        self.local.m = None
+        self.local.allocate(self.x, self.param_groups)
         for name, buffer in self.buffers().items():
             flat = buffer.view(self.flat.rows, self.flat.width)
             for p, view in zip(self.flat.parameters, self.flat.views(flat), strict=True):
@@ -262,11 +246,6 @@ class FlatOptimizer(torch.optim.Optimizer):
 
     # ------------------------------------------------------------------------------------------------ details
 
-    def _allocate_momentum(self) -> None:
-        """Also later: a scheduler or a loaded state may be the first to ask for momentum."""
-        if self.m is None and any(group["momentum"] for group in self.param_groups):
-            self.m = torch.zeros_like(self.x)
-
     def _shaped(self, buffer: Tensor) -> Tensor:
         runs = len(self.seeds)
         return buffer.view(runs, self.communicator.workers, -1) if self.flat.stacked else buffer
@@ -276,53 +255,6 @@ class FlatOptimizer(torch.optim.Optimizer):
             flat = buffer.view(self.flat.rows, self.flat.width)
             for p, view in zip(self.flat.parameters, self.flat.views(flat), strict=True):
                 self.state[p][name] = view
-
-    def _rates(self, group: dict[str, Any]) -> list[tuple[int | None, float]]:
-        """(run, its learning rate); run None: one rate for every run."""
-        lr = group["lr"]
-        if isinstance(lr, Tensor) and lr.numel() > 1:
-            return list(enumerate(lr.flatten().tolist()))
-        if len(self.param_groups) == 1 or not self.flat.stacked:
-            return [(None, float(lr))]
-        return [(run, float(lr)) for run in range(len(self.seeds))]
-
-    def _p_at(self, selection: Selection, x: Tensor, g: Tensor) -> Tensor:
-        """p of the step that is about to be taken, on the selection's coordinates."""
-        lr, beta, decay = (self._at(selection, x, name) for name in ("lr", "momentum", "weight_decay"))
-        p = selection.take(g)
-        if any(group["weight_decay"] for group in self.param_groups):
-            p.add_(selection.take(x).mul_(decay))
-        if self.m is not None:
-            m = selection.take(self.m).mul_(beta).add_(p)
-            p.add_(m.mul_(beta))
-        return p.mul_(lr)
-
-    def _at(self, selection: Selection, x: Tensor, name: str) -> Any:
-        """A hyperparameter on the selection's coordinates: one value, or one each where the groups differ."""
-        values = [group[name] for group in self.param_groups]
-        if len(values) == 1 or all(value is values[0] or value == values[0] for value in values[1:]):
-            return values[0]
-        table = torch.tensor([float(value) for value in values], dtype=x.dtype, device=x.device)
-        ends = torch.tensor([s.stop for s in self._slices], device=x.device)
-        return table[torch.bucketize(selection.coordinates(x), ends, right=True)]
-
-
-def _fused_step(x: Tensor, g: Tensor, m: Tensor | None, lr: float, momentum: float, weight_decay: float) -> None:
-    """Nesterov SGD in one pass over memory: m = beta m + (g + wd x), x -= lr (beta m + g + wd x)."""
-    sgd(
-        [x],
-        [g],
-        [m if momentum else None],
-        has_sparse_grad=False,
-        foreach=False,
-        fused=True,
-        weight_decay=weight_decay,
-        momentum=momentum,
-        lr=lr,
-        dampening=0.0,
-        nesterov=momentum > 0,
-        maximize=False,
-    )
 
 
 def _check_hyperparameters(lr: float | Tensor, momentum: float, weight_decay: float) -> None:

@@ -99,7 +99,7 @@ class CSER(FlatOptimizer):
         """
         assert self.e is not None
         assert self.common is not None
-        p = self.nesterov(x, g)  # lines 6-7
+        p = self.local_update(x, g)  # lines 6-7
         p_mean, r = average_compressed(p, self.gradient_compressor, self.communicator, t, "gradient")  # line 8
         self.common -= p_mean  # line 9: x moves by p_mean + r, e by r
         self.e -= r

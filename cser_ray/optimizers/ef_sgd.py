@@ -40,7 +40,7 @@ class EFSGD(FlatOptimizer):
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
         """See `FlatOptimizer.update`."""
         self.check_draws(x, (self.gradient_compressor, t))
-        p = self.nesterov(x, g).add_(self.e)
+        p = self.local_update(x, g).add_(self.e)
         p_mean, r = average_compressed(p, self.gradient_compressor, self.communicator, t, "gradient")
         x -= p_mean
         self.e.copy_(r)

@@ -11,9 +11,9 @@ from torch import Tensor
 from cser_ray.communicator import Communicator
 from cser_ray.compressors import COMPRESSORS, Compressor
 from cser_ray.partial_sync import average_compressed, partial_sync
+from tests.contract.three_workers import WORKERS, values, virtual
 from tests.processes import run_processes
 
-WORKERS = 3
 SIZES = (13, 40)  # 13 is a multiple of neither 8 nor any block below
 
 
@@ -55,16 +55,6 @@ at_sizes = pytest.mark.parametrize("d", SIZES)
 def keyed(name: str, seeds: tuple[int, ...] = (0,), workers: range = range(WORKERS), stream: int = 1) -> Compressor:
     """The compressor under test, keyed for these workers."""
     return COMPRESSORS[name](**CASES[name].arguments).with_streams(seeds, stream, workers)
-
-
-def values(*shape: int) -> Tensor:
-    """Gaussian float64 numbers, the same every time."""
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def virtual(workers: int = WORKERS) -> Communicator:
-    """All workers in this process."""
-    return Communicator(workers, group=None)
 
 
 @every
@@ -171,6 +161,13 @@ def test_only_private_randomness_differs_between_workers(name: str) -> None:
     assert equal == [not CASES[name].private] * 2
 
 
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.private])
+def test_private_randomness_needs_the_workers_ids(name: str) -> None:
+    """Rows without ids would all draw the same numbers and be decoded by others: refused."""
+    with pytest.raises(ValueError, match="with_streams"):
+        COMPRESSORS[name](**CASES[name].arguments).compress(values(WORKERS, 13), 1)
+
+
 @every
 def test_ledger_counts_what_is_sent(name: str) -> None:
     """The ledger's bytes are those computed by hand in `CASES`, and one message is one collective."""
@@ -237,75 +234,3 @@ def test_virtual_workers_are_real_workers(
     assert torch.equal(residual, torch.cat([results[name][1] for results in distributed]))
     torch.testing.assert_close(distributed[0][name][0], mean, rtol=1e-14, atol=1e-15)
     assert [results[name][2] for results in distributed] == [communicator.ledger.total(in_ratio=True).bytes] * WORKERS
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("random-k", {"ratio": 0.5}),
-        ("top-k", {"ratio": math.inf}),
-        ("block-sign", {"block_size": 0}),
-        ("qsgd", {"levels": 128}),
-        ("qsgd", {"bucket_size": 0}),
-    ],
-)
-def test_impossible_arguments_are_refused(name: str, arguments: dict[str, float]) -> None:
-    """The error names the value."""
-    with pytest.raises(ValueError, match=str(next(iter(arguments.values())))):
-        COMPRESSORS[name](**arguments)
-
-
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.private])
-def test_private_randomness_needs_the_workers_ids(name: str) -> None:
-    """Rows without ids would all draw the same numbers and be decoded by others: refused."""
-    with pytest.raises(ValueError, match="with_streams"):
-        COMPRESSORS[name](**CASES[name].arguments).compress(values(WORKERS, 13), 1)
-
-
-def test_top_k_keeps_the_largest() -> None:
-    """The k coordinates of largest magnitude arrive as they were, the others wait in the residual."""
-    v = torch.tensor([[1.0, -5.0, 2.0, 4.0, 0.0, -3.0]])
-    sent, residual = average_compressed(v, COMPRESSORS["top-k"](ratio=2), virtual(1), 1, "gradient")
-    assert sent.tolist() == [[0.0, -5.0, 0.0, 4.0, 0.0, -3.0]]
-    assert residual.tolist() == [[1.0, 0.0, 2.0, 0.0, 0.0, 0.0]]
-
-
-def test_block_sign_by_hand() -> None:
-    """Every block is its mean magnitude times its signs, with sign(0) = +1; a short last block has its own length."""
-    v = torch.tensor([[3.0, -1.0, 0.0, -4.0, 2.0, -6.0]])
-    sent, _ = average_compressed(v, COMPRESSORS["block-sign"](block_size=4), virtual(1), 1, "gradient")
-    assert sent.tolist() == [[2.0, -2.0, 2.0, -2.0, 4.0, -4.0]]
-
-
-def test_qsgd_is_unbiased_before_its_scale() -> None:
-    """(1 + omega) E C(v) = v, and every value is a whole number of at most s steps of its bucket."""
-    qsgd = COMPRESSORS["qsgd"](levels=3, bucket_size=8)
-    v, scale = values(1, 8), 1 + 8 / 9
-    sent = torch.stack([scale * (v - qsgd.compress(v, call).residual()) for call in range(1, 2001)])
-    levels = sent / (v.norm() / 3)
-    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-12)
-    assert levels.abs().max() <= 3
-    assert ((sent.mean(0) - v).abs() < 4 * sent.std(0) / math.sqrt(2000)).all()
-
-
-def test_qsgd_never_rounds_past_the_norm() -> None:
-    """A coordinate that is its whole bucket stays at s steps: in fp32 127 + 0.9999999 is 128, which an int8 has not."""
-    v = torch.ones(1, 2**20)
-    residual = COMPRESSORS["qsgd"](levels=127, bucket_size=1).compress(v, 1).residual()
-    torch.testing.assert_close(v - residual, torch.full_like(v, 1 / (1 + 1 / 127**2)))
-
-
-def test_random_k_misses_no_coordinate() -> None:
-    """Each coordinate is kept in k of d calls on average: 500 of 2000 here, within 4 standard deviations (19 each)."""
-    random_k, v = COMPRESSORS["random-k"](ratio=4), torch.ones(1, 12)
-    kept = torch.stack([v - random_k.compress(v, call).residual() for call in range(1, 2001)])
-    assert ((kept.sum(0) - 500).abs() < 80).all()
-
-
-def test_private_draws_are_part_of_the_results_identity() -> None:
-    """Seed 7, stream 2, call 3: what workers 0 and 1 keep, on every machine and with every numpy."""
-    random_k = COMPRESSORS["random-k"](ratio=4).with_streams((7,), 2, range(2))
-    assert (random_k.compress(torch.ones(2, 12), 3).residual() == 0).nonzero()[:, 1].view(2, 3).tolist() == [
-        [5, 7, 9],
-        [4, 7, 10],
-    ]

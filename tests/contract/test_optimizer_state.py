@@ -58,8 +58,8 @@ def test_no_error_means_no_memory_beyond_model_gradient_and_momentum(method: str
     """What implementation II and its like hold, wherever one looks: x, grad, m, and nothing else as long as a model."""
     optimizer = method_of(method)
     list(trajectory(optimizer, logistic(N), steps=4))
-    assert optimizer.m is not None
-    allowed = {t.untyped_storage().data_ptr() for t in (optimizer.flat.data, optimizer.flat.grad, optimizer.m)}
+    assert optimizer.local.m is not None
+    allowed = {t.untyped_storage().data_ptr() for t in (optimizer.flat.data, optimizer.flat.grad, optimizer.local.m)}
     held = {s.data_ptr() for s in storages(vars(optimizer), set()) if s.nbytes() >= D * 8}
     assert held == allowed
 
@@ -70,16 +70,16 @@ def test_a_step_without_error_allocates_only_the_blocks_it_sends(method: str, de
     """Not even temporarily does implementation II make another vector as long as the model."""
     optimizer = method_of(method, weight_decay=decay)
     list(trajectory(optimizer, logistic(N), steps=4))
-    assert optimizer.m is not None
+    assert optimizer.local.m is not None
     for _ in range(H):
-        with LargestAllocation([optimizer.flat.data, optimizer.flat.grad, optimizer.m]) as allocated:
+        with LargestAllocation([optimizer.flat.data, optimizer.flat.grad, optimizer.local.m]) as allocated:
             optimizer.step()
         assert allocated.elements <= N * -(-D // 2)  # the larger of C1's and C2's blocks
 
 
 def test_momentum_is_not_stored_unless_asked_for() -> None:
     """With momentum = 0 only the model and its gradient are held."""
-    assert method_of("cser", momentum=0.0).m is None
+    assert method_of("cser", momentum=0.0).local.m is None
 
 
 @every_form

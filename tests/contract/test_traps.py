@@ -34,7 +34,7 @@ class AsPrinted(CSER):
     def _update_with_error(self, x: Tensor, g: Tensor, t: int) -> None:
         assert self.e is not None
         e, lr = self.e, self.param_groups[0]["lr"]
-        p = self.nesterov(x, g)
+        p = self.local_update(x, g)
         p_synced, r = partial_sync(p, self.gradient_compressor, self.communicator, t, "gradient")
         x -= p_synced * (lr if self.trap == "x moves by eta p'" else 1)
         if self.trap == "r is taken after v' was overwritten":
