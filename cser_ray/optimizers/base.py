@@ -4,6 +4,7 @@ A method is one subclass with one `update(x, g, t)`, written in the paper's lett
 `[..., w, d]`: the w workers of this process, after an optional axis of stacked runs.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -166,7 +167,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         """Only during construction: the flat vector's length is fixed afterwards."""
         if self._built:
             raise RuntimeError("Parameters cannot be added to a flat optimizer; build a new one with all parameters")
-        super().add_param_group(param_group)
+        # torch's decorator keeps its compiler out by importing it, which takes each process more than a second
+        inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's: buffers by parameter, plus this worker's step count. Parameters are the module's to save."""
