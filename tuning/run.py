@@ -114,11 +114,12 @@ def run_study(
         return tune.PlacementGroupFactory([bundle])
 
     real_at_once = max(1, int(capacity["CPU"] // (study.workers * cpus_per_worker)))
+    total = study.total_trials() if read_runs(store.uri).empty else None
     callback = StudyCallback(store, progress, study.total_runs(), started=time.monotonic())
     tuner = tune.Tuner(
         tune.with_resources(run_trial, resources),
         tune_config=tune.TuneConfig(
-            search_alg=PlanSearcher(lambda failed: study.plan(read_runs(store.uri), failed), flat, real_at_once),
+            search_alg=PlanSearcher(lambda failed: study.plan(read_runs(store.uri), failed), flat, real_at_once, total),
             scheduler=_scheduler(scheduler, study),
             num_samples=-1,
             max_concurrent_trials=max_concurrent,

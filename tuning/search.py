@@ -16,34 +16,48 @@ Plan = Callable[[frozenset[str]], list[Trial]]
 
 
 class PlanSearcher(Searcher):
-    """Suggests the trials of a plan, the longest first, and asks for the next stage when they run out.
+    """Suggests the trials of a plan, the longest first and real workers last, and asks again when they run out.
 
-    `real_at_once`: so many distributed trials fit into the cluster together. One more would wait for CPUs inside its
-    Ray Train run, which gives up after a while.
+    `real_at_once`: so many distributed trials fit into the cluster together. `total`: trials of the whole plan, where it
+    is known. Real workers take long to start, so the last ones start while the last virtual trials run. Only the last
+    ones: as long as Tune expects more trials it may keep an idle actor, on a CPU for which they would wait for ever.
     """
 
-    def __init__(self, plan: Plan, to_config: Callable[[Trial], dict[str, Any]], real_at_once: int = 1):
+    def __init__(
+        self,
+        plan: Plan,
+        to_config: Callable[[Trial], dict[str, Any]],
+        real_at_once: int = 1,
+        total: int | None = None,
+    ):
         super().__init__(metric="val_loss", mode="min")
-        self.plan, self.to_config, self.real_at_once = plan, to_config, real_at_once
-        self.queue: list[Trial] | None = None
+        self.plan, self.to_config, self.real_at_once, self.total = plan, to_config, real_at_once, total
+        self.queue: list[Trial] = []
         self.issued: set[str] = set()
         self.running: dict[str, Trial] = {}
         self.failed: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's configuration; None while later stages wait for running trials; FINISHED at the end."""
-        if not self.queue:
+        if len(self.issued) == self.total:
+            return str(Searcher.FINISHED)
+        if not self.queue or _is_real(self.queue[0]):
             ready = [trial for trial in self.plan(frozenset(self.failed)) if trial.trial_id not in self.issued]
-            self.queue = sorted(ready, key=lambda trial: -trial.cost)
+            self.queue = sorted(ready, key=lambda trial: (_is_real(trial), -trial.cost))
         if not self.queue:
             return None if self.running else str(Searcher.FINISHED)
-        real = sum(trial.rung == "distributed" for trial in self.running.values())
-        if self.queue[0].rung == "distributed" and real >= self.real_at_once:
+        if _is_real(self.queue[0]) and not self._may_start_real():
             return None
         trial = self.queue.pop(0)
         self.issued.add(trial.trial_id)
         self.running[trial_id] = trial
         return self.to_config(trial)
+
+    def _may_start_real(self) -> bool:
+        real = sum(map(_is_real, self.running.values()))
+        if real == len(self.running):
+            return real < self.real_at_once
+        return len(self.issued) + len(self.queue) == self.total and real + len(self.queue) <= self.real_at_once
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Later stages may start once their results are in."""
@@ -56,3 +70,7 @@ class PlanSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """See `save`."""
+
+
+def _is_real(trial: Trial) -> bool:
+    return trial.rung == "distributed"

@@ -162,6 +162,12 @@ class Study:
                 total += len(trials[0].runs) * (self.repeats - 1)
         return total + len(self._real_cells())
 
+    def total_trials(self) -> int:
+        """Trials of the whole study, if none fails."""
+        screens = [len(self.cell(method, ratio)) for method, ratio in self.cells()]
+        repeats = sum(count > 1 for count in screens) if self.repeats > 1 else 0
+        return sum(screens) + repeats + len(self._real_cells())
+
     def _real_cells(self) -> list[tuple[str, float]]:
         """The cells that run again on real workers: few messages first, and a middle ratio, where there is a choice."""
         preferred = ("cser-pl", "cser", "cser-release", "csea", "local-sgd", "diloco", "qsparse", "ef-sgd")
@@ -182,20 +188,18 @@ class Study:
             return trial.trial_id in failed or all(run_id in finished for run_id in trial.run_ids())
 
         todo: list[Trial] = []
-        complete = True
+        chosen = set()
         for method, ratio in self.cells():
             screens = self.cell(method, ratio)
             waiting = [trial for trial in screens if not done(trial)]
-            todo += waiting
-            complete = complete and not waiting
             if not waiting and self.trials > 1 and self.repeats > 1 and method not in REFERENCES:
                 repeat = self._repeat(screens, rows)
-                if repeat is not None and not done(repeat):
-                    todo.append(repeat)
-                    complete = False
-        if complete:
-            todo += [trial for cell in self._real_cells() if (trial := self._real(*cell, rows)) and not done(trial)]
-        return todo
+                waiting = [repeat] if repeat is not None and not done(repeat) else []
+            todo += waiting
+            if not waiting:
+                chosen.add((method, ratio))
+        real = [self._real(*cell, rows) for cell in self._real_cells() if cell in chosen]
+        return todo + [trial for trial in real if trial and not done(trial)]
 
     def _repeat(self, screens: Sequence["Trial"], rows: "pd.DataFrame") -> "Trial | None":
         ids = {trial.trial_id for trial in screens}

@@ -6,6 +6,8 @@ from typing import Any
 ENVIRONMENT = {
     # Train's controller polls its workers this often; at the default of 2 s every report costs up to 2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # A real trial may be asked for while the last virtual ones hold the CPUs; it waits for them, however long they take.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(7 * 24 * 3600),
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",

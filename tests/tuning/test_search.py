@@ -27,9 +27,9 @@ class Stages:
         return []
 
 
-def searcher(plan: Stages, real_at_once: int = 1) -> PlanSearcher:
+def searcher(plan: Stages, real_at_once: int = 1, total: int | None = None) -> PlanSearcher:
     """One that hands out names."""
-    return PlanSearcher(plan, lambda trial: {"name": trial.trial_id}, real_at_once)
+    return PlanSearcher(plan, lambda trial: {"name": trial.trial_id}, real_at_once, total)
 
 
 def test_the_longest_goes_first() -> None:
@@ -78,6 +78,30 @@ def test_real_trials_start_when_they_fit(fit: int) -> None:
     assert [of.suggest(str(k)) for k in range(fit + 1)] == [{"name": name} for name in "abc"[:fit]] + [None]
     of.on_trial_complete("0")
     assert of.suggest("9") == {"name": "abc"[fit]}
+
+
+def suggestions(of: PlanSearcher, count: int) -> list[str | None]:
+    """The names handed out, one call after the other."""
+    given = [of.suggest(str(k)) for k in range(count)]
+    return [one["name"] if isinstance(one, dict) else one for one in given]
+
+
+def test_the_last_real_trial_starts_beside_the_last_virtual_ones() -> None:
+    """Then Tune is told that there is no more, so that it keeps no idle actor on a CPU."""
+    stage = [trial("a", 5, rung="distributed"), trial("b"), trial("c", 3)]
+    assert suggestions(searcher(Stages(stage), 1, total=3), 5) == ["c", "b", "a", "FINISHED", "FINISHED"]
+
+
+@pytest.mark.parametrize(("real", "fit", "total"), [(1, 1, None), (2, 1, 4), (1, 1, 4)], ids=["resumed", "two", "more"])
+def test_other_real_trials_wait_for_the_virtual_ones(real: int, fit: int, total: int | None) -> None:
+    """Where more is to come, or perhaps to come, an idle actor of Tune's could hold the CPUs that they wait for."""
+    plan = Stages([*(trial(f"r{k}", rung="distributed") for k in range(real)), trial("b"), trial("c")])
+    of = searcher(plan, fit, total)
+    assert suggestions(of, 3) == ["b", "c", None]
+    of.on_trial_complete("0")
+    assert suggestions(of, 1) == [None]
+    of.on_trial_complete("1")
+    assert suggestions(of, 2)[0] == "r0"
 
 
 def test_it_has_no_state_worth_saving(tmp_path: Path) -> None:

@@ -112,13 +112,17 @@ def test_one_candidate_needs_no_screen() -> None:
     assert stages(simulate(study)) == {"screen": 2 + 3 * 2, "real": 1}
 
 
-def test_the_real_stage_is_last() -> None:
-    """The chosen configuration, its first repeat on real workers, once all the rest is finished."""
+def test_a_real_trial_waits_for_the_whole_of_its_cell() -> None:
+    """The chosen configuration, its first repeat on real workers, once its own screen and repeats are finished."""
     study = small()
+    cell = [trial for trial in study.plan(EMPTY) if issued_runs([trial], "cser-pl", 16.0)]
     table: list[RunRow] = []
-    while (todo := study.plan(frame(table))) and todo[0].stage != "real":
+    for stage in (cell[:1], cell[1:], None):
+        todo = study.plan(frame(table))
         assert "real" not in stages(todo)
-        table += [row for trial in todo for row in rows(trial, lambda run: 0.3 if run.lr == 0.1 else 0.5)]
+        for trial in stage or [trial for trial in todo if trial.stage == "repeat"]:
+            table += rows(trial, lambda run: 0.3 if run.lr == 0.1 else 0.5)
+    todo = [study.plan(frame(table))[-1]]
     (real,) = todo
     assert (real.rung, real.trial_id) == ("distributed", "cser-pl-16-c0-real")
     assert [(run.lr, run.repeat) for run in real.runs] == [(0.1, 0)]
@@ -204,10 +208,11 @@ STUDIES = st.builds(
 @settings(max_examples=12, deadline=None)
 @given(study=STUDIES, favourite=st.floats(0, 1))
 def test_any_study_issues_the_runs_it_announces(study: Study, favourite: float) -> None:
-    """`total_runs`, each under a name of its own, on budget, and equally many a method at every ratio."""
+    """`total_runs` in `total_trials`, each under a name of its own, on budget, and equally many a method at every ratio."""
     issued = simulate(study, lambda run: abs(math.log(run.lr) / 4 + favourite))
     runs = [run for trial in issued for run in trial.runs]
     assert len(runs) == study.total_runs()
+    assert len(issued) == study.total_trials()
     assert len({name for trial in issued for name in trial.run_ids()}) == len(runs)
     for trial in issued:
         for config in trial.runs:
