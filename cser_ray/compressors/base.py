@@ -3,7 +3,7 @@
 A new compressor is one file here with one frozen dataclass, and one line in `COMPRESSORS`.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -58,6 +58,10 @@ class Selection(Protocol):
 
     def digest(self) -> int:
         """A number that tells two different selections apart."""
+        ...
+
+    def add_to_(self, taken: Tensor, values: Tensor, other: Any) -> None:
+        """Add my values `[..., w, k]` to what `other`, of the same kind, has taken, where both chose the same."""
         ...
 
 

@@ -7,6 +7,7 @@ counter-based generator, so that all workers agree without a message, now and af
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -108,31 +109,50 @@ class GRBS:
 
     def blocks(self, d: int, call: int) -> np.ndarray:
         """The block numbers that call 1, 2, ... picks: int64 [m], or [runs, m] for stacked runs."""
-        size = self.block_size or block_size(d)
-        count = -(-d // size)
+        return self.draw(-(-d // (self.block_size or block_size(d))), call)
+
+    def draw(self, count: int, call: int) -> np.ndarray:
+        """The same out of `count` blocks."""
         drawn = {seed: ORDERS[self.order](count, self.ratio, call, seed, self.stream) for seed in set(self.seeds)}
         rows = [drawn[seed] for seed in self.seeds]
         return rows[0] if len(rows) == 1 else np.stack(rows)
 
     def select(self, v: Tensor, call: int) -> "BlockSelection":
         """See `SharedCompressor.select`."""
-        d = v.shape[-1]
-        blocks = torch.from_numpy(self.blocks(d, call)).to(v.device, non_blocking=True)
-        return BlockSelection(blocks, self.block_size or block_size(d))
+        size = self.block_size or block_size(v.shape[-1])
+        group, position = divmod(call - 1, CALLS)
+        calls = _calls_on(v.device, self, -(-v.shape[-1] // size), group)
+        return BlockSelection(*calls[position], size)
 
     def compress(self, v: Tensor, call: int) -> SelectionMessage:
         """See `Compressor.compress`."""
         return SelectionMessage(v, self.select(v, call))
 
 
+@lru_cache(maxsize=16)
+def _calls_on(device: torch.device, grbs: GRBS, count: int, group: int) -> list[tuple[Tensor, np.ndarray]]:
+    """The blocks of CALLS calls, on the device and here: one copy for all of them, and no step waits for it."""
+    drawn = [grbs.draw(count, call) for call in range(group * CALLS + 1, (group + 1) * CALLS + 1)]
+    there = _to_device(np.concatenate(drawn, -1), device)
+    ends = np.cumsum([0, *(blocks.shape[-1] for blocks in drawn)]).tolist()
+    return [(there[..., a:b], blocks) for (a, b), blocks in zip(pairwise(ends), drawn, strict=True)]
+
+
+def _to_device(numbers: np.ndarray, device: torch.device) -> Tensor:
+    """A copy that waits for nothing that the device still has to do, as one from ordinary memory would."""
+    tensor = torch.from_numpy(numbers)
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 class BlockSelection:
     """Chosen blocks of every row of `[..., w, d]`: `blocks` int64 [m], or [runs, m] where stacked runs choose apart.
 
-    A last block that is cut short by d travels at full size: its padding counts as bytes.
+    `known`: the same numbers where the processor can read them without waiting for the device. A last block that is cut
+    short by d travels at full size: its padding counts as bytes.
     """
 
-    def __init__(self, blocks: Tensor, size: int):
-        self.blocks, self.size = blocks, size
+    def __init__(self, blocks: Tensor, known: np.ndarray, size: int):
+        self.blocks, self.known, self.size = blocks, known, size
         self._rows: dict[torch.Size, Tensor] = {}
 
     def take(self, v: Tensor) -> Tensor:
@@ -156,7 +176,24 @@ class BlockSelection:
 
     def digest(self) -> int:
         """See `Selection.digest`."""
-        return hash((self.size, *self.blocks.flatten().tolist())) & (2**62 - 1)
+        return hash((self.size, *self.known.flatten().tolist())) & (2**62 - 1)
+
+    def add_to_(self, taken: Tensor, values: Tensor, other: "BlockSelection") -> None:
+        """See `Selection.add_to_`."""
+        if self.known.ndim > 1:
+            for run in range(len(self.known)):
+                self._of_run(run).add_to_(taken[run], values[run], other._of_run(run))
+            return
+        _, theirs, ours = np.intersect1d(other.known, self.known, assume_unique=True, return_indices=True)
+        if len(ours):
+            picked = self._by_block(values).index_select(-2, _to_device(ours, taken.device))
+            self._by_block(taken).index_add_(-2, _to_device(theirs, taken.device), picked)
+
+    def _by_block(self, taken: Tensor) -> Tensor:
+        return taken.view(*taken.shape[:-1], -1, self.size)
+
+    def _of_run(self, run: int) -> "BlockSelection":
+        return BlockSelection(self.blocks[run], self.known[run], self.size)
 
     def _scatter(self, v: Tensor, values: Tensor, accumulate: bool) -> None:
         width = self.blocks.shape[-1] * self.size

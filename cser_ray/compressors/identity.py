@@ -31,6 +31,10 @@ class SelectAll:
         """See `Selection.digest`."""
         return 1
 
+    def add_to_(self, taken: Tensor, values: Tensor, other: "SelectAll") -> None:
+        """See `Selection.add_to_`."""
+        taken.add_(values)
+
 
 class SelectNone:
     """No coordinate."""
@@ -52,6 +56,9 @@ class SelectNone:
     def digest(self) -> int:
         """See `Selection.digest`."""
         return 0
+
+    def add_to_(self, taken: Tensor, values: Tensor, other: "SelectNone") -> None:
+        """See `Selection.add_to_`."""
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,15 @@ the model at once, so the workers' models part; e_i says by how much, and x_i - 
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from cser_ray.communicator import Communicator, Pending
-from cser_ray.compressors.base import Compressor, Selection, SharedCompressor, start_average
+from cser_ray.compressors.base import Compressor, SharedCompressor, start_average
 from cser_ray.compressors.grbs import GRBS
 from cser_ray.compressors.identity import Zero
 from cser_ray.optimizers.base import FlatOptimizer
@@ -31,8 +32,8 @@ class CSER(FlatOptimizer):
     coordinates on every worker (GRBS), and allocates nothing beyond parameters, gradients, momentum and the blocks it
     sends. "auto" takes II where it applies. Both give the same iterates.
 
-    `reset_delay`: the reset's average is applied this many steps after it was started (0 <= delay < H), so that it may
-    travel while the next steps compute; both invariants stay exact.
+    `reset_delay`: the reset's average is applied this many steps after it was started, so that it may travel while the
+    next steps compute. Several may be under way, also of the same blocks; both invariants stay exact.
 
     >>> from cser_ray.compressors import GRBS
     >>> model = torch.nn.Linear(4, 2)
@@ -59,11 +60,8 @@ class CSER(FlatOptimizer):
     ):
         if reset_interval != int(reset_interval) or reset_interval < 1:
             raise ValueError(f"The reset interval H is a whole number of steps >= 1, not {reset_interval}")
-        if not 0 <= reset_delay < reset_interval:
-            raise ValueError(
-                f"reset_delay = {reset_delay} must be at least 0 and below the reset interval H = {reset_interval}: "
-                "a reset must have arrived before the next one starts"
-            )
+        if reset_delay != int(reset_delay) or reset_delay < 0:
+            raise ValueError(f"The reset's delay is a whole number of steps >= 0, not {reset_delay}")
         super().__init__(params, lr, momentum, weight_decay, communicator=communicator, seeds=seeds, stacked=stacked)
         self.reset_interval = int(reset_interval)
         self.reset_delay = reset_delay
@@ -82,7 +80,7 @@ class CSER(FlatOptimizer):
         if self.implementation == "I":
             self.e = torch.zeros_like(self.x)
             self.common = self.x[..., :1, :].clone()  # x_hat = x_i - e_i: one row, equal on every worker (Lemma 1)
-        self._in_flight: deque[tuple[int, Any, Tensor, Pending]] = deque()
+        self._in_flight: deque[InFlight] = deque()
 
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
         """See `FlatOptimizer.update`."""
@@ -106,14 +104,14 @@ class CSER(FlatOptimizer):
         if t % self.reset_interval == 0:  # line 10
             call = t // self.reset_interval
             self.check_draws(x, (self.reset_compressor, call), (self.gradient_compressor, t))
-            message = self.reset_compressor.compress(self.e, call)  # line 13
-            kept = message.residual()
-            sent = self.e - kept
+            left = self.e - sum(flight.sent for flight in self._in_flight)  # nothing is sent twice
+            message = self.reset_compressor.compress(left, call)  # line 13
+            sent = left - message.residual()
             e_mean = message.average(self.communicator, "reset")
-            self._in_flight.append((t + self.reset_delay, None, sent, Pending(lambda: e_mean)))
-        for _, sent, pending in self._arrived(t):
-            self.common += pending.wait()  # line 14
-            self.e -= sent
+            self._in_flight.append(InFlight(t + self.reset_delay, None, sent, Pending(lambda: e_mean)))
+        for flight in self._arrived(t):
+            self.common += flight.mean.wait()  # line 14
+            self.e -= flight.sent
         torch.add(self.common, self.e, out=x)
 
     def _update_without_error(self, x: Tensor, g: Tensor, t: int) -> None:
@@ -131,16 +129,17 @@ class CSER(FlatOptimizer):
             if self.reset_delay == 0:
                 c1.put_(x, start_average(sent, self.communicator, "reset").wait())  # lines 13-14
             else:
-                pending = start_average(sent.clone(), self.communicator, "reset")
-                self._in_flight.append((t + self.reset_delay, c1, sent, pending))
-        for c1, sent, pending in self._arrived(t):
-            c1.add_(x, pending.wait() - sent)  # never overwrite x by the mean: that would lose the steps since
+                mean = start_average(sent.clone(), self.communicator, "reset")
+                self._in_flight.append(InFlight(t + self.reset_delay, c1, sent, mean))
+        for flight in self._arrived(t):
+            change = flight.mean.wait() - flight.sent
+            flight.blocks.add_(x, change)  # never overwrite x by the mean: that would lose the steps since
+            for later in self._in_flight:  # taken before this change came; it adds up to zero, so their means stand
+                flight.blocks.add_to_(later.sent, change, later.blocks)
 
-    def _arrived(self, t: int) -> list[tuple[Any, Tensor, Pending]]:
-        due = []
-        while self._in_flight and self._in_flight[0][0] <= t:
-            due.append(self._in_flight.popleft()[1:])
-        return due
+    def _arrived(self, t: int) -> Iterator["InFlight"]:
+        while self._in_flight and self._in_flight[0].due <= t:
+            yield self._in_flight.popleft()
 
     def buffers(self) -> dict[str, Tensor]:
         """See `FlatOptimizer.buffers`."""
@@ -158,8 +157,8 @@ class CSER(FlatOptimizer):
         """The resets in flight, as (step when due, call of C1, what was sent, its mean)."""
         return {
             "in_flight": [
-                (due, (due - self.reset_delay) // self.reset_interval, sent.clone(), pending.wait().clone())
-                for due, _, sent, pending in self._in_flight
+                (flight.due, self._call(flight.due), flight.sent.clone(), flight.mean.wait().clone())
+                for flight in self._in_flight
             ]
         }
 
@@ -167,11 +166,19 @@ class CSER(FlatOptimizer):
         """See `FlatOptimizer.load_extra_state`."""
         self._in_flight.clear()
         for due, call, sent, mean in saved["in_flight"]:
-            selection: Selection | None = None
-            if self.implementation == "II":
-                selection = self.reset_compressor.select(self.x, call)
-            self._in_flight.append((due, selection, sent.clone(), _arrived_mean(mean.clone())))
+            blocks = self.reset_compressor.select(self.x, call) if self.implementation == "II" else None
+            self._in_flight.append(InFlight(due, blocks, sent.clone(), Pending(mean.clone)))
+
+    def _call(self, due: int) -> int:
+        """The call of C1 whose average is due at a step."""
+        return (due - self.reset_delay) // self.reset_interval
 
 
-def _arrived_mean(mean: Tensor) -> Pending:
-    return Pending(lambda: mean)
+@dataclass(frozen=True)
+class InFlight:
+    """A reset under way: the step when it is applied, its blocks (implementation II), what was sent, and its mean."""
+
+    due: int
+    blocks: Any
+    sent: Tensor
+    mean: Pending

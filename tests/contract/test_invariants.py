@@ -1,6 +1,7 @@
 """Invariants 1 to 12: what any correct CSER obeys, for every method, compressor and block order they apply to."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -159,6 +160,21 @@ def test_8_both_implementations_take_the_same_steps(order: str, n: int, delay: i
 
 @every_order
 @pytest.mark.parametrize("runs", [1, 2])
+@pytest.mark.parametrize("delay", [1, 2, 7])
+@pytest.mark.parametrize(
+    "c1", [GRBS(2, block_size=2), GRBS(1.3, block_size=1), Identity()], ids=["half", "most", "all"]
+)
+def test_8_with_several_resets_of_the_same_blocks_under_way(order: str, runs: int, delay: int, c1: Any) -> None:
+    """What a reset has sent, a later one does not send again, though it sees the blocks before the first has arrived."""
+    c1 = replace(c1, order=order) if isinstance(c1, GRBS) else c1
+    arguments: dict[str, Any] = {"reset_interval": 1, "reset_delay": delay, "seeds": tuple(range(runs))}
+    optimizers = [cser(CSER, c1, GRBS(3), implementation=form, **arguments) for form in ("I", "II")]
+    for x, y in zip(*(trajectory(optimizer, logistic(N)) for optimizer in optimizers), strict=True):
+        assert distance(x, y) < 1e-14
+
+
+@every_order
+@pytest.mark.parametrize("runs", [1, 2])
 def test_8_with_parameter_groups(order: str, runs: int) -> None:
     """What implementation II sends is p with each coordinate's own learning rate, momentum and weight decay."""
     arguments: dict[str, Any] = {"weight_decay": 0.05, "seeds": tuple(range(runs))}
@@ -179,9 +195,10 @@ def test_9_a_reset_that_sends_everything_leaves_nothing(name: str, form: str) ->
 
 @pytest.mark.parametrize(("c1", "c2"), [("grbs random", "grbs cyclic"), ("top-k", "qsgd"), ("identity", "zero")])
 @pytest.mark.parametrize("form", ["I", "auto"])
-def test_12_a_delayed_reset_keeps_lemma_1_and_the_mean(c1: str, c2: str, form: str) -> None:
-    """The reset arrives three steps after it was sent: x += mean(s) - s and e -= s need no hurry."""
-    arguments: dict[str, Any] = {"reset_interval": 5, "reset_delay": 3, "implementation": form}
+@pytest.mark.parametrize("interval", [1, 2, 5])
+def test_12_a_delayed_reset_keeps_lemma_1_and_the_mean(c1: str, c2: str, form: str, interval: int) -> None:
+    """The reset arrives three steps after it was sent: x += mean(s) - s and e -= s need no hurry, nor do several."""
+    arguments: dict[str, Any] = {"reset_interval": interval, "reset_delay": 3, "implementation": form}
     optimizer = cser(CSER, COMPRESSOR_EXAMPLES[c1], COMPRESSOR_EXAMPLES[c2], **arguments)
     if optimizer.e is not None:
         assert lemma_1(optimizer) < 1e-14

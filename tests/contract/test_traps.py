@@ -1,14 +1,17 @@
 """The wrong programs that are easily written, and which law catches each: a law that caught none would be no test."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 from torch import Tensor
 
-from cser_ray.communicator import Communicator, Pending
-from cser_ray.compressors import GRBS, Compressor, Identity, Message, TopK
+from cser_ray.communicator import Communicator
+from cser_ray.compressors import GRBS, Compressor, Identity, Message, TopK, Zero
+from cser_ray.compressors.identity import SelectAll
 from cser_ray.optimizers import CSER, QSparseLocalSGD
+from cser_ray.optimizers.cser import InFlight
 from cser_ray.partial_sync import partial_sync
 from tests.contract.laws import (
     VIRTUAL,
@@ -20,7 +23,7 @@ from tests.contract.laws import (
     lemma_1,
     mean_recursion,
 )
-from tests.stacked import LR, build
+from tests.stacked import LR, build, distance, logistic, trajectory
 
 
 class AsPrinted(CSER):
@@ -144,13 +147,31 @@ def test_overwriting_a_delayed_reset_by_the_mean_is_caught() -> None:
     """x[block] = mean(s), three steps late, loses the steps since."""
 
     class Overwrites(CSER):
-        def _arrived(self, t: int) -> list[tuple[Any, Tensor, Pending]]:
-            arrived = super()._arrived(t)
-            return [(c1, c1.take(self.x), pending) for c1, _, pending in arrived]
+        def _arrived(self, t: int) -> Iterator[InFlight]:
+            for flight in super()._arrived(t):
+                yield replace(flight, sent=flight.blocks.take(self.x))
 
     arguments: dict[str, Any] = {"reset_interval": 5, "reset_delay": 3}
     assert mean_recursion(cser(CSER, GRBS(2), GRBS(3), **arguments)) < 1e-14
     assert mean_recursion(cser(Overwrites, GRBS(2), GRBS(3), **arguments)) > 1e-3
+
+
+def test_sending_twice_what_is_under_way_is_caught() -> None:
+    """A second reset of the same blocks, launched before the first has arrived, sees an error that was sent already."""
+
+    class Twice(SelectAll):
+        def add_to_(self, taken: Tensor, values: Tensor, other: SelectAll) -> None:
+            return
+
+    class All(Identity):
+        def select(self, v: Tensor, call: int) -> SelectAll:
+            return Twice()
+
+    arguments: dict[str, Any] = {"reset_interval": 1, "reset_delay": 3, "implementation": "II"}
+    right, wrong = (list(trajectory(cser(CSER, c1, Zero(), **arguments), logistic(N))) for c1 in (Identity(), All()))
+    by_error = trajectory(cser(CSER, Identity(), Zero(), **arguments | {"implementation": "I"}), logistic(N))
+    assert all(distance(x, y) < 1e-13 for x, y in zip(right, by_error, strict=True))
+    assert distance(right[-1], wrong[-1]) > 1e-3
 
 
 def test_the_error_feedback_laws_catch_a_lost_residual() -> None:
