@@ -6,6 +6,7 @@ processes, and any mix are the same code. Virtual workers are charged as n hosts
 """
 
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -74,7 +75,8 @@ class Communicator:
         if group == "default":
             group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
         assert not isinstance(group, str)
-        self.group = group
+        # Not kept alive from here: a gloo group that is still referred to when Python ends aborts the process
+        self._group = None if group is None else weakref.ref(group)
         self.workers = workers
         self.processes = dist.get_world_size(group) if group is not None else 1
         self.rank = dist.get_rank(group) if group is not None else 0
@@ -85,6 +87,16 @@ class Communicator:
 
     def __repr__(self) -> str:
         return f"Communicator(workers={self.workers}, processes={self.processes}, rank={self.rank})"
+
+    @property
+    def group(self) -> "dist.ProcessGroup | None":
+        """The process group; None when all workers live here. RuntimeError once it has been destroyed."""
+        if self._group is None:
+            return None
+        group = self._group()
+        if group is None:
+            raise RuntimeError("This communicator's process group was destroyed; build a new one, and a new optimizer")
+        return group
 
     @property
     def worker_ids(self) -> range:

@@ -2,6 +2,7 @@
 
 import os
 import time
+import weakref
 from functools import partial
 from typing import Any
 
@@ -171,6 +172,21 @@ def test_check_equal_raises_on_every_process() -> None:
 
     for said in run_processes(3, work):
         assert said.startswith("The blocks differ between workers: ranks [1]")
+
+
+def test_a_destroyed_group_is_not_kept_alive() -> None:
+    """A gloo group that something still refers to when Python ends aborts its process; and it is of no use any more."""
+
+    def work() -> tuple[bool, str]:
+        communicator = Communicator(group=dist.new_group())
+        communicator.mean(torch.ones(1, 4), "gradient")
+        group = weakref.ref(communicator.group)
+        dist.destroy_process_group(communicator.group)
+        with pytest.raises(RuntimeError) as caught:
+            communicator.mean(torch.ones(1, 4), "gradient")
+        return group() is None, str(caught.value)
+
+    assert all(freed and "was destroyed" in message for freed, message in run_processes(2, work))
 
 
 def test_rows_must_be_the_workers() -> None:
