@@ -82,6 +82,12 @@ METHOD_BUDGETS: dict[str, Budget] = {
         Budget("cser-pl", _PARTIAL, overall_ratio, "sends one part in RC1 every H steps: RC1*H = R_C", theorem1_term),
         Budget("cser", _ALL, overall_ratio, "1/R_C = 1/RC2 + 1/(RC1*H)", theorem1_term),
         Budget("cser-release", _ALL, released_ratio, "1/R_C = (1-1/H)/RC2 + 1/(RC1*H)"),
+        Budget("sgd-bf16", (), lambda _: 2.0, "sends the whole gradient every step in 16 bits, so R_C = 2"),
+        Budget("adamw", (), lambda _: 1.0, "sends the whole gradient every step, so R_C = 1"),
+        Budget("no-sync-adamw", (), lambda _: math.inf, "sends nothing, so R_C = inf"),
+        Budget("local-adamw", _ALL[:1], overall_ratio, "sends the whole model every H steps: H = R_C"),
+        Budget("csea-adamw", _ALL[1:2], overall_ratio, "sends one part in RC1 every step: RC1 = R_C"),
+        Budget("cser-adamw", _ALL, overall_ratio, "1/R_C = 1/RC2 + 1/(RC1*H)"),
     )
 }
 
@@ -136,7 +142,7 @@ def ratio_of(method: str, structure: Structure) -> float:
 
 def rounds(method: str, structure: Structure) -> float:
     """Collectives a step: a budget in bytes says nothing of latency, and this is its measure."""
-    if method == "no-sync":
+    if math.isinf(METHOD_BUDGETS[method].formula(structure)):
         return 0.0
     resets = 1 / structure.reset_interval
     if math.isinf(structure.gradient_ratio):

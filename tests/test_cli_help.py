@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from cser_ray import cli, options
 from cser_ray.compressors.grbs import ORDERS
-from cser_ray.optimizers import OPTIMIZERS
 from cser_ray.tasks import TASKS
 from cser_ray.train.config import SCHEDULES
+from tuning.defaults import METHOD_LINES
 
 COMMANDS = [[], *([name] for name in cli.main.commands)]
 HEAVY = {"torch", "ray", "pandas", "pyarrow", "numpy", "scipy", "sklearn", "torchvision"}
@@ -38,7 +38,7 @@ def test_every_option_says_what_it_is(command: list[str]) -> None:
     assert [option.name for option in params if not option.help and not option.show_default] == []
 
 
-@pytest.mark.parametrize(("command", "table"), [("tasks", TASKS), ("methods", OPTIMIZERS)])
+@pytest.mark.parametrize(("command", "table"), [("tasks", TASKS), ("methods", METHOD_LINES)])
 def test_lists_have_the_name_first_and_are_whole(command: str, table: dict[str, object]) -> None:
     """A line for each entry, its name first, then its description, never cut, when output is no terminal."""
     lines = CliRunner().invoke(cli.main, [command], env={"COLUMNS": "20"}).output.splitlines()

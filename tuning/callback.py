@@ -8,7 +8,7 @@ from ray.tune import Callback
 from cser_ray.results import RunRow, read_runs
 from cser_ray.store import Store
 from cser_ray.train.record import Identity
-from tuning.selection import records
+from tuning.selection import REFERENCES, records
 from tuning.trial import error_rows, from_config, git_sha
 
 
@@ -39,7 +39,7 @@ class StudyCallback(Callback):
         accuracy = result.get("val_acc")
         if accuracy is not None and result["evaluation"] == trial.config["evaluations"] and accuracy > self.best[0]:
             config = trial.config
-            ratio = "" if config["method"] in ("sgd", "no-sync") else f" R_C {config['ratio']:g}"
+            ratio = "" if config["method"] in REFERENCES else f" R_C {config['ratio']:g}"
             self.best = (accuracy, f"{accuracy:.1f} % {config['method']}{ratio} lr {result['best_lr']:g}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -23,28 +23,25 @@ Choices = Mapping[tuple[str, float], Choice]
 
 
 def reference_lines(choices: Choices) -> list[Reference]:
-    """Synchronous SGD and the three lines without communication, where they were run.
+    """Dense synchronisation and, where it was run without any, three lines: averaged, a single worker, the ensemble.
 
-    The most accurate of those three is the floor that methods are tested against.
+    The most accurate of the lines without communication is the floor that methods are tested against.
     """
-    found = []
-    sgd, no_sync = (next((c for c in choices.values() if c.method == name), None) for name in REFERENCES)
-    if sgd is not None:
-        found.append(_reference("sgd", sgd, ""))
-    if no_sync is not None:
-        lines = [
-            _reference("no-sync", no_sync, ""),
-            _reference("no-sync's mean single worker", no_sync, "_worker"),
-            _reference("no-sync's ensemble", no_sync, "_ensemble"),
-        ]
-        best = max(lines, key=accuracy_of)
-        found += [replace(line, is_floor=line is best and line.test_acc is not None) for line in lines]
-    return found
+    found, silent = [], []
+    for choice in sorted((c for c in choices.values() if c.method in REFERENCES), key=lambda c: simplicity(c.method)):
+        name = choice.method
+        found.append(_reference(name, choice, ""))
+        if math.isinf(choice.ratio):
+            found.append(_reference(f"{name}'s mean single worker", choice, "_worker"))
+            found.append(_reference(f"{name}'s ensemble", choice, "_ensemble"))
+            silent += found[-3:]
+    floor = max(silent, key=accuracy_of, default=None)
+    return [replace(line, is_floor=line is floor and line.test_acc is not None) for line in found]
 
 
 def zero_of_value(lines: Iterable[Reference]) -> Reference | None:
     """The line without communication that has the lowest test loss: value is retained in loss, and counts from there."""
-    known = [line for line in lines if line.name != "sgd" and line.test_loss is not None]
+    known = [line for line in lines if line.name.startswith("no-sync") and line.test_loss is not None]
     return min(known, key=lambda line: line.test_loss or 0.0, default=None)
 
 

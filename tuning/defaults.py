@@ -42,5 +42,14 @@ METHOD_LINES = {
     "cser-pl": "error reset on a block every H steps; R_C = RC1 H",
     "cser": "CSER as printed (Algorithms 2 and 4): compressed gradients, reset every H steps",
     "cser-release": "CSER as its authors' code does it: models averaged on a block, a larger one every H steps",
+    "sgd-bf16": "synchronous SGD whose gradients travel in 16 bits: R_C = 2, the first thing to try",
+    "adamw": "synchronous AdamW: dense gradients every step, R_C = 1",
+    "no-sync-adamw": "AdamW without communication, one average at the end",
+    "local-adamw": "local-sgd with AdamW in place of SGD",
+    "csea-adamw": "csea with AdamW in place of SGD",
+    "cser-adamw": "cser with AdamW in place of SGD",
 }
 assert METHOD_LINES.keys() == METHOD_BUDGETS.keys()
+
+METHODS = tuple(name for name in METHOD_LINES if name not in ("sgd-bf16",) and not name.endswith("adamw"))
+"""Those that a study compares where none are named: SGD's, which share a grid of learning rates."""

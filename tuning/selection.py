@@ -8,13 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cser_ray.budget import METHOD_BUDGETS
 from cser_ray.structure import Structure
 
 if TYPE_CHECKING:
     import pandas as pd
 
-REFERENCES = ("sgd", "no-sync")
-"""Methods without a ratio or a structure: run once a study and shown beside every row."""
+REFERENCES = tuple(name for name, budget in METHOD_BUDGETS.items() if not budget.knobs)
+"""Methods without a ratio or a structure to choose: run once a study and shown beside every row."""
 
 Run = dict[str, Any]
 """A row of the runs table, by column; None where the row has null or NaN."""

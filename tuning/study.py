@@ -15,15 +15,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from cser_ray.budget import METHOD_BUDGETS, Structure, budget_of, number
+from cser_ray.budget import Structure, budget_of, number
 from cser_ray.train.config import RunConfig
+from tuning.defaults import METHODS
 from tuning.lattice import candidates
 from tuning.selection import REFERENCES, choose, promote
 
 if TYPE_CHECKING:
     import pandas as pd
-
-METHODS = tuple(METHOD_BUDGETS)
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Study:
     batch_size: int = 16
     block_order: str = "random"
     momentum: float = 0.9
+    beta2: float = 0.95
+    """Of AdamW, whose first beta is `momentum`."""
     weight_decay: float = 5e-4
     schedule: str = "step"
     warmup_steps: int = 0

@@ -18,19 +18,21 @@ from torch.nn import Parameter
 from cser_ray.communicator import Communicator
 from cser_ray.compressors.base import Compressor, Selection, SharedCompressor
 from cser_ray.flat import FlatParameters
-from cser_ray.optimizers.local_step import Nesterov
+from cser_ray.optimizers.local_step import AdamW, LocalStep, Nesterov
 
 SEED_CHECKS = 3
 """So many times after construction or a load, the workers compare the blocks that they are about to average."""
 
 
 class FlatOptimizer(torch.optim.Optimizer, ABC):
-    """SGD with Nesterov momentum and coupled weight decay on flat parameters; subclasses say what is communicated.
+    """SGD with Nesterov momentum, or AdamW, on flat parameters; subclasses say what is communicated.
 
-    `params`, `lr`, `momentum`, `weight_decay`: as in torch.optim.SGD; parameter groups may set them apart. Momentum is
-    local to each worker and never averaged. Parameters that need no gradient are left alone, an unused one counts as a
-    zero gradient. `communicator`: by default one worker a process of the default process group. `seeds`: one seed a
-    stacked run. `stacked`: parameters carry a leading axis of runs * workers rows (see `cser_ray.virtual`).
+    `params`, `lr`, `momentum`, `weight_decay`: as in torch.optim.SGD; parameter groups may set them apart. `betas`, `eps`:
+    as in torch.optim.AdamW, which they choose for the local step in place of momentum; weight decay is then decoupled.
+    Momentum and moments are local to each worker and never averaged. Parameters that need no gradient are left alone, an
+    unused one counts as a zero gradient. `communicator`: by default one worker a process of the default process group.
+    `seeds`: one seed a stacked run. `stacked`: parameters carry a leading axis of runs * workers rows (see
+    `cser_ray.virtual`).
 
     Construction broadcasts worker 0's parameters. Replicas then differ by design: use no DDP wrapper around the model,
     and evaluate inside `averaged_parameters()`.
@@ -43,16 +45,20 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         *,
+        betas: tuple[float, float] | None = None,
+        eps: float = 1e-8,
         communicator: Communicator | None = None,
         seeds: Sequence[int] = (0,),
         stacked: bool = False,
     ):
-        _check_hyperparameters(lr, momentum, weight_decay)
+        own = {"momentum": momentum} if betas is None else {"betas": betas, "eps": eps}
+        defaults = {"lr": lr, **own, "weight_decay": weight_decay}
+        _check_hyperparameters(defaults)
         self._built = False
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(params, defaults)
         self._built = True
         for group in self.param_groups:
-            _check_hyperparameters(group["lr"], group["momentum"], group["weight_decay"])
+            _check_hyperparameters(group)
         self.communicator = communicator or Communicator()
         self.seeds = tuple(seeds)
         self.t = 0
@@ -71,8 +77,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         self._checks_left = SEED_CHECKS
         self.x = self._shaped(self.flat.data)
         """The parameters `[w, d]`, or `[runs, w, d]` when stacked."""
-        self.local = Nesterov(slices)
-        """Turns gradients into updates; holds the momentum."""
+        self.local: LocalStep = Nesterov(slices) if betas is None else AdamW(slices)
+        """Turns gradients into updates; holds momentum or moments."""
         self.local.allocate(self.x, self.param_groups)
         frozen: list[Parameter] = [] if stacked else self._frozen
         rows_of_frozen = [p.data.reshape(1, -1) for p in frozen]  # a copy where p is not contiguous
@@ -101,11 +107,11 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
 
     def local_update(self, x: Tensor, g: Tensor) -> Tensor:
         """The local update p as a new tensor; x stays as it is (Algorithm 4, lines 6-7)."""
-        return self.local.update(x, g, self.param_groups)
+        return self.local.update(x, g, self.param_groups, self.t)
 
     def local_step_(self, x: Tensor, g: Tensor, selection: Selection | None = None) -> Tensor | None:
         """x -= p without a buffer for p; return p on the selection's coordinates `[..., w, k]`, if any."""
-        return self.local.step_(x, g, self.param_groups, selection)
+        return self.local.step_(x, g, self.param_groups, self.t, selection)
 
     def check_seeds(self, *selections: Selection) -> None:
         """In the first steps, make sure that all workers are about to average the same coordinates."""
@@ -193,7 +199,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
                 "the method that saved it, or start from its model with a new optimizer"
             )
         super().load_state_dict(state_dict)
-        self.local.m = None
+        self.local.forget()
         self.local.allocate(self.x, self.param_groups)
         for name, buffer in self.buffers().items():
             flat = buffer.view(self.flat.rows, self.flat.width)
@@ -217,7 +223,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
 
     def state_kind(self) -> str:
         """What saved a `state_dict`; only the same kind can load it."""
-        return type(self).__name__
+        return type(self).__name__ + (" with AdamW" if isinstance(self.local, AdamW) else "")
 
     def extra_state(self) -> dict[str, Any]:
         """State beyond buffers, for `state_dict`."""
@@ -259,10 +265,15 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
                 self.state[p][name] = view
 
 
-def _check_hyperparameters(lr: float | Tensor, momentum: float, weight_decay: float) -> None:
+def _check_hyperparameters(group: dict[str, Any]) -> None:
+    lr, momentum, betas = group["lr"], group.get("momentum", 0.0), group.get("betas", (0.0, 0.0))
     if not torch.all(torch.as_tensor(lr) >= 0):
         raise ValueError(f"The learning rate must be at least 0, not {lr}")
     if not 0 <= momentum < 1:
         raise ValueError(f"Momentum must lie in [0, 1), not {momentum}")
-    if not weight_decay >= 0:
-        raise ValueError(f"Weight decay must be at least 0, not {weight_decay}")
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"Both betas must lie in [0, 1), not {betas}")
+    if not group.get("eps", 0.0) >= 0:
+        raise ValueError(f"eps must be at least 0, not {group['eps']}")
+    if not group["weight_decay"] >= 0:
+        raise ValueError(f"Weight decay must be at least 0, not {group['weight_decay']}")

@@ -22,7 +22,7 @@ from cser_ray.seeds import Purpose
 
 
 class CSER(FlatOptimizer):
-    """Algorithm 4 (with momentum = 0: Algorithm 2).
+    """Algorithm 4 (with momentum = 0: Algorithm 2; with `betas`: around AdamW).
 
     `reset_interval`: H >= 1, in steps. `reset_compressor`: C1, applied to the error every H steps.
     `gradient_compressor`: C2, applied to the update every step; None sends no gradients (CSER-PL). Overall
@@ -54,6 +54,8 @@ class CSER(FlatOptimizer):
         gradient_compressor: Compressor | None = None,
         implementation: Literal["auto", "I", "II"] = "auto",
         reset_delay: int = 0,
+        betas: tuple[float, float] | None = None,
+        eps: float = 1e-8,
         communicator: Communicator | None = None,
         seeds: Sequence[int] = (0,),
         stacked: bool = False,
@@ -62,7 +64,8 @@ class CSER(FlatOptimizer):
             raise ValueError(f"The reset interval H is a whole number of steps >= 1, not {reset_interval}")
         if reset_delay != int(reset_delay) or reset_delay < 0:
             raise ValueError(f"The reset's delay is a whole number of steps >= 0, not {reset_delay}")
-        super().__init__(params, lr, momentum, weight_decay, communicator=communicator, seeds=seeds, stacked=stacked)
+        common: dict[str, Any] = {"communicator": communicator, "seeds": seeds, "stacked": stacked}
+        super().__init__(params, lr, momentum, weight_decay, betas=betas, eps=eps, **common)
         self.reset_interval = int(reset_interval)
         self.reset_delay = reset_delay
         self.reset_compressor = self.stream(reset_compressor or GRBS(16), Purpose.RESET_BLOCKS)

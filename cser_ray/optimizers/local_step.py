@@ -1,11 +1,13 @@
 """What a worker does with its own gradients before anything is sent: the update p of Algorithm 4, lines 6-7, x -= p."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from cser_ray.compressors.base import Selection
@@ -14,28 +16,66 @@ Groups = Sequence[dict[str, Any]]
 """torch's parameter groups, in the order of the flat vector."""
 
 
-class Nesterov:
-    """SGD with Nesterov momentum and coupled weight decay over flat tensors `[..., w, d]`: p = eta (beta m + g).
+class LocalStep(ABC):
+    """A local optimizer over flat tensors `[..., w, d]`; its state is each worker's own and is never averaged.
 
     `slices`: what part of the last axis each parameter group holds. Where runs are stacked on the first axis, a group's
-    `lr` may hold one rate a run. Momentum is local to each worker and is allocated when a group first asks for it.
+    `lr` may hold one rate a run.
     """
 
     def __init__(self, slices: Sequence[slice]):
         self.slices = tuple(slices)
-        self.m: Tensor | None = None
+
+    @abstractmethod
+    def allocate(self, x: Tensor, groups: Groups) -> None:
+        """Also later than construction: a scheduler or a loaded state may be the first to ask for state."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Drop the state; `allocate` makes it anew."""
+
+    @abstractmethod
+    def buffers(self) -> dict[str, Tensor]:
+        """Named state with a row a worker, shaped like x."""
+
+    @abstractmethod
+    def update(self, x: Tensor, g: Tensor, groups: Groups, t: int) -> Tensor:
+        """The update p of step t = 1, 2, ... as a new tensor; x stays as it is."""
+
+    @abstractmethod
+    def step_(self, x: Tensor, g: Tensor, groups: Groups, t: int, selection: Selection | None = None) -> Tensor | None:
+        """x -= p without a buffer for p; return p on the selection's coordinates `[..., w, k]`, if any."""
+
+    def _parts(self, x: Tensor, groups: Groups) -> Iterator[tuple[Any, dict[str, Any], float]]:
+        """(index, group, its learning rate) of the parts of x that torch's fused kernels can take at once."""
+        for s, group in zip(self.slices, groups, strict=True):
+            for runs, lr in _rates(group):
+                # the kernels take dense tensors only, and a group's part of each row is not dense across rows
+                for at in (runs,) if len(groups) == 1 else _rows(x, runs, s):
+                    yield at, group, lr
+
+
+class Nesterov(LocalStep):
+    """SGD with Nesterov momentum and coupled weight decay: m = beta m + g, p = eta (beta m + g)."""
+
+    m: Tensor | None = None
+    """Momentum, once a group asks for it."""
 
     def allocate(self, x: Tensor, groups: Groups) -> None:
-        """Also later than construction: a scheduler or a loaded state may be the first to ask for momentum."""
+        """See `LocalStep.allocate`."""
         if self.m is None and any(group["momentum"] for group in groups):
             self.m = torch.zeros_like(x)
 
+    def forget(self) -> None:
+        """See `LocalStep.forget`."""
+        self.m = None
+
     def buffers(self) -> dict[str, Tensor]:
-        """Named state with a row a worker, shaped like x."""
+        """See `LocalStep.buffers`."""
         return {} if self.m is None else {"momentum_buffer": self.m}
 
-    def update(self, x: Tensor, g: Tensor, groups: Groups) -> Tensor:
-        """m = beta m + g; return p = eta (beta m + g) as a new tensor. Weight decay is part of g."""
+    def update(self, x: Tensor, g: Tensor, groups: Groups, t: int) -> Tensor:
+        """See `LocalStep.update`."""
         p = torch.empty_like(x)
         for s, group in zip(self.slices, groups, strict=True):
             beta, decay = group["momentum"], group["weight_decay"]
@@ -47,28 +87,12 @@ class Nesterov:
             p[..., s].mul_(group["lr"])
         return p
 
-    def step_(self, x: Tensor, g: Tensor, groups: Groups, selection: Selection | None = None) -> Tensor | None:
-        """x -= p by torch's fused SGD, no buffer for p; return p on the selection's coordinates `[..., w, k]`, if any."""
+    def step_(self, x: Tensor, g: Tensor, groups: Groups, t: int, selection: Selection | None = None) -> Tensor | None:
+        """See `LocalStep.step_`."""
         chosen = None if selection is None else self._update_at(selection, x, g, groups)
-        for s, group in zip(self.slices, groups, strict=True):
-            for runs, lr in self._rates(group):
-                for at in (runs,) if len(groups) == 1 else _dense_parts(x, runs, s):
-                    m = None if self.m is None else self.m[at]
-                    _fused_step(x[at], g[at], m, lr, group["momentum"], group["weight_decay"])
+        for at, group, lr in self._parts(x, groups):
+            _sgd_step(x[at], g[at], None if self.m is None else self.m[at], group, lr)
         return chosen
-
-    def _rates(self, group: dict[str, Any]) -> list[tuple[Any, float]]:
-        """(index of the runs, their learning rate): neighbours with one rate take their step together."""
-        lr = group["lr"]
-        if not isinstance(lr, Tensor) or lr.numel() == 1:
-            return [(..., float(lr))]
-        together: list[tuple[slice, float]] = []
-        for run, rate in enumerate(lr.flatten().tolist()):
-            if together and together[-1][1] == rate:
-                together[-1] = (slice(together[-1][0].start, run + 1), rate)
-            else:
-                together.append((slice(run, run + 1), rate))
-        return together
 
     def _update_at(self, selection: Selection, x: Tensor, g: Tensor, groups: Groups) -> Tensor:
         """p of the step that is about to be taken, on the selection's coordinates."""
@@ -91,15 +115,72 @@ class Nesterov:
         return table[torch.bucketize(selection.coordinates(x), ends, right=True)]
 
 
-def _dense_parts(x: Tensor, runs: Any, s: slice) -> Iterator[tuple[Any, ...]]:
-    """Index of a group's part of each row: the fused kernel takes dense tensors only, and it is not dense across rows."""
+class AdamW(LocalStep):
+    """AdamW with decoupled weight decay: p = eta (m_hat / (sqrt(v_hat) + eps) + lambda x).
+
+    Moments stay each worker's own, so that even a method that averages every p densely is not synchronous AdamW: there
+    all workers share one v.
+    """
+
+    exp_avg: Tensor | None = None
+    exp_avg_sq: Tensor | None = None
+
+    def allocate(self, x: Tensor, groups: Groups) -> None:
+        """See `LocalStep.allocate`."""
+        if self.exp_avg is None:
+            self.exp_avg, self.exp_avg_sq = torch.zeros_like(x), torch.zeros_like(x)
+
+    def forget(self) -> None:
+        """See `LocalStep.forget`."""
+        self.exp_avg = self.exp_avg_sq = None
+
+    def buffers(self) -> dict[str, Tensor]:
+        """See `LocalStep.buffers`."""
+        assert self.exp_avg is not None
+        assert self.exp_avg_sq is not None
+        return {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
+
+    def update(self, x: Tensor, g: Tensor, groups: Groups, t: int) -> Tensor:
+        """See `LocalStep.update`."""
+        moved = x.clone()
+        self.step_(moved, g, groups, t)
+        return x - moved
+
+    def step_(self, x: Tensor, g: Tensor, groups: Groups, t: int, selection: Selection | None = None) -> Tensor | None:
+        """See `LocalStep.step_`."""
+        assert self.exp_avg is not None
+        assert self.exp_avg_sq is not None
+        before = None if selection is None else selection.take(x)
+        for at, group, lr in self._parts(x, groups):
+            _adamw_step(x[at], g[at], self.exp_avg[at], self.exp_avg_sq[at], t, group, lr)
+        # what x really moved by: the same p, and no second pass over the moments
+        return None if before is None or selection is None else before - selection.take(x)
+
+
+def _rates(group: dict[str, Any]) -> list[tuple[Any, float]]:
+    """(index of the runs, their learning rate): neighbours with one rate take their step together."""
+    lr = group["lr"]
+    if not isinstance(lr, Tensor) or lr.numel() == 1:
+        return [(..., float(lr))]
+    together: list[tuple[slice, float]] = []
+    for run, rate in enumerate(lr.flatten().tolist()):
+        if together and together[-1][1] == rate:
+            together[-1] = (slice(together[-1][0].start, run + 1), rate)
+        else:
+            together.append((slice(run, run + 1), rate))
+    return together
+
+
+def _rows(x: Tensor, runs: Any, s: slice) -> Iterator[tuple[Any, ...]]:
+    """Index of a group's part of each row."""
     first = range(x.shape[0])[runs] if isinstance(runs, slice) else range(x.shape[0])
     for row in product(first, *map(range, x.shape[1:-1])):
         yield (*row, s)
 
 
-def _fused_step(x: Tensor, g: Tensor, m: Tensor | None, lr: float, momentum: float, weight_decay: float) -> None:
+def _sgd_step(x: Tensor, g: Tensor, m: Tensor | None, group: dict[str, Any], lr: float) -> None:
     """One pass over memory: m = beta m + g + wd x, x -= lr (beta m + g + wd x)."""
+    momentum = group["momentum"]
     sgd(
         [x],
         [g],
@@ -107,10 +188,31 @@ def _fused_step(x: Tensor, g: Tensor, m: Tensor | None, lr: float, momentum: flo
         has_sparse_grad=False,
         foreach=False,
         fused=True,
-        weight_decay=weight_decay,
+        weight_decay=group["weight_decay"],
         momentum=momentum,
         lr=lr,
         dampening=0.0,
         nesterov=momentum > 0,
+        maximize=False,
+    )
+
+
+def _adamw_step(x: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, group: dict[str, Any], lr: float) -> None:
+    """One pass over memory. torch counts the step in a tensor beside x, and counts it up itself."""
+    adamw(
+        [x],
+        [g],
+        [m],
+        [v],
+        [],
+        [torch.full((), t - 1, dtype=torch.float32, device=x.device)],
+        foreach=False,
+        fused=True,
+        amsgrad=False,
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        lr=lr,
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
         maximize=False,
     )

@@ -4,12 +4,25 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from cser_ray.communicator import Communicator
 from cser_ray.compressors import GRBS, Identity, Zero
-from cser_ray.optimizers import OPTIMIZERS, FlatOptimizer
+from cser_ray.optimizers import (
+    CSEA,
+    CSER,
+    CSERPL,
+    EFSGD,
+    SGD,
+    CSERRelease,
+    DiLoCo,
+    FlatOptimizer,
+    LocalSGD,
+    NoSync,
+    QSparseLocalSGD,
+)
 from cser_ray.train.config import RunConfig
 
 
@@ -32,19 +45,29 @@ def _gradient(config: RunConfig) -> dict[str, Any]:
     return {"gradient_compressor": compressor(config.gradient_ratio, config.block_order)}
 
 
-ARGUMENTS: dict[str, Callable[[RunConfig], dict[str, Any]]] = {
-    "sgd": lambda config: {},
-    "no-sync": lambda config: {},
-    "local-sgd": _interval,
-    "diloco": lambda config: _interval(config) | {"outer_lr": config.outer_lr, "outer_momentum": config.outer_momentum},
-    "ef-sgd": lambda config: {"gradient_compressor": compressor(config.reset_ratio, config.block_order)},
-    "qsparse": lambda config: _interval(config) | _reset(config),
-    "csea": _reset,
-    "cser-pl": lambda config: _interval(config) | _reset(config),
-    "cser": lambda config: _interval(config) | _reset(config) | _gradient(config),
-    "cser-release": lambda config: _interval(config) | _reset(config) | _gradient(config),
+def _adamw(config: RunConfig) -> dict[str, Any]:
+    return {"betas": (config.momentum, config.beta2)}
+
+
+RECIPES: dict[str, tuple[type[FlatOptimizer], Callable[[RunConfig], dict[str, Any]]]] = {
+    "sgd": (SGD, lambda config: {}),
+    "no-sync": (NoSync, lambda config: {}),
+    "local-sgd": (LocalSGD, _interval),
+    "diloco": (DiLoCo, lambda c: _interval(c) | {"outer_lr": c.outer_lr, "outer_momentum": c.outer_momentum}),
+    "ef-sgd": (EFSGD, lambda c: {"gradient_compressor": compressor(c.reset_ratio, c.block_order)}),
+    "qsparse": (QSparseLocalSGD, lambda c: _interval(c) | _reset(c)),
+    "csea": (CSEA, _reset),
+    "cser-pl": (CSERPL, lambda c: _interval(c) | _reset(c)),
+    "cser": (CSER, lambda c: _interval(c) | _reset(c) | _gradient(c)),
+    "cser-release": (CSERRelease, lambda c: _interval(c) | _reset(c) | _gradient(c)),
+    "sgd-bf16": (SGD, lambda config: {"payload": torch.bfloat16}),
+    "adamw": (SGD, _adamw),
+    "no-sync-adamw": (NoSync, _adamw),
+    "local-adamw": (LocalSGD, lambda c: _interval(c) | _adamw(c)),
+    "csea-adamw": (CSEA, lambda c: _reset(c) | _adamw(c)),
+    "cser-adamw": (CSER, lambda c: _interval(c) | _reset(c) | _gradient(c) | _adamw(c)),
 }
-"""Method -> the constructor's arguments beyond the common ones."""
+"""Method -> its class, and the constructor's arguments beyond the common ones."""
 
 
 def make_optimizer(
@@ -55,7 +78,8 @@ def make_optimizer(
     seeds: Sequence[int],
 ) -> FlatOptimizer:
     """The optimizer of `config` over stacked parameters `[runs * workers, ...]`."""
-    return OPTIMIZERS[config.method](
+    kind, arguments = RECIPES[config.method]
+    return kind(
         parameters,
         lr,
         config.momentum,
@@ -63,5 +87,5 @@ def make_optimizer(
         communicator=communicator,
         seeds=seeds,
         stacked=True,
-        **ARGUMENTS[config.method](config),
+        **arguments(config),
     )

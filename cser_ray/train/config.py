@@ -31,6 +31,9 @@ class RunConfig:
     """R_C2; inf: gradients are not synchronised."""
     lr: float = 0.1
     momentum: float = 0.9
+    """Nesterov's; the first beta of AdamW."""
+    beta2: float = 0.95
+    """AdamW only."""
     weight_decay: float = 5e-4
     outer_lr: float = 0.7
     """DiLoCo only."""

@@ -79,7 +79,7 @@ class Record:
             own_test, ensemble_test = trial.evaluator.own_models("test")
             final = _columns(test=trial.evaluator.score(parameters, buffers, "test"))
             final |= {"val_loss_worker": own.loss.tolist()} | _columns("_worker", test=own_test)
-            if trial.config.method == "no-sync":
+            if math.isinf(trial.config.ratio):
                 final |= _columns("_ensemble", val=ensemble, test=ensemble_test)
         for run, (loss, ok) in enumerate(zip(measured["train_loss"], finite, strict=True)):
             if self.diverged_step[run] is None and (not ok or (last and loss > self.limit)):
@@ -161,6 +161,7 @@ class Record:
             "gradient_ratio": config.gradient_ratio if structured else None,
             "share": share(config.structure, config.ratio) if structured else None,
             "momentum": config.momentum,
+            "beta2": config.beta2 if config.method.endswith("adamw") else None,
             "weight_decay": config.weight_decay,
             "outer_lr": config.outer_lr if config.method == "diloco" else None,
             "outer_momentum": config.outer_momentum if config.method == "diloco" else None,

@@ -21,6 +21,12 @@ POINTS: dict[str, dict[str, Any]] = {
     "cser-pl": {"ratio": 4.0, "reset_interval": 2, "reset_ratio": 2.0},
     "cser": {"ratio": 4.0, "reset_interval": 2, "reset_ratio": 4.0, "gradient_ratio": 8.0},
     "cser-release": {"ratio": 4.0, "reset_interval": 2, "reset_ratio": 3.0, "gradient_ratio": 6.0},
+    "sgd-bf16": {"ratio": 2.0},
+    "adamw": {"ratio": 1.0},
+    "no-sync-adamw": {"ratio": math.inf},
+    "local-adamw": {"ratio": 4.0, "reset_interval": 4},
+    "csea-adamw": {"ratio": 4.0, "reset_ratio": 4.0},
+    "cser-adamw": {"ratio": 4.0, "reset_interval": 2, "reset_ratio": 4.0, "gradient_ratio": 8.0},
 }
 """Method -> its structure at R_C = 4 where it has one."""
 

@@ -20,8 +20,10 @@ Outcome = tuple[Tensor, dict[str, tuple[float, int]]]
 
 
 def stack(method: str, dtype: str, task: str = "digits") -> list[RunConfig]:
-    """Two runs side by side, with another learning rate and repeat each."""
-    return [config(method, task=task, steps=STEPS, dtype=dtype, lr=lr, repeat=k) for lr, k in ((0.05, 0), (0.1, 1))]
+    """Two runs side by side, with another learning rate and repeat each; AdamW's are a hundredth of SGD's."""
+    scale = 0.01 if method.endswith("adamw") else 1.0
+    points = ((0.05 * scale, 0), (0.1 * scale, 1))
+    return [config(method, task=task, steps=STEPS, dtype=dtype, lr=lr, repeat=k) for lr, k in points]
 
 
 def outcome(configs: list[RunConfig], processes: int) -> Outcome:
@@ -40,6 +42,10 @@ SMOOTH = "tests.train.smooth:SmoothDigits"
 CASES = [(method, "float64", "digits") for method in POINTS] + [("cser", "float64", "mnist1d")]
 CASES += [(method, "float32", SMOOTH) for method in POINTS]
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+LOOSER = {("sgd-bf16", "float64"): 0.05, ("sgd-bf16", "float32"): 0.05}
+"""Sums of 16-bit values are rounded on every hop of the real ring and once here; 50 steps make much of that."""
+LOOSER |= {(method, "float32"): 5e-3 for method in POINTS if method.endswith("adamw")}
+"""AdamW divides by the gradient's size: where that is nothing but rounding, so is the direction of its step."""
 every_case = pytest.mark.parametrize("case", CASES, ids=[f"{m} {t.split(':')[-1]} {d}" for m, d, t in CASES])
 
 
@@ -69,7 +75,8 @@ def test_the_same_steps(case: tuple[str, str, str], processes: int) -> None:
     expected, _ = virtual(case)
     found = torch.cat([ranks[CASES.index(case)][0] for ranks in spread(processes)], 1)
     assert found.shape == expected.shape
-    assert float((found - expected).abs().max() / expected.abs().max()) < TOLERANCE[case[1]]
+    tolerance = LOOSER.get(case[:2], TOLERANCE[case[1]])
+    assert float((found - expected).abs().max() / expected.abs().max()) < tolerance
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -81,7 +88,7 @@ def test_the_same_ledger(case: tuple[str, str, str], processes: int) -> None:
         assert ranks[CASES.index(case)][1] == expected
 
 
-@pytest.mark.parametrize("method", sorted(set(POINTS) - {"sgd"}))
+@pytest.mark.parametrize("method", sorted(set(POINTS) - {"sgd", "sgd-bf16", "adamw"}))
 def test_workers_do_differ(method: str) -> None:
     """The tests above compare models that have parted: after one step none agree, but for error feedback every step."""
     trial = Trial(stack(method, "float64"), Communicator(4, None), CPU)

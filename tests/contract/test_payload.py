@@ -1,0 +1,25 @@
+"""Gradients that travel in 16 bits: half the bytes, and the mean of what was rounded."""
+
+import torch
+
+from cser_ray.optimizers import SGD
+from tests.stacked import LR, D, build, distance, logistic, models, start, take_step
+
+N = 3
+
+
+def test_the_mean_is_that_of_rounded_gradients() -> None:
+    """Rounded once on each worker; the sum is rounded to 16 bits, too."""
+    optimizer = build(SGD, N, momentum=0.0, payload=torch.bfloat16)
+    sent = logistic(N)(start(N), 1).to(torch.bfloat16)
+    take_step(optimizer, logistic(N))
+    assert distance(models(optimizer), start(N) - LR * sent.mean(0).double()) < 1e-14
+    assert distance(models(optimizer), start(N) - LR * logistic(N)(start(N), 1).mean(0)) > 1e-5
+
+
+def test_it_costs_two_bytes_a_value() -> None:
+    """A ring all-reduce of d values of 16 bits, padding of the flat vector included."""
+    optimizer = build(SGD, N, payload=torch.bfloat16)
+    take_step(optimizer, logistic(N))
+    assert optimizer.communicator.ledger.entries["gradient"].bytes == 2 * (N - 1) / N * 2 * optimizer.flat.width
+    assert optimizer.flat.numel == D
