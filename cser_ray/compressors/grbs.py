@@ -132,7 +132,7 @@ class GRBS:
 @lru_cache(maxsize=16)
 def _calls_on(device: torch.device, grbs: GRBS, count: int, group: int) -> list[tuple[Tensor, np.ndarray]]:
     """The blocks of CALLS calls, on the device and here: one copy for all of them, and no step waits for it."""
-    drawn = [grbs.draw(count, call) for call in range(group * CALLS + 1, (group + 1) * CALLS + 1)]
+    drawn = [np.sort(grbs.draw(count, call)) for call in range(group * CALLS + 1, (group + 1) * CALLS + 1)]
     there = _to_device(np.concatenate(drawn, -1), device)
     ends = np.cumsum([0, *(blocks.shape[-1] for blocks in drawn)]).tolist()
     return [(there[..., a:b], blocks) for (a, b), blocks in zip(pairwise(ends), drawn, strict=True)]
@@ -147,8 +147,8 @@ def _to_device(numbers: np.ndarray, device: torch.device) -> Tensor:
 class BlockSelection:
     """Chosen blocks of every row of `[..., w, d]`: `blocks` int64 [m], or [runs, m] where stacked runs choose apart.
 
-    `known`: the same numbers where the processor can read them without waiting for the device. A last block that is cut
-    short by d travels at full size: its padding counts as bytes.
+    `known`: the same numbers where the processor can read them without waiting for the device; both are sorted. A last
+    block that is cut short by d travels at full size: its padding counts as bytes.
     """
 
     def __init__(self, blocks: Tensor, known: np.ndarray, size: int):
@@ -184,10 +184,11 @@ class BlockSelection:
             for run in range(len(self.known)):
                 self._of_run(run).add_to_(taken[run], values[run], other._of_run(run))
             return
-        _, theirs, ours = np.intersect1d(other.known, self.known, assume_unique=True, return_indices=True)
+        at = np.searchsorted(other.known, self.known)  # both are sorted
+        ours = np.flatnonzero(other.known.take(at, mode="clip") == self.known)
         if len(ours):
-            picked = self._by_block(values).index_select(-2, _to_device(ours, taken.device))
-            self._by_block(taken).index_add_(-2, _to_device(theirs, taken.device), picked)
+            source, target = _to_device(np.stack([ours, at[ours]]), taken.device)
+            self._by_block(taken).index_add_(-2, target, self._by_block(values).index_select(-2, source))
 
     def _by_block(self, taken: Tensor) -> Tensor:
         return taken.view(*taken.shape[:-1], -1, self.size)
