@@ -86,11 +86,20 @@ class FlatParameters:
                     f"A parameter of shape {tuple(p.shape)} got other storage after the optimizer was built (module.to(), "
                     "p.data = ...), and would not be trained. Build the optimizer after that, or copy values in place."
                 )
-            if p.grad is view:
-                continue
-            if p.grad is None:
-                view.zero_()
-            elif p.grad.is_sparse or p.grad.data_ptr() != view.data_ptr():
-                view.copy_(p.grad.to_dense())
-            p.grad = view
+            _attach(p, view)
         return self.grad
+
+    @torch.no_grad()
+    def collect_gradient(self, number: int) -> None:
+        """The same for one parameter, by its number."""
+        _attach(self.parameters[number], self._grad_views[number])
+
+
+def _attach(p: Parameter, view: Tensor) -> None:
+    if p.grad is view:
+        return
+    if p.grad is None:
+        view.zero_()
+    elif p.grad.is_sparse or p.grad.data_ptr() != view.data_ptr():
+        view.copy_(p.grad.to_dense())
+    p.grad = view

@@ -60,6 +60,10 @@ class Selection(Protocol):
         """A number that tells two different selections apart."""
         ...
 
+    def within(self, part: slice) -> "Selection":
+        """Those of my blocks that begin in a range of the coordinates; ranges that share out all, share out the blocks."""
+        ...
+
     def add_to_(self, taken: Tensor, values: Tensor, other: Any) -> None:
         """Add my values `[..., w, k]` to what `other`, of the same kind, has taken, where both chose the same."""
         ...

@@ -178,6 +178,12 @@ class BlockSelection:
         """See `Selection.digest`."""
         return hash((self.size, *self.known.flatten().tolist())) & (2**62 - 1)
 
+    def within(self, part: slice) -> "BlockSelection":
+        """See `Selection.within`; for one run."""
+        assert self.known.ndim == 1, "stacked runs choose apart"
+        a, b = np.searchsorted(self.known, [-(-part.start // self.size), -(-part.stop // self.size)])
+        return BlockSelection(self.blocks[a:b], self.known[a:b], self.size)
+
     def add_to_(self, taken: Tensor, values: Tensor, other: "BlockSelection") -> None:
         """See `Selection.add_to_`."""
         if self.known.ndim > 1:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cser_ray.compressors.base import SelectionMessage
+from cser_ray.compressors.base import Selection, SelectionMessage
 
 
 class SelectAll:
@@ -35,6 +35,33 @@ class SelectAll:
         """See `Selection.add_to_`."""
         taken.add_(values)
 
+    def within(self, part: slice) -> Selection:
+        """See `Selection.within`."""
+        return SelectRange(part)
+
+
+class SelectRange(SelectAll):
+    """Every coordinate of a range."""
+
+    def __init__(self, part: slice):
+        self.part = part
+
+    def take(self, v: Tensor) -> Tensor:
+        """See `Selection.take`."""
+        return super().take(v[..., self.part])
+
+    def put_(self, v: Tensor, values: Tensor) -> None:
+        """See `Selection.put_`."""
+        super().put_(v[..., self.part], values)
+
+    def add_(self, v: Tensor, values: Tensor) -> None:
+        """See `Selection.add_`."""
+        super().add_(v[..., self.part], values)
+
+    def coordinates(self, v: Tensor) -> Tensor:
+        """See `Selection.coordinates`."""
+        return torch.arange(self.part.start, self.part.stop, device=v.device)
+
 
 class SelectNone:
     """No coordinate."""
@@ -59,6 +86,10 @@ class SelectNone:
 
     def add_to_(self, taken: Tensor, values: Tensor, other: "SelectNone") -> None:
         """See `Selection.add_to_`."""
+
+    def within(self, part: slice) -> "SelectNone":
+        """See `Selection.within`."""
+        return self
 
 
 @dataclass(frozen=True)

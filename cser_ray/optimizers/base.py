@@ -18,7 +18,8 @@ from torch.nn import Parameter
 from cser_ray.communicator import Communicator
 from cser_ray.compressors.base import Compressor, Selection, SharedCompressor
 from cser_ray.flat import FlatParameters
-from cser_ray.optimizers.local_step import AdamW, LocalStep, Nesterov
+from cser_ray.optimizers.local_step import AdamW, LocalStep, Nesterov, check_hyperparameters
+from cser_ray.optimizers.overlap import BackwardOverlap
 
 SEED_CHECKS = 3
 """So many times after construction or a load, the workers compare the blocks that they are about to average."""
@@ -53,12 +54,12 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
     ):
         own = {"momentum": momentum} if betas is None else {"betas": betas, "eps": eps}
         defaults = {"lr": lr, **own, "weight_decay": weight_decay}
-        _check_hyperparameters(defaults)
+        check_hyperparameters(defaults)
         self._built = False
         super().__init__(params, defaults)
         self._built = True
         for group in self.param_groups:
-            _check_hyperparameters(group)
+            check_hyperparameters(group)
         self.communicator = communicator or Communicator()
         self.seeds = tuple(seeds)
         self.t = 0
@@ -80,6 +81,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         self.local: LocalStep = Nesterov(slices) if betas is None else AdamW(slices)
         """Turns gradients into updates; holds momentum or moments."""
         self.local.allocate(self.x, self.param_groups)
+        self.overlap: BackwardOverlap | None = None
         frozen: list[Parameter] = [] if stacked else self._frozen
         rows_of_frozen = [p.data.reshape(1, -1) for p in frozen]  # a copy where p is not contiguous
         with torch.no_grad():
@@ -113,6 +115,12 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         """x -= p without a buffer for p; return p on the selection's coordinates `[..., w, k]`, if any."""
         return self.local.step_(x, g, self.param_groups, self.t, selection)
 
+    def overlap_backward(self, launch: Callable[[slice], None]) -> None:
+        """From now on, launch the synchronisation of step `self.t + 1` range by range during the backward pass."""
+        if self.flat.stacked:
+            raise ValueError("Virtual workers have no communication that could be overlapped: leave `overlap` out")
+        self.overlap = BackwardOverlap(self.flat, torch.no_grad()(launch))
+
     def check_seeds(self, *selections: Selection) -> None:
         """In the first steps, make sure that all workers are about to average the same coordinates."""
         if self._checks_left and self.communicator.size > 1:
@@ -141,10 +149,18 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
                 "not part of its flat vector. Build the optimizer after unfreezing, or freeze them again."
             )
         g = self._shaped(self.flat.collect_gradients())
+        if self.overlap is not None:
+            if getattr(self, "found_inf", None) is not None:
+                raise RuntimeError(
+                    "A GradScaler unscales after the backward pass, when an overlapped one has already sent"
+                )
+            self.overlap.finish()
         self._unscale_(g)
         self.local.allocate(self.x, self.param_groups)
         self.t += 1
         self.update(self.x, g, self.t)
+        if self.overlap is not None:
+            self.overlap.reset()
         # x is not seen by autograd: without this a stale graph would give wrong gradients instead of an error
         torch.autograd.graph.increment_version(self.flat.parameters)
         return loss
@@ -167,7 +183,20 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Zero the gradients in place; they stay views of the flat buffer whatever `set_to_none` says."""
+        if self.overlap is not None and self.overlap.begun:
+            raise RuntimeError(
+                "The synchronisation of this step has begun on all workers, so it has to be taken: call step()"
+            )
         self.flat.zero_gradients()
+
+    @contextmanager
+    def accumulate(self) -> Iterator[None]:
+        """Around all backward passes of a step but the last, where they overlap with communication."""
+        if self.overlap is None:
+            yield
+        else:
+            with self.overlap.paused():
+                yield
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Only during construction: the flat vector's length is fixed afterwards."""
@@ -263,17 +292,3 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
             flat = buffer.view(self.flat.rows, self.flat.width)
             for p, view in zip(self.flat.parameters, self.flat.views(flat), strict=True):
                 self.state[p][name] = view
-
-
-def _check_hyperparameters(group: dict[str, Any]) -> None:
-    lr, momentum, betas = group["lr"], group.get("momentum", 0.0), group.get("betas", (0.0, 0.0))
-    if not torch.all(torch.as_tensor(lr) >= 0):
-        raise ValueError(f"The learning rate must be at least 0, not {lr}")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"Momentum must lie in [0, 1), not {momentum}")
-    if not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"Both betas must lie in [0, 1), not {betas}")
-    if not group.get("eps", 0.0) >= 0:
-        raise ValueError(f"eps must be at least 0, not {group['eps']}")
-    if not group["weight_decay"] >= 0:
-        raise ValueError(f"Weight decay must be at least 0, not {group['weight_decay']}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.communicator import Communicator, Pending
-from cser_ray.compressors.base import Compressor, SharedCompressor, start_average
+from cser_ray.compressors.base import Compressor, Selection, SharedCompressor, start_average
 from cser_ray.compressors.grbs import GRBS
 from cser_ray.compressors.identity import Zero
 from cser_ray.optimizers.base import FlatOptimizer
@@ -35,6 +35,10 @@ class CSER(FlatOptimizer):
     `reset_delay`: the reset's average is applied this many steps after it was started, so that it may travel while the
     next steps compute. Several may be under way, also of the same blocks; both invariants stay exact.
 
+    `overlap`: implementation II sends during the backward pass what is due in its step, in at most four collectives: the
+    C2 blocks, and without C2 the reset's, if it is not delayed. Needs gradients that nothing changes between backward
+    and step (no clipping, no GradScaler); see `FlatOptimizer.accumulate`.
+
     >>> from cser_ray.compressors import GRBS
     >>> model = torch.nn.Linear(4, 2)
     >>> optimizer = CSER(model.parameters(), lr=0.1, reset_interval=16, reset_compressor=GRBS(16))
@@ -54,6 +58,7 @@ class CSER(FlatOptimizer):
         gradient_compressor: Compressor | None = None,
         implementation: Literal["auto", "I", "II"] = "auto",
         reset_delay: int = 0,
+        overlap: bool = False,
         betas: tuple[float, float] | None = None,
         eps: float = 1e-8,
         communicator: Communicator | None = None,
@@ -84,6 +89,11 @@ class CSER(FlatOptimizer):
             self.e = torch.zeros_like(self.x)
             self.common = self.x[..., :1, :].clone()  # x_hat = x_i - e_i: one row, equal on every worker (Lemma 1)
         self._in_flight: deque[InFlight] = deque()
+        self._launched: list[tuple[Selection, Tensor, Pending]] = []
+        if overlap:
+            if self.implementation == "I":
+                raise ValueError("Only implementation II overlaps with the backward pass: it needs GRBS")
+            self.overlap_backward(self._launch)
 
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
         """See `FlatOptimizer.update`."""
@@ -120,25 +130,51 @@ class CSER(FlatOptimizer):
     def _update_without_error(self, x: Tensor, g: Tensor, t: int) -> None:
         """Implementation II: x_i - e_i is common, so on a shared block averaging e is averaging x, and e need not exist."""
         c2 = self.gradient_compressor.select(x, t)
-        p = self.local_step_(x, g, c2)  # lines 6-9, as if C2 sent nothing ...
-        assert p is not None
-        if p.shape[-1]:
-            p_mean = start_average(p.clone(), self.communicator, "gradient").wait()
-            c2.add_(x, p - p_mean)  # ... corrected on its blocks
+        if self.overlap is None:
+            p = self.local_step_(x, g, c2)  # lines 6-9, as if C2 sent nothing ...
+            assert p is not None
+            if p.shape[-1]:
+                p_mean = start_average(p.clone(), self.communicator, "gradient").wait()
+                c2.add_(x, p - p_mean)  # ... corrected on its blocks
+        else:
+            self.local_step_(x, g)
+            for part, p, mean in () if self._resets_early(t) else self._launched:
+                part.add_(x, p - mean.wait())
         if t % self.reset_interval == 0:  # line 10
             c1 = self.reset_compressor.select(x, t // self.reset_interval)
             self.check_seeds(c1, c2)
-            sent = c1.take(x)
-            if self.reset_delay == 0:
-                c1.put_(x, start_average(sent, self.communicator, "reset").wait())  # lines 13-14
+            if self._resets_early(t):
+                for part, _, mean in self._launched:
+                    part.put_(x, mean.wait())
+            elif self.reset_delay == 0:
+                c1.put_(x, start_average(c1.take(x), self.communicator, "reset").wait())  # lines 13-14
             else:
+                sent = c1.take(x)
                 mean = start_average(sent.clone(), self.communicator, "reset")
                 self._in_flight.append(InFlight(t + self.reset_delay, c1, sent, mean))
+        self._launched.clear()
         for flight in self._arrived(t):
             change = flight.mean.wait() - flight.sent
             flight.blocks.add_(x, change)  # never overwrite x by the mean: that would lose the steps since
             for later in self._in_flight:  # taken before this change came; it adds up to zero, so their means stand
                 flight.blocks.add_to_(later.sent, change, later.blocks)
+
+    def _resets_early(self, t: int) -> bool:
+        """Whether step t sends its reset during the backward pass: x - p is known then, unless C2 has still to change it."""
+        due = t % self.reset_interval == 0 and self.reset_delay == 0
+        return self.overlap is not None and due and isinstance(self.gradient_compressor, Zero)
+
+    def _launch(self, part: slice) -> None:
+        """Send what step `self.t + 1` sends of a range, given the range's gradients."""
+        x, g, t = self.x, self.flat.grad, self.t + 1
+        early = self._resets_early(t)
+        compressor, call = (self.reset_compressor, t // self.reset_interval) if early else (self.gradient_compressor, t)
+        blocks = compressor.select(x, call).within(part)
+        p = self.local.update_at(blocks, x, g, self.param_groups, t)
+        if p.shape[-1]:
+            sent = blocks.take(x).sub_(p) if early else p.clone()
+            mean = start_average(sent, self.communicator, "reset" if early else "gradient")
+            self._launched.append((blocks, p, mean))
 
     def _arrived(self, t: int) -> Iterator["InFlight"]:
         while self._in_flight and self._in_flight[0].due <= t:

@@ -43,6 +43,10 @@ class LocalStep(ABC):
         """The update p of step t = 1, 2, ... as a new tensor; x stays as it is."""
 
     @abstractmethod
+    def update_at(self, selection: Selection, x: Tensor, g: Tensor, groups: Groups, t: int) -> Tensor:
+        """The update p of step t, which has not been taken yet, on the selection's coordinates `[..., w, k]`."""
+
+    @abstractmethod
     def step_(self, x: Tensor, g: Tensor, groups: Groups, t: int, selection: Selection | None = None) -> Tensor | None:
         """x -= p without a buffer for p; return p on the selection's coordinates `[..., w, k]`, if any."""
 
@@ -53,6 +57,15 @@ class LocalStep(ABC):
                 # the kernels take dense tensors only, and a group's part of each row is not dense across rows
                 for at in (runs,) if len(groups) == 1 else _rows(x, runs, s):
                     yield at, group, lr
+
+    def _at(self, selection: Selection, x: Tensor, groups: Groups, name: str, place: int | None = None) -> Any:
+        """A hyperparameter on the selection's coordinates: one value, or one each where the groups differ."""
+        values = [group[name] if place is None else group[name][place] for group in groups]
+        if len(values) == 1 or all(value is values[0] or value == values[0] for value in values[1:]):
+            return values[0]
+        table = torch.tensor([float(value) for value in values], dtype=x.dtype, device=x.device)
+        ends = torch.tensor([s.stop for s in self.slices], device=x.device)
+        return table[torch.bucketize(selection.coordinates(x), ends, right=True)]
 
 
 class Nesterov(LocalStep):
@@ -89,13 +102,13 @@ class Nesterov(LocalStep):
 
     def step_(self, x: Tensor, g: Tensor, groups: Groups, t: int, selection: Selection | None = None) -> Tensor | None:
         """See `LocalStep.step_`."""
-        chosen = None if selection is None else self._update_at(selection, x, g, groups)
+        chosen = None if selection is None else self.update_at(selection, x, g, groups, t)
         for at, group, lr in self._parts(x, groups):
             _sgd_step(x[at], g[at], None if self.m is None else self.m[at], group, lr)
         return chosen
 
-    def _update_at(self, selection: Selection, x: Tensor, g: Tensor, groups: Groups) -> Tensor:
-        """p of the step that is about to be taken, on the selection's coordinates."""
+    def update_at(self, selection: Selection, x: Tensor, g: Tensor, groups: Groups, t: int) -> Tensor:
+        """See `LocalStep.update_at`."""
         lr, beta, decay = (self._at(selection, x, groups, name) for name in ("lr", "momentum", "weight_decay"))
         p = selection.take(g)
         if any(group["weight_decay"] for group in groups):
@@ -104,15 +117,6 @@ class Nesterov(LocalStep):
             m = selection.take(self.m).mul_(beta).add_(p)
             p.add_(m.mul_(beta))
         return p.mul_(lr)
-
-    def _at(self, selection: Selection, x: Tensor, groups: Groups, name: str) -> Any:
-        """A hyperparameter on the selection's coordinates: one value, or one each where the groups differ."""
-        values = [group[name] for group in groups]
-        if len(values) == 1 or all(value is values[0] or value == values[0] for value in values[1:]):
-            return values[0]
-        table = torch.tensor([float(value) for value in values], dtype=x.dtype, device=x.device)
-        ends = torch.tensor([s.stop for s in self.slices], device=x.device)
-        return table[torch.bucketize(selection.coordinates(x), ends, right=True)]
 
 
 class AdamW(LocalStep):
@@ -146,6 +150,18 @@ class AdamW(LocalStep):
         self.step_(moved, g, groups, t)
         return x - moved
 
+    def update_at(self, selection: Selection, x: Tensor, g: Tensor, groups: Groups, t: int) -> Tensor:
+        """See `LocalStep.update_at`."""
+        assert self.exp_avg is not None
+        assert self.exp_avg_sq is not None
+        lr, decay, eps = (self._at(selection, x, groups, name) for name in ("lr", "weight_decay", "eps"))
+        first, second = (self._at(selection, x, groups, "betas", place) for place in (0, 1))
+        g = selection.take(g)
+        m = selection.take(self.exp_avg).mul_(first).add_(g * (1 - first))
+        v = selection.take(self.exp_avg_sq).mul_(second).add_(g.square_() * (1 - second))
+        p = m.div_(1 - first**t).div_(v.div_(1 - second**t).sqrt_().add_(eps))
+        return p.add_(selection.take(x).mul_(decay)).mul_(lr)
+
     def step_(self, x: Tensor, g: Tensor, groups: Groups, t: int, selection: Selection | None = None) -> Tensor | None:
         """See `LocalStep.step_`."""
         assert self.exp_avg is not None
@@ -155,6 +171,21 @@ class AdamW(LocalStep):
             _adamw_step(x[at], g[at], self.exp_avg[at], self.exp_avg_sq[at], t, group, lr)
         # what x really moved by: the same p, and no second pass over the moments
         return None if before is None or selection is None else before - selection.take(x)
+
+
+def check_hyperparameters(group: dict[str, Any]) -> None:
+    """Raise ValueError for what neither SGD nor AdamW can step with."""
+    lr, momentum, betas = group["lr"], group.get("momentum", 0.0), group.get("betas", (0.0, 0.0))
+    if not torch.all(torch.as_tensor(lr) >= 0):
+        raise ValueError(f"The learning rate must be at least 0, not {lr}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"Momentum must lie in [0, 1), not {momentum}")
+    if not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"Both betas must lie in [0, 1), not {betas}")
+    if not group.get("eps", 0.0) >= 0:
+        raise ValueError(f"eps must be at least 0, not {group['eps']}")
+    if not group["weight_decay"] >= 0:
+        raise ValueError(f"Weight decay must be at least 0, not {group['weight_decay']}")
 
 
 def _rates(group: dict[str, Any]) -> list[tuple[Any, float]]:
