@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from cser_ray.bench.commands import bench
 from cser_ray.options import (
     METHOD,
+    PLAN_OPTIONS,
     TASK_OPTIONS,
     TRAINING_OPTIONS,
     Group,
@@ -32,6 +34,9 @@ def main() -> None:
 
     Begin with `cser-ray tune`, which runs a small study on this machine, and `cser-ray compare`, which reads it.
     """
+
+
+main.add_command(bench)
 
 
 @main.command()
@@ -155,6 +160,27 @@ def compare(results: str, all_rows: bool, form: str, select: str | None) -> None
     """Print the comparison of a study: which method at which ratio, and what it costs in accuracy."""
     with clear_errors():
         click.echo(_comparison(results, form, select, all_rows))
+
+
+@main.command()
+@with_options(PLAN_OPTIONS)
+@click.option("--format", "form", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+def plan(form: str, **given: Any) -> None:
+    """Should I compress, with what, and what will I gain? The answer first, which may be no; then predicted step times.
+
+    Give a model and its step (--params and --step-ms, or --task), and --workers and --rate of their links; or --measure
+    the links, as in `torchrun --no-python ... cser-ray plan --measure`. A study adds what accuracy costs.
+    """  # fmt: skip
+    with clear_errors():
+        from tuning.plan_text import render_plan
+        from tuning.planning import make_plan
+
+        found = make_plan({name: value for name, value in given.items() if value is not None})
+        if found is not None:  # one rank of torchrun speaks for all
+            text, beside = render_plan(found, form)
+            click.echo(text)
+            if beside:
+                click.echo(beside, err=True)
 
 
 @main.command()

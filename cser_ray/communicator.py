@@ -16,6 +16,8 @@ from torch import Tensor
 
 IN_RATIO = ("gradient", "reset")
 """The ledger's entries that R_C counts; all others (evaluation, batchnorm, seed-check, start) stand outside it."""
+HOST = "host"
+"""The entry of what one process sends to others of its own worker: it leaves no worker, so no total counts it."""
 
 
 @dataclass
@@ -39,8 +41,8 @@ class Ledger:
         entry.collectives += 1
 
     def total(self, in_ratio: bool) -> Entry:
-        """The sum over the entries inside R_C, or over those outside it."""
-        chosen = [entry for name, entry in self.entries.items() if (name in IN_RATIO) == in_ratio]
+        """The sum over the entries inside R_C, or over those outside it; `HOST` is in neither."""
+        chosen = [e for name, e in self.entries.items() if name != HOST and (name in IN_RATIO) == in_ratio]
         return Entry(sum(entry.bytes for entry in chosen), sum(entry.collectives for entry in chosen))
 
 
@@ -69,6 +71,11 @@ class Communicator:
     6.0
     """
 
+    ranks_per_host: int = 1
+    """Processes that make up one worker, see `HostCommunicator`."""
+    local_rank: int = 0
+    """Which of them this process is."""
+
     def __init__(self, workers: int = 1, group: "dist.ProcessGroup | str | None" = "default"):
         if workers < 1:
             raise ValueError(f"A process hosts at least one worker, not {workers}")
@@ -91,12 +98,7 @@ class Communicator:
     @property
     def group(self) -> "dist.ProcessGroup | None":
         """The process group; None when all workers live here. RuntimeError once it has been destroyed."""
-        if self._group is None:
-            return None
-        group = self._group()
-        if group is None:
-            raise RuntimeError("This communicator's process group was destroyed; build a new one, and a new optimizer")
-        return group
+        return None if self._group is None else alive(self._group)
 
     @property
     def worker_ids(self) -> range:
@@ -167,12 +169,12 @@ class Communicator:
     def check_equal(self, digest: int, what: str) -> None:
         """Raise RuntimeError on every process unless all of them hold the same `digest` (below 2^62)."""
         if self.size > 1:
-            self.ledger.add("seed-check", (self.size - 1) * 8)
+            self.ledger.add("seed-check", (self.size - 1) * 8 * self.ranks_per_host)
         if self.group is None:
             return
         device = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"
         mine = torch.tensor([digest], dtype=torch.int64, device=device)
-        parts = [torch.empty_like(mine) for _ in range(self.processes)]
+        parts = [torch.empty_like(mine) for _ in range(dist.get_world_size(self.group))]
         dist.all_gather(parts, mine, group=self.group)
         others = [rank for rank, part in enumerate(parts) if part.item() != parts[0].item()]
         if others:
@@ -181,6 +183,13 @@ class Communicator:
                 "unrelated coordinates. Give every worker the same seed, ratio, block order and parameters."
             )
 
+    def average_in_host_(self, g: Tensor) -> None:
+        """Average gradients `[..., 1, k]` over the processes that make up this worker, in place; here it is one."""
+
+    def any_in_host(self, flag: Tensor) -> Tensor:
+        """The largest of a flag over the processes that make up this worker; here it is one."""
+        return flag
+
     def _ring(self, nbytes: float) -> float:
         return 2 * (self.size - 1) / self.size * nbytes
 
@@ -188,3 +197,11 @@ class Communicator:
         assert v.shape[-2] == self.workers, f"{tuple(v.shape)} does not have {self.workers} workers along axis -2"
         if self.size > 1 and v.numel():
             self.ledger.add(name, nbytes)
+
+
+def alive(group: "weakref.ref[dist.ProcessGroup]") -> "dist.ProcessGroup":
+    """The process group; RuntimeError once it has been destroyed."""
+    found = group()
+    if found is None:
+        raise RuntimeError("This communicator's process group was destroyed; build a new one, and a new optimizer")
+    return found

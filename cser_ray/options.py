@@ -74,6 +74,8 @@ TASK_OPTIONS: list[Callable[[Any], Any]] = [
 ]
 TRAINING_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--workers", type=int, default=8, show_default=True, help="n, the workers that train together."),
+    click.option("--processes-per-worker", type=int, default=1, show_default=True,
+                 help="k: a real worker is a host of k processes that share its batch."),
     click.option("--steps", type=int, help="Steps of a run [2048; longer for cifar100 and imagenet]."),
     click.option("--batch-size", type=int, help="Samples a worker and step [16; imagenet 32]."),
     click.option("--seed", type=int, default=0, show_default=True,
@@ -86,7 +88,30 @@ TRAINING_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--warmup-steps", type=int, help="Linear warm-up, the same for every method [0; imagenet 5 passes]."),
     click.option("--evaluations", type=int, help="How often the averaged model is evaluated [8]."),
     click.option("--cpus-per-worker", type=float, default=0.25, show_default=True,
-                 help="CPUs that a real worker reserves; below 1 they share cores."),
+                 help="CPUs that each process of a real worker reserves; below 1 they share cores."),
+]  # fmt: skip
+PLAN_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option("--params", type=int, help="Trained parameters of the model; or --task, or --model."),
+    click.option("--step-ms", type=float, help="Milliseconds of a step without communication [timed here, of a --task]."),
+    click.option("--task", help="Count the parameters of this task's model, and time its step here."),
+    click.option("--model", help="module.path:factory of a torch module; with --task, the model of an image task."),
+    click.option("--data-dir", help="Where the task's data lies."),
+    click.option("--batch-size", type=int, help="Samples a worker and step, where the task's step is timed."),
+    click.option("--workers", type=int, help="n, the workers that train together."),
+    click.option("--processes-per-worker", type=int, default=1, show_default=True,
+                 help="k: a worker is a host of k processes that share one link."),
+    click.option("--rate", help="Each worker's link: 10gbit, as tc writes it, or bits a second."),
+    click.option("--latency-ms", type=float, help="Of a small all-reduce [as measured on a link like it]."),
+    click.option("--measure", is_flag=True, help="Measure rate and latency: under torchrun, else on the Ray cluster."),
+    click.option("--backend", type=click.Choice(["nccl", "gloo"]), default="nccl", show_default=True,
+                 help="What moves the bytes: nccl between GPUs, gloo between CPUs."),
+    click.option("--methods", type=Names("method", known_methods), help="Comma-separated [all that have a ratio]."),
+    click.option("--ratios", type=Numbers(), help="Overall ratios R_C [the study's, or 8,32,256,1024]."),
+    click.option("--study", help="A results folder of `cser-ray tune`: what the methods cost in accuracy."),
+    click.option("--max-loss", type=float, help="Points of test accuracy that you accept to lose [1]."),
+    click.option("--target-loss", type=float, help="Validation loss to wait for [1.05 times sgd's last]."),
+    click.option("--links", type=click.Path(exists=True, dir_okay=False),
+                 help="Fit the model of time on this CSV of `cser-ray bench links`."),
 ]  # fmt: skip
 
 

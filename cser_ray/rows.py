@@ -63,6 +63,7 @@ class RunRow:
     batch_size: int = col("examples", "examples a worker sees in a step")
     workers: int = col("workers", "n: workers, virtual ones included")
     processes: int = col("processes", "processes that hold the workers")
+    processes_per_worker: int = col("processes", "k: processes of a real worker, which share its batch", default=1)
     seed: int = col("1", "seed of the study")
     repeat: int = col("1", "repeat k: same initialisation, data order and blocks in every method")
     n_params: int | None = opt("parameters", "d: parameters of the model")
@@ -96,6 +97,7 @@ class RunRow:
     eval_bytes: int | None = opt(
         "bytes", "sent by one worker outside R_C: evaluation, seed checks, statistics, final average"
     )
+    host_bytes: int | None = opt("bytes", "sent by one process to others of its own worker, inside a host")
     dense_bytes: int | None = opt("bytes", "what dense fp32 ring all-reduce every step would have sent per worker")
     realised_ratio: float | None = opt("×", "R_C by the ledger, over whole reset intervals")
     realised_ratio_bf16: float | None = opt("×", "the same against dense bf16: half of it")

@@ -50,13 +50,15 @@ def check_resources(study: Study, cpus: float, cpus_per_worker: float) -> None:
     """Raise ValueError, with what to change, where the cluster cannot hold the study's real workers."""
     if not (0 < cpus_per_worker <= 1 or (cpus_per_worker > 1 and cpus_per_worker.is_integer())):
         raise ValueError(f"--cpus-per-worker is a fraction of 1 or a whole number, not {cpus_per_worker:g}")
-    needed = study.workers * cpus_per_worker
+    processes = study.workers * study.processes_per_worker
+    needed = processes * cpus_per_worker
     if study.distributed and needed > cpus:
-        fit = int(cpus / cpus_per_worker)
-        share = math.floor(1e4 * cpus / study.workers) / 1e4  # Ray counts in ten-thousandths
+        fit = int(cpus / cpus_per_worker) // study.processes_per_worker
+        share = math.floor(1e4 * cpus / processes) / 1e4  # Ray counts in ten-thousandths
+        several = f" of {study.processes_per_worker} processes" if study.processes_per_worker > 1 else ""
         raise ValueError(
-            f"{study.workers} real workers of {cpus_per_worker:g} CPU each need {needed:g} CPUs, the cluster has {cpus:g}. "
-            f"Take --workers {max(fit, 1)}, or --cpus-per-worker {share:g} to let them share cores, "
+            f"{study.workers} real workers{several} of {cpus_per_worker:g} CPU each need {needed:g} CPUs, the cluster "
+            f"has {cpus:g}. Take --workers {max(fit, 1)}, or --cpus-per-worker {share:g} to let them share cores, "
             "or --distributed 0 for virtual workers only"
         )
 
@@ -113,7 +115,7 @@ def run_study(
             bundle["GPU"] = 1.0
         return tune.PlacementGroupFactory([bundle])
 
-    real_at_once = max(1, int(capacity["CPU"] // (study.workers * cpus_per_worker)))
+    real_at_once = max(1, int(capacity["CPU"] // (study.workers * study.processes_per_worker * cpus_per_worker)))
     total = study.total_trials() if read_runs(store.uri).empty else None
     callback = StudyCallback(store, progress, study.total_runs(), started=time.monotonic())
     tuner = tune.Tuner(

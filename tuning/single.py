@@ -104,10 +104,13 @@ def _distributed(trial: Trial, identity: Identity, store: str, scratch: str, cpu
     from cser_ray.train.trainer import fit_distributed
 
     cluster.connect()
-    needed, cpus = trial.runs[0].workers * cpus_per_worker, cluster.capacity()["CPU"]
+    config = trial.runs[0]
+    needed = config.workers * config.processes_per_worker * cpus_per_worker
+    cpus = cluster.capacity()["CPU"]
     if needed > cpus:
+        several = f" of {config.processes_per_worker} processes" if config.processes_per_worker > 1 else ""
         raise ValueError(
-            f"{trial.runs[0].workers} workers of {cpus_per_worker:g} CPU each need {needed:g} CPUs, the cluster has "
+            f"{config.workers} workers{several} of {cpus_per_worker:g} CPU each need {needed:g} CPUs, the cluster has "
             f"{cpus:g}: take fewer --workers, or a smaller --cpus-per-worker to let them share cores"
         )
     fit_distributed(trial.runs, identity, store, scratch, cpus_per_worker)

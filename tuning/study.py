@@ -36,6 +36,8 @@ class Study:
     methods: tuple[str, ...] = METHODS
     ratios: tuple[float, ...] = (16.0, 256.0, 1024.0)
     workers: int = 8
+    processes_per_worker: int = 1
+    """k: real workers are whole hosts of k processes."""
     repeats: int = 3
     seed: int = 0
     lrs: tuple[float, ...] = (0.05, 0.1, 0.5)

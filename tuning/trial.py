@@ -138,7 +138,7 @@ def error_rows(trial: Trial, identity: Identity, error: str, status: str = "ERRO
                 run_id=run.run_id(trial.trial_id),
                 stage=trial.stage,
                 steps=run.run_steps,
-                processes=run.workers if trial.rung == "distributed" else 1,
+                processes=run.workers * run.processes_per_worker if trial.rung == "distributed" else 1,
                 status=status,
                 error=error[-20_000:],
                 ended_at=now,

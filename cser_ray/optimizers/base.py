@@ -119,7 +119,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         """From now on, launch the synchronisation of step `self.t + 1` range by range during the backward pass."""
         if self.flat.stacked:
             raise ValueError("Virtual workers have no communication that could be overlapped: leave `overlap` out")
-        self.overlap = BackwardOverlap(self.flat, torch.no_grad()(launch))
+        self.overlap = BackwardOverlap(self.flat, torch.no_grad()(launch), self.communicator.average_in_host_)
 
     def check_seeds(self, *selections: Selection) -> None:
         """In the first steps, make sure that all workers are about to average the same coordinates."""
@@ -149,13 +149,15 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
                 "not part of its flat vector. Build the optimizer after unfreezing, or freeze them again."
             )
         g = self._shaped(self.flat.collect_gradients())
-        if self.overlap is not None:
+        if self.overlap is None:
+            self._unscale_(g)
+            self.communicator.average_in_host_(g)
+        else:
             if getattr(self, "found_inf", None) is not None:
                 raise RuntimeError(
                     "A GradScaler unscales after the backward pass, when an overlapped one has already sent"
                 )
             self.overlap.finish()
-        self._unscale_(g)
         self.local.allocate(self.x, self.param_groups)
         self.t += 1
         self.update(self.x, g, self.t)
@@ -169,13 +171,14 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
     """GradScaler calls step() even after an overflow and leaves the rest to `_unscale_`."""
 
     def _unscale_(self, g: Tensor) -> None:
-        """What GradScaler asks for. A worker whose gradients overflowed contributes a zero gradient to this step.
+        """What GradScaler asks for. A worker whose gradients overflowed, in any of its processes, contributes zeros.
 
         Skipping the step on that worker alone would leave the others waiting in their collectives for ever.
         """
         found_inf = getattr(self, "found_inf", None)
         if found_inf is None:
             return
+        found_inf = self.communicator.any_in_host(found_inf)
         scale = getattr(self, "grad_scale", None)
         if scale is not None:
             g.div_(scale)

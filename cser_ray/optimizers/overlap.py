@@ -20,11 +20,12 @@ EDGES = (0.0, 0.1, 0.3, 0.6, 1.0)
 class BackwardOverlap:
     """Calls `launch(range)` for each of the ranges once the gradients of all its parameters are there.
 
+    `average`: applied to a range's gradients `[1, k]` in place before its launch, for workers of several processes.
     Needs exactly one backward pass a step; earlier ones, which only add to the gradients, belong inside `paused()`.
     """
 
-    def __init__(self, flat: FlatParameters, launch: Callable[[slice], None]):
-        self.flat, self.launch = flat, launch
+    def __init__(self, flat: FlatParameters, launch: Callable[[slice], None], average: Callable[[Tensor], None]):
+        self.flat, self.launch, self.average = flat, launch, average
         edges = [round(edge * flat.width) for edge in EDGES]
         self.ranges = [slice(a, b) for a, b in pairwise(edges)]
         spans = list(pairwise(flat.offsets))
@@ -78,4 +79,5 @@ class BackwardOverlap:
     def _launch_next(self) -> None:
         part = self.ranges[self._next]
         self._next -= 1
+        self.average(self.flat.grad[:, part])
         self.launch(part)

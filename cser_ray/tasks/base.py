@@ -4,8 +4,8 @@ A task of your own is one small class with these members and one line in `TASKS`
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,17 @@ class Dataset(Protocol):
 
 
 @dataclass(frozen=True)
-class TensorDataset:
+class Held:
+    """Samples held in memory as tensors; `batch` gathers them on the tensors' device, from an index there."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same samples on a device."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: v.to(device) for name, v in held.items() if isinstance(v, Tensor)})
+
+
+@dataclass(frozen=True)
+class TensorDataset(Held):
     """Samples held in memory: inputs [N, ...], targets [N, ...]; no augmentation."""
 
     inputs: Tensor

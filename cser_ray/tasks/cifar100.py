@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cser_ray.tasks.base import Splits
+from cser_ray.tasks.base import Held, Splits
 from cser_ray.tasks.models import build_model, check_model
 from cser_ray.tasks.splitting import splits_fingerprint, stratified_order
 
@@ -25,7 +25,7 @@ SPLIT_SEED = 100
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(Held):
     """Images uint8 [N, 3, s, s] with targets [N]; a batch is float, standardised by `mean` and `deviation` [3].
 
     A batch lies on the device of `images`.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cser_ray.tasks.base import Splits
+from cser_ray.tasks.base import Held, Splits
 from cser_ray.tasks.splitting import splits_fingerprint
 from cser_ray.tasks.transformer import Transformer
 
@@ -35,7 +35,7 @@ SYMBOLS = "\n" + "".join(map(chr, range(32, 127)))
 
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(Held):
     """Windows of `WINDOW` symbols of a text uint8 [L] that begin at `starts` [N]; no augmentation."""
 
     text: Tensor

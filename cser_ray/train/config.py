@@ -47,20 +47,27 @@ class RunConfig:
     batch_size: int = 16
     """Samples a worker and step."""
     workers: int = 8
+    processes_per_worker: int = 1
+    """k: real workers are whole hosts of k processes that share each batch; a virtual worker computes it in one."""
     seed: int = 0
     """The study's seed; initialisation, data order and blocks follow from (seed, repeat)."""
     repeat: int = 0
     rung: str = "virtual"
-    """"virtual": all workers in one process; "distributed": one Ray Train process a worker."""
+    """"virtual": all workers in one process; "distributed": `processes_per_worker` Ray Train processes a worker."""
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"Unknown schedule {self.schedule!r}; the schedules are {', '.join(SCHEDULES)}")
-        for name in ("steps", "batch_size", "workers", "evaluations", "reset_interval"):
+        for name in ("steps", "batch_size", "workers", "processes_per_worker", "evaluations", "reset_interval"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value == int(value) >= 1):
                 raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
+        if self.batch_size % self.processes_per_worker:
+            raise ValueError(
+                f"batch_size is shared evenly by the processes of a worker, but {self.batch_size} is no multiple of "
+                f"processes_per_worker = {self.processes_per_worker}"
+            )
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"A learning rate is positive, not {self.lr}")
         if not (0 <= self.momentum < 1 and 0 <= self.weight_decay < math.inf):

@@ -103,7 +103,7 @@ class Evaluator:
         local = 1 if first_only else self.communicator.workers
         pick = slice(None) if not first_only else slice(0, None, self.communicator.workers)
         parameters = {name: p.detach()[pick] for name, p in self.workers.parameters.items()}
-        buffers = {name: b[pick] for name, b in self.workers.buffers.items()}
+        buffers = {name: self._of_worker(b)[pick] for name, b in self.workers.buffers.items()}
         own, together = (torch.zeros(self.runs, 2, dtype=torch.float64, device=self.device) for _ in range(2))
         if not first_only or self.communicator.rank == 0:
             for inputs, targets in self._chunks(data, range(len(data))):
@@ -118,6 +118,13 @@ class Evaluator:
         own = self.communicator.total(own, "evaluation") / (1 if first_only else self.communicator.size)
         scores = [Score(sums[:, 0] / len(data), 100 * sums[:, 1] / len(data)) for sums in (own, together)]
         return scores[0], scores[0] if first_only else scores[1]
+
+    def _of_worker(self, buffer: Tensor) -> Tensor:
+        """A buffer's rows; for a worker of several processes, each with statistics of its own, their mean."""
+        if self.communicator.ranks_per_host > 1 and buffer.is_floating_point():
+            buffer = buffer.clone()
+            self.communicator.average_in_host_(buffer.view(self.runs, 1, -1))
+        return buffer
 
     def _named(self, flat: Tensor) -> dict[str, Tensor]:
         """Parameters by name from flat rows `[runs, d]`; those outside the flat vector (frozen) as they are."""

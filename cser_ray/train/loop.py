@@ -14,13 +14,13 @@ from cser_ray.communicator import Communicator
 from cser_ray.results import EpochRow, RunRow
 from cser_ray.seeds import Purpose, derived_seed
 from cser_ray.tasks import make_task
-from cser_ray.tasks.base import Task, losses
+from cser_ray.tasks.base import Held, Task, losses
 from cser_ray.train.build import make_optimizer
 from cser_ray.train.config import RunConfig
 from cser_ray.train.evaluation import Evaluator, place
 from cser_ray.train.record import Identity, Record
 from cser_ray.train.shards import Shards
-from cser_ray.virtual import VirtualWorkers, backward
+from cser_ray.virtual import GradientStep, VirtualWorkers, choose_way
 
 Report = Callable[[list[EpochRow], list[RunRow]], None]
 """Called on every process after each evaluation with one epoch row and one run row a run; it may raise to stop the trial."""
@@ -46,6 +46,11 @@ class Trial:
         self.configs = tuple(configs)
         if communicator.size != self.config.workers:
             raise ValueError(f"{self.config.workers} workers are asked for, the communicator has {communicator.size}")
+        if communicator.group is not None and communicator.ranks_per_host != self.config.processes_per_worker:
+            raise ValueError(
+                f"{self.config.processes_per_worker} processes a worker are asked for, the communicator has "
+                f"{communicator.ranks_per_host}"
+            )
         self.communicator, self.device = communicator, device
         config = self.config
         self.task: Task = make_task(
@@ -53,13 +58,23 @@ class Trial:
         )
         self.splits = self.task.splits()
         self.seeds = tuple(c.run_seed for c in configs)
+        part = (communicator.local_rank, communicator.ranks_per_host)
         self.shards = Shards(
-            len(self.splits.train), config.workers, config.batch_size, self.seeds, communicator.worker_ids
+            len(self.splits.train), config.workers, config.batch_size, self.seeds, communicator.worker_ids, part
         )
+        self.samples = self.splits.train
+        """The training data, on the device if it is held in memory anyway."""
+        if isinstance(self.samples, Held):
+            self.samples = self.samples.to(device)
         modules = {seed: self._module(seed) for seed in dict.fromkeys(self.seeds)}
         rows = [modules[seed] for seed in self.seeds for _ in communicator.worker_ids]
         self.workers = VirtualWorkers(rows, self.shards.row_seeds(Purpose.AUGMENTATION))
-        self.base_lr = torch.tensor([c.lr for c in configs], dtype=self._dtype, device=device).view(-1, 1, 1)
+        # a record bypasses the hooks by which gradients leave for other processes during the backward pass
+        way = choose_way(self.workers, config.run_steps, recordable=communicator.group is None)
+        self.gradients = GradientStep(self.workers, losses, way, PRECISIONS[config.dtype][1])
+        rates = torch.tensor([c.lr for c in configs], dtype=self._dtype)
+        self.base_lr = rates[0] if len({c.lr for c in configs}) == 1 else rates.view(-1, 1, 1).to(device)
+        """[runs, 1, 1] on the device; where all runs have one rate, [] on the host, which need not wait to read it."""
         self.optimizer = make_optimizer(
             config, self.workers.parameters.values(), communicator, self.base_lr, self.seeds
         )
@@ -78,12 +93,12 @@ class Trial:
         for group in self.optimizer.param_groups:
             group["lr"] = self.base_lr * self.config.rate(self.t)
         self.optimizer.zero_grad()
-        inputs, targets = self.splits.train.batch(self.shards.indices(self.t), self.generators)
+        where = self.device if isinstance(self.samples, Held) else None
+        inputs, targets = self.samples.batch(self.shards.indices(self.t, where), self.generators)
         inputs, targets = place(inputs, self.device, self._dtype), targets.to(self.device, non_blocking=True)
-        loss = losses(self.workers(inputs), targets).mean(1)
-        backward(loss.sum())
+        loss = self.gradients(inputs, targets)
         self.optimizer.step()
-        return loss.detach()
+        return loss
 
     def _module(self, seed: int) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -92,7 +107,15 @@ class Trial:
 
     @property
     def _dtype(self) -> torch.dtype:
-        return {"float32": torch.float32, "float64": torch.float64}[self.config.dtype]
+        return PRECISIONS[self.config.dtype][0]
+
+
+PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
+    "float32": (torch.float32, None),
+    "float64": (torch.float64, None),
+    "bfloat16": (torch.float32, torch.bfloat16),
+}
+"""`dtype` of a configuration -> that of the parameters, and what autocast computes the models in."""
 
 
 def train(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cser_ray.budget import METHOD_BUDGETS, share
+from cser_ray.communicator import HOST, Entry
 from cser_ray.results import EpochRow, RunRow, jsonable
 from cser_ray.train.evaluation import Score
 
@@ -171,12 +172,14 @@ class Record:
             "steps_done": trial.t,
             "batch_size": config.batch_size,
             "workers": config.workers,
-            "processes": communicator.processes,
+            "processes": communicator.processes * communicator.ranks_per_host,
+            "processes_per_worker": config.processes_per_worker,
             "seed": config.seed,
             "n_params": trial.n_params,
             "device": str(trial.device),
             "backend": "in-process" if group is None else str(torch.distributed.get_backend(group)),
             "status": "FINISHED" if last else "RUNNING",
+            "host_bytes": round(communicator.ledger.entries.get(HOST, Entry()).bytes),
             "dense_bytes": round(dense),
             "realised_ratio": realised,
             "realised_ratio_bf16": realised / 2,

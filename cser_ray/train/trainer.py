@@ -1,13 +1,15 @@
-"""One trial on real workers: a Ray Train run with one process a worker, over NCCL on GPUs and gloo on CPUs.
+"""One trial on real workers: a Ray Train run of one process a worker or more, over NCCL on GPUs and gloo on CPUs.
 
 No DDP wrapper and no `prepare_model`: the replicas differ by design, and the optimizer does all communication.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 from cser_ray.communicator import Communicator
+from cser_ray.host_communicator import HostCommunicator
 from cser_ray.results import EpochRow, RunRow
 from cser_ray.store import Store
 from cser_ray.train.config import RunConfig
@@ -21,25 +23,26 @@ COLLECTIVE_TIMEOUT_S = 300
 def fit_distributed(
     configs: Sequence[RunConfig], identity: Identity, store: str, scratch: str, cpus_per_worker: float = 1.0
 ) -> None:
-    """Train the stacked runs with one Ray Train worker for each of the n workers; rank 0 writes rows to the `store`.
+    """Train the stacked runs with `processes_per_worker` Ray Train workers for each of the n workers.
 
-    `scratch`: an absolute path or URI for Ray's own files. `cpus_per_worker`: below 1 lets workers share a core.
-    Uses one GPU a worker where the cluster has as many. Raises Ray's error with the worker's traceback.
+    Rank 0 writes rows to the `store`. `scratch`: an absolute path or URI for Ray's own files. `cpus_per_worker`: of each
+    process; below 1 they share a core. Uses one GPU a process where the cluster has as many. Raises Ray's error with the
+    process's traceback.
     """
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from cser_ray.train.cluster import capacity
 
-    workers = configs[0].workers
+    processes = configs[0].workers * configs[0].processes_per_worker
     settings = {"configs": [asdict(config) for config in configs], "identity": asdict(identity), "store": store}
     TorchTrainer(
         _train_worker,
         train_loop_config=settings,
         torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers,
-            use_gpu=capacity()["GPU"] >= workers,
+            num_workers=processes,
+            use_gpu=capacity()["GPU"] >= processes,
             resources_per_worker=None if cpus_per_worker == 1 else {"CPU": cpus_per_worker},
         ),
         run_config=ray.train.RunConfig(
@@ -57,9 +60,11 @@ def _train_worker(settings: dict[str, Any]) -> None:
     from ray.train.torch import get_device
 
     torch.set_num_threads(1)
-    communicator = Communicator(workers=1)
+    configs = [RunConfig(**config) for config in settings["configs"]]
+    communicator = _communicator(configs[0].processes_per_worker)
+    first = ray.train.get_context().get_world_rank() == 0
     identity = Identity(**settings["identity"])
-    writer = Store(settings["store"]).trial(identity.trial_id, identity.attempt) if communicator.rank == 0 else None
+    writer = Store(settings["store"]).trial(identity.trial_id, identity.attempt) if first else None
 
     def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:
         if writer is not None:
@@ -68,8 +73,23 @@ def _train_worker(settings: dict[str, Any]) -> None:
         ray.train.report({"step": epochs[0].step})  # on every rank alike: uneven reports would hang
 
     try:
-        configs = [RunConfig(**config) for config in settings["configs"]]
         train(configs, communicator, get_device(), identity, report)
     finally:
         if writer is not None:
             writer.close()
+
+
+def _communicator(processes_per_worker: int) -> Communicator:
+    """This process's place among the workers; ValueError where the processes of one would lie on two nodes."""
+    import ray.train
+
+    if processes_per_worker == 1:
+        return Communicator(workers=1)
+    context = ray.train.get_context()
+    # Train numbers the processes node by node, so all workers are whole if every node begins with a new one
+    if (context.get_world_rank() - context.get_local_rank()) % processes_per_worker:
+        raise ValueError(
+            f"The {processes_per_worker} processes of a worker must lie on one node, but a node of this cluster holds "
+            "another number that is no multiple of it: give every node CPUs (or GPUs) for whole workers"
+        )
+    return HostCommunicator(processes_per_worker, timedelta(seconds=COLLECTIVE_TIMEOUT_S))

@@ -2,21 +2,17 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.system.hosts import two_hosts
+from cser_ray.bench.hosts import linked_hosts, missing_rights
 
 pytestmark = [
     pytest.mark.system,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("ip") is None or shutil.which("tc") is None,
-        reason="needs root and iproute2, which .ci/run has and installs",
-    ),
+    pytest.mark.skipif(bool(missing_rights()), reason=f"{missing_rights()}, which .ci/run has and installs"),
 ]
 
 WORKER = Path(__file__).with_name("two_ranks.py")
@@ -26,7 +22,7 @@ STEPS = 16
 @pytest.mark.parametrize("method", ["sgd", "ef-sgd", "cser"])
 def test_the_ledger_is_what_leaves_the_interface(method: str, tmp_path: Path) -> None:
     """Over messages of half a megabyte and more, bytes by the ledger and by the interface agree within 2 %."""
-    with two_hosts("1gbit") as hosts:
+    with linked_hosts(2, "1gbit") as hosts:
         ranks = [
             subprocess.Popen(
                 host.command(

@@ -23,6 +23,18 @@ def with_dropout() -> nn.Module:
     return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2)).double()
 
 
+class Noise(nn.Module):
+    """Noise from torch's generator, which vmap does not share out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.randn_like(x) if self.training else x
+
+
+def with_noise() -> nn.Module:
+    """With BatchNorm and noise."""
+    return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), Noise(), nn.Linear(4, 2)).double()
+
+
 class Branching(nn.Module):
     """A model whose path depends on its values, which vmap cannot express."""
 
@@ -53,7 +65,7 @@ def inputs(rows: int = ROWS, step: int = 0) -> Tensor:
 def two_steps(make: Callable[[], nn.Module], loop: bool) -> VirtualWorkers:
     """Rows after two forward passes and backward passes of the sum of squares."""
     workers = VirtualWorkers(modules(make))
-    workers._loop = loop
+    workers.looped = loop
     for step in range(2):
         backward(workers(inputs(step=step)).square().sum())
     return workers
@@ -81,16 +93,16 @@ def test_a_row_is_a_plain_module(make: Callable[[], nn.Module], loop: bool) -> N
 def test_outputs_are_the_modules(loop: bool) -> None:
     """[rows, b, classes], each row from its own parameters."""
     workers = VirtualWorkers(modules(mlp))
-    workers._loop = loop
+    workers.looped = loop
     expected = torch.stack([module(x) for module, x in zip(modules(mlp), inputs(), strict=True)])
     torch.testing.assert_close(workers(inputs()), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_small_models_take_vmap_and_large_ones_the_loop() -> None:
     """On a CPU the number of parameters decides; a single row needs neither."""
-    assert not VirtualWorkers(modules(mlp))._loop
-    assert VirtualWorkers(modules(mlp, rows=1))._loop
-    assert VirtualWorkers([nn.Linear(200, 200)] * 2)._loop
+    assert not VirtualWorkers(modules(mlp)).looped
+    assert VirtualWorkers(modules(mlp, rows=1)).looped
+    assert VirtualWorkers([nn.Linear(200, 200)] * 2).looped
 
 
 def test_the_first_modules_own_state_is_left_alone() -> None:
@@ -104,41 +116,49 @@ def test_the_first_modules_own_state_is_left_alone() -> None:
     torch.testing.assert_close(first.state_dict(), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("make", [with_dropout, lambda: Branching().double()], ids=["dropout", "branching"])
+@pytest.mark.parametrize("make", [with_noise, lambda: Branching().double()], ids=["noise", "branching"])
 def test_what_vmap_cannot_do_is_looped(make: Callable[[], nn.Module]) -> None:
     """A failed try at vmap leaves no trace: BatchNorm has counted one batch, with its statistics taken once."""
     workers = VirtualWorkers(modules(make), seeds=range(ROWS))
-    assert not workers._loop
+    assert not workers.looped
     workers(inputs())
-    assert workers._loop
+    assert workers.looped
     name = next(name for name in workers.buffers if name.endswith("num_batches_tracked"))
     assert workers.buffers[name].tolist() == [1] * ROWS
     loop = VirtualWorkers(modules(make), seeds=range(ROWS))
-    loop._loop = True
+    loop.looped = True
     loop(inputs())
     torch.testing.assert_close(workers.buffers, loop.buffers, rtol=0, atol=0)
 
 
-def test_a_rows_dropout_does_not_depend_on_the_others() -> None:
-    """A row draws from a generator of its own: alone, or among other rows, it drops the same units step after step."""
-    together = VirtualWorkers(modules(with_dropout), seeds=[5, 6, 7])
-    alone = VirtualWorkers(modules(with_dropout)[1:2], seeds=[6])
+@pytest.mark.parametrize("loop", [False, True], ids=["vmap", "loop"])
+@pytest.mark.parametrize("make", [with_dropout, with_noise], ids=["dropout", "noise"])
+def test_a_rows_random_numbers_do_not_depend_on_the_others(make: Callable[[], nn.Module], loop: bool) -> None:
+    """Alone, or among other rows, a row drops the same units and adds the same noise, step after step."""
+    together = VirtualWorkers(modules(make), seeds=[5, 6, 7])
+    together.looped = loop
+    alone = VirtualWorkers(modules(make)[1:2], seeds=[6])
     for step in range(3):
-        assert torch.equal(together(inputs(step=step))[1], alone(inputs(step=step)[1:2])[0])
+        found, expected = together(inputs(step=step))[1], alone(inputs(step=step)[1:2])[0]
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_dropout_differs_between_rows_and_between_steps() -> None:
+@pytest.mark.parametrize("loop", [False, True], ids=["vmap", "loop"])
+@pytest.mark.parametrize("make", [with_dropout, with_noise], ids=["dropout", "noise"])
+def test_random_numbers_differ_between_rows_and_between_steps(make: Callable[[], nn.Module], loop: bool) -> None:
     """The same module and batch under two seeds give two results, and under one seed another one at the next step."""
-    workers = VirtualWorkers(modules(with_dropout, rows=1) * 2, seeds=[5, 6])
+    workers = VirtualWorkers(modules(make, rows=1) * 2, seeds=[5, 6])
+    workers.looped = loop
     batch = inputs(rows=1).expand(2, BATCH, 5)
     first, second = workers(batch), workers(batch)
-    assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first[0], second[0])
+    assert not torch.allclose(first[0], first[1])
+    assert not torch.allclose(first[0], second[0])
 
 
-def test_dropout_leaves_the_global_generator_alone() -> None:
+@pytest.mark.parametrize("make", [with_dropout, with_noise], ids=["dropout", "noise"])
+def test_random_numbers_leave_the_global_generator_alone(make: Callable[[], nn.Module]) -> None:
     """What a caller draws next does not depend on the workers in between."""
-    workers = VirtualWorkers(modules(with_dropout), seeds=[5, 6, 7])
+    workers = VirtualWorkers(modules(make), seeds=[5, 6, 7])
     workers(inputs())  # the first call also tries vmap
     torch.manual_seed(1)
     expected = torch.rand(3)

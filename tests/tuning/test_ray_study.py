@@ -204,6 +204,29 @@ def test_more_workers_than_cpus(folder: Path) -> None:
     assert not out.exists()
 
 
+def test_a_worker_may_be_several_processes(folder: Path) -> None:
+    """On real processes, two a worker, a run sends between workers what its virtual twin sends, and reaches its loss."""
+    found = []
+    for rung in ("", " --distributed"):
+        out = folder / f"hosts{rung.strip()}"
+        arguments = "--method csea --ratio 4 --steps 16 --evaluations 1 --workers 2 --processes-per-worker 2"
+        result = CliRunner().invoke(main, ["train", *shlex.split(arguments + rung), "--out", str(out)])
+        assert result.exit_code == 0, result.output
+        found.append(read_runs(str(out)).iloc[0])
+    virtual, real = found
+    assert (virtual["processes"], real["processes"], real["processes_per_worker"]) == (1, 4, 2)
+    assert real["bytes_sent"] == virtual["bytes_sent"]
+    assert real["host_bytes"] > 0
+    assert real["val_loss"] == pytest.approx(virtual["val_loss"], rel=0.3)  # BatchNorm sees half of each batch there
+
+
+def test_processes_of_workers_are_counted(folder: Path) -> None:
+    """Each reserves its own CPUs."""
+    result = tune(folder / "counted", "--methods sgd --workers 1 --processes-per-worker 4 --cpus-per-worker 1")
+    assert result.exit_code == 1
+    assert "1 real workers of 4 processes of 1 CPU each need 4 CPUs, the cluster has 2" in result.output
+
+
 def test_asha_stops_what_lags_behind(folder: Path) -> None:
     """It ends well; a stopped run is marked, keeps what it had reached, and is not compared."""
     out = folder / "asha"

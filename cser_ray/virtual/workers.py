@@ -1,20 +1,21 @@
-"""Many virtual workers of one module on one device: per-worker parameters, buffers and generators, one forward pass.
+"""Many virtual workers of one module on one device: per-worker parameters, buffers and random numbers, one forward pass.
 
 Parameters and buffers get a leading axis of rows (stacked runs x workers). `vmap` runs all rows at once; a module that
-draws random numbers (dropout) or that vmap cannot express runs row by row, each row with a generator of its own.
+vmap cannot express, or that draws random numbers other than dropout's, runs row by row, each row with its own generator.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import functional_call
 from torch.nn import Parameter
-from torch.nn.modules.batchnorm import _BatchNorm
 
-Rows = Mapping[str, Tensor]
+from cser_ray.virtual.dropout import RowDraws, row_key
+from cser_ray.virtual.forward import at_once
+from cser_ray.virtual.functions import RowFunctions
 
 VMAP_ON_CPU = 25_000
 """Parameters of a model up to which vmap beats a loop over workers on a CPU; above, arithmetic outweighs overhead."""
@@ -30,7 +31,7 @@ class VirtualWorkers:
     def __init__(self, modules: Sequence[nn.Module], seeds: Sequence[int] | None = None):
         self.rows = len(modules)
         self.module = modules[0]
-        device = next(self.module.parameters()).device
+        self.device = next(self.module.parameters()).device
         states = [dict(module.named_parameters()) for module in modules]
         self.parameters: dict[str, Parameter] = {
             name: Parameter(torch.stack([state[name].detach() for state in states]), requires_grad=p.requires_grad)
@@ -38,26 +39,34 @@ class VirtualWorkers:
         }
         buffers = [dict(module.named_buffers()) for module in modules]
         self.buffers = {name: torch.stack([state[name] for state in buffers]) for name in buffers[0]}
-        self._generators = _RowGenerators(seeds or [0] * self.rows, device)
-        size = sum(p[0].numel() for p in self.parameters.values())
-        self._loop = self.rows == 1 or (device.type == "cpu" and size > VMAP_ON_CPU)
+        seeds = seeds or [0] * self.rows
+        self.keys = torch.tensor([row_key(seed) for seed in seeds], device=self.device)
+        self.step = torch.zeros((), dtype=torch.int64, device=self.device)
+        """Forward passes done: with a row's key, it says what dropout drops."""
+        self._generators = _RowGenerators(seeds, self.device)
+        self.params = sum(p[0].numel() for p in self.parameters.values())
+        """Of one row."""
+        self.looped = self.rows == 1 or (self.device.type == "cpu" and self.params > VMAP_ON_CPU)
+        """Whether the rows take turns."""
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Forward every row in training mode; autograd reaches `parameters`, and BatchNorm updates `buffers`."""
         self.module.train()
-        if not self._loop:
+        if not self.looped:
             saved = {name: buffer.clone() for name, buffer in self.buffers.items()} if self._untried else {}
             try:
-                outputs = _at_once(self.module, self.parameters, self.buffers, inputs)
+                outputs = at_once(self.module, self.parameters, self.buffers, inputs, self.keys, self.step)
                 self._untried = False
-                return outputs
             except RuntimeError as error:
                 if not self._untried or "vmap" not in str(error):
                     raise
                 for name, buffer in saved.items():
                     self.buffers[name].copy_(buffer)
-                self._loop = True
-        return self._forward_loop(inputs)
+                self.looped = True
+        if self.looped:
+            outputs = self._forward_loop(inputs)
+        self.step += 1
+        return outputs
 
     _untried = True
 
@@ -68,65 +77,9 @@ class VirtualWorkers:
         for row in range(self.rows):
             own = {name: values[row] for name, values in rows.items()}
             own |= {name: buffer[row] for name, buffer in self.buffers.items()}
-            with self._generators.use(row):
+            with self._generators.use(row), RowFunctions(RowDraws(self.keys[row], self.step), stacked=False):
                 outputs.append(functional_call(self.module, own, (inputs[row],)))
         return torch.stack(outputs)
-
-
-def forward_rows(module: nn.Module, parameters: Rows, buffers: Rows, inputs: Tensor) -> Tensor:
-    """Outputs `[rows, b, ...]` of a module whose parameters and buffers have a leading axis of rows, in its own mode.
-
-    Draws no random numbers: for modules in evaluation mode, and for BatchNorm alone in training mode.
-    """
-    if inputs.shape[0] > 1:
-        try:
-            return _at_once(module, parameters, buffers, inputs)
-        except RuntimeError as error:
-            if "vmap" not in str(error):
-                raise
-    outputs = []
-    for row in range(inputs.shape[0]):
-        own = {name: value[row] for name, value in (*parameters.items(), *buffers.items())}
-        outputs.append(functional_call(module, own, (inputs[row],)))
-    return torch.stack(outputs)
-
-
-def _at_once(module: nn.Module, parameters: Rows, buffers: Rows, inputs: Tensor) -> Tensor:
-    def one(p: Rows, b: Rows, x: Tensor) -> Tensor:
-        return torch.as_tensor(functional_call(module, (dict(p), dict(b)), (x,)))
-
-    return torch.as_tensor(vmap(one)(parameters, buffers, inputs))
-
-
-@torch.no_grad()
-def evaluate_rows(module: nn.Module, parameters: Rows, buffers: Rows, inputs: Tensor) -> Tensor:
-    """Outputs `[rows, b, ...]` in evaluation mode, every row on the same inputs `[b, ...]`."""
-    module.eval()
-    rows = next(iter(parameters.values())).shape[0]
-    return forward_rows(module, parameters, buffers, inputs.unsqueeze(0).expand(rows, *inputs.shape))
-
-
-def has_batchnorm(module: nn.Module) -> bool:
-    """Whether the module keeps running statistics that belong to one particular model."""
-    return any(isinstance(m, _BatchNorm) and m.track_running_stats for m in module.modules())
-
-
-@torch.no_grad()
-def batch_statistics(module: nn.Module, parameters: Rows, buffers: Rows, inputs: Tensor) -> dict[str, Tensor]:
-    """BatchNorm's running statistics set to those of one training batch a row, `[rows, b, ...]`; other buffers kept."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    fresh = {name: buffer.clone() for name, buffer in buffers.items()}
-    module.eval()  # dropout stays off, as it is where the statistics will be used
-    try:
-        for norm in norms:
-            norm.train()
-            norm.momentum = 1.0  # the running statistics become the batch's
-        forward_rows(module, parameters, fresh, inputs)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-    return fresh
 
 
 def backward(loss: Tensor) -> None:

@@ -1,0 +1,148 @@
+"""The commands of `cser-ray bench`. Each imports what it needs when it is called."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from cser_ray.options import Group, Numbers, clear_errors
+
+DEFAULT_METHODS = {
+    "sgd": "torch-local,ddp,ddp-bf16,ddp-bf16-accumulate4,powersgd-1,powersgd-4,post-local-sgd,local-sgd,"
+    "csea,csea+delay4,cser-pl,cser-pl+delay4,cser",
+    "adamw": "ddp,ddp-bf16,ddp-bf16-accumulate4,powersgd-1,post-local-sgd,local-adamw,csea-adamw,csea-adamw+delay4,"
+    "cser-adamw",
+}
+"""Optimizer of the peers -> methods measured where none are named."""
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+def bench() -> None:
+    """Measure on this machine what a training step costs."""
+
+
+@bench.command()
+@click.option(
+    "--rate", "rates", default="100mbit,1gbit", show_default=True, help="Rates of the links, as tc writes them."
+)
+@click.option("--workers", type=int, default=2, show_default=True, help="n: hosts, with one process each.")
+@click.option(
+    "--methods",
+    help="Methods of `cser-ray methods`, csea+delay4 for a reset that arrives 4 steps later, and the peers torch-local, "
+    "ddp, ddp-fp16, ddp-bf16, ddp-bf16-accumulate4, powersgd-1, powersgd-4, post-local-sgd [most of them].",
+)
+@click.option("--ratios", type=Numbers(), default="8,32,256,1024", show_default=True, help="Overall ratios R_C.")
+@click.option(
+    "--model",
+    default="mlp",
+    show_default=True,
+    help="mlp (2.1 M parameters), pytext, transformer (4.8 M), wrn-40-8, or a torchvision classifier.",
+)
+@click.option(
+    "--optimizer",
+    type=click.Choice(["sgd", "adamw"]),
+    default="sgd",
+    show_default=True,
+    help="What peers and the baseline step with.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="gloo on CPUs, or NCCL with a GPU a worker.",
+)
+@click.option("--steps", type=int, help="Steps to measure for each row [about a second's].")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv"]),
+    default="table",
+    show_default=True,
+    help="What is printed.",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Append the rows to this CSV file.")
+def links(
+    rates: str,
+    workers: int,
+    methods: str | None,
+    ratios: tuple[float, ...],
+    model: str,
+    optimizer: str,
+    device: str,
+    steps: int | None,
+    form: str,
+    out: Path | None,
+) -> None:
+    """Time every method on links of given rates, between hosts that are network namespaces of this machine.
+
+    Needs root and iproute2. On two CPU cores the default ends in under 5 minutes. Nothing is left behind, also when the
+    command is interrupted; what a SIGKILL leaves, the next start removes.
+    """
+    with clear_errors():
+        from cser_ray.bench.hosts import exit_on_signals, missing_rights
+
+        if lacking := missing_rights():
+            raise PermissionError(lacking)
+        from cser_ray.bench.link_rows import LinkRow, render
+        from cser_ray.bench.links import make_links, measure_link
+        from cser_ray.bench.table import append_csv, as_csv, check_csv, names_of
+
+        chosen = (methods or DEFAULT_METHODS[optimizer]).split(",")
+        asked = make_links(rates.split(","), workers, chosen, ratios, model, optimizer, device, steps)
+        if out:
+            check_csv(out, names_of(LinkRow))
+        failures = []
+        with exit_on_signals():
+            for number, rate in enumerate(asked.rates):
+
+                def progress(done: int, cell: object, rate: str = rate) -> None:
+                    click.echo(f"{rate}: {done + 1} of {len(asked.cells)}, {cell}", err=True)
+
+                rows, failure = measure_link(asked, rate, progress)
+                if out:
+                    append_csv(out, rows)
+                if rows:
+                    click.echo(
+                        as_csv(rows, head=not number) if form == "csv" else f"{render(rows)}\n", nl=form == "table"
+                    )
+                if failure:
+                    failures.append(failure)
+        for failure in failures:
+            click.echo(failure, err=True)
+        if failures:
+            sys.exit(1)
+
+
+@bench.command()
+@click.option("--params", default="25e6", show_default=True, help="Parameters of the model, comma-separated.")
+@click.option("--methods", default="csea,csea+delay4,cser-pl,cser,cser-release,local-sgd", show_default=True)
+@click.option("--ratios", type=Numbers(), default="8,32,256,1024", show_default=True, help="Overall ratios R_C.")
+@click.option(
+    "--optimizer",
+    type=click.Choice(["sgd", "adamw"]),
+    default="sgd",
+    show_default=True,
+    help="Whose fused step stands beside; adamw goes with the methods around AdamW.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--format", "form", type=click.Choice(["table", "csv"]), default="table", show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Append the rows to this CSV file.")
+def step(
+    params: str, methods: str, ratios: tuple[float, ...], optimizer: str, device: str, form: str, out: Path | None
+) -> None:
+    """Time the optimizer's step alone, beside torch's fused one and the time that memory traffic takes at least."""
+    with clear_errors():
+        import torch
+
+        from cser_ray.bench.step import StepRow, measure, render
+        from cser_ray.bench.table import append_csv, as_csv, check_csv, names_of
+
+        on = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        if out:
+            check_csv(out, names_of(StepRow))
+        for place, size in enumerate(params.split(",")):
+            rows = measure(int(float(size)), optimizer, methods.split(","), ratios, on)
+            click.echo(as_csv(rows, head=not place) if form == "csv" else f"{render(rows)}\n", nl=form == "table")
+            if out:
+                append_csv(out, rows)

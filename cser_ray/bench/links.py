@@ -1,0 +1,189 @@
+"""`cser-ray bench links`: hosts with shaped links, one process on each, and a row for every method.
+
+All cells of a link run in one set of processes, because starting a process group costs more than most cells.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cser_ray.bench.cells import Cell, plan
+from cser_ray.bench.hosts import Host, bits_per_second, linked_hosts
+from cser_ray.bench.link_rows import LinkRow, Setting, make_row
+from cser_ray.bench.links_worker import Spec
+from cser_ray.bench.models import check_workload
+from cser_ray.bench.peers import PEERS
+from cser_ray.bench.provenance import commit, today
+from cser_ray.bench.training import check_cell
+from cser_ray.bench.windows import Phase
+
+TWO_HOSTS = {
+    "NCCL_P2P_DISABLE": "1",
+    "NCCL_SHM_DISABLE": "1",
+    "NCCL_IB_DISABLE": "1",
+    "NCCL_NVLS_ENABLE": "0",
+}
+"""What keeps NCCL from every way between two GPUs of one machine but the network."""
+SECONDS = 0.8
+"""About how long the windows of a cell last, where the number of steps is not given."""
+TIMEOUT = 300.0
+"""Seconds after which a rank gives up a collective."""
+LAST_WORDS = 12
+"""Lines of a failed rank's output that are shown."""
+
+
+@dataclass(frozen=True)
+class Links:
+    """What to measure: on each link of `rates`, the cells, with a worker a host."""
+
+    rates: tuple[str, ...]
+    workers: int
+    cells: tuple[Cell, ...]
+    model: str
+    device: str
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for rate in self.rates:
+            bits_per_second(rate)
+        if not 2 <= self.workers <= 64:
+            raise ValueError(
+                f"--workers {self.workers}: a link needs 2 workers or more, and one machine holds 64 at most"
+            )
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"--steps {self.steps}: at least 1 step must be measured")
+        if self.device == "cuda" and len(gpus()) < self.workers:
+            raise ValueError(
+                f"--workers {self.workers}: every worker needs a GPU of its own and {len(gpus())} can be seen; "
+                "take fewer workers, or --device cpu"
+            )
+        check_workload(self.model)
+        for cell in self.cells:
+            check_cell(cell)
+
+
+def make_links(
+    rates: Sequence[str],
+    workers: int,
+    methods: Sequence[str],
+    ratios: Sequence[float],
+    model: str,
+    optimizer: str,
+    device: str,
+    steps: int | None,
+) -> Links:
+    """The plan of what users ask for; `device` "auto" takes GPUs where there are any."""
+    if device == "auto":
+        device = "cuda" if gpus() else "cpu"
+    cells = plan(methods, ratios, {name: peer.takes_ratio for name, peer in PEERS.items()}, optimizer)
+    return Links(tuple(rates), workers, cells, model, device, steps)
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = [str(i) for i in range(torch.cuda.device_count())]
+    return seen if named is None else named.split(",")[: len(seen)]
+
+
+def measure_link(links: Links, rate: str, progress: Callable[[int, Cell], None]) -> tuple[list[LinkRow], str]:
+    """The rows of one link; and why it ended early, or nothing.
+
+    `progress` is told each cell's number before it is waited for. What was measured before a rank failed is kept.
+    """
+    measured: list[tuple[Cell, list[list[Phase]]]] = []
+    hello: dict[str, Any] = {}
+    current, failure = "at its start", ""
+    try:
+        with linked_hosts(links.workers, rate) as hosts, _ranks(links, hosts) as answers:
+            hello = next(answers)[0]
+            for number, cell in enumerate(links.cells):
+                current = f"in {cell}"
+                progress(number, cell)
+                measured.append((cell, [_phases(answer) for answer in next(answers)]))
+    except ChildProcessError as error:
+        failure = f"{rate}, {current}: {error}"
+    if not measured:
+        return [], failure
+    setting = Setting(
+        date=today(), commit=commit(), rate_bps=bits_per_second(rate), workers=links.workers, model=links.model, **hello
+    )
+    return [make_row(setting, cell, ranks) for cell, ranks in measured], failure
+
+
+def _phases(answer: Any) -> list[Phase]:
+    times = ("seconds", "local_seconds")
+    return [Phase(**phase | {name: tuple(phase[name]) for name in times}) for phase in answer]
+
+
+@contextmanager
+def _ranks(links: Links, hosts: Sequence[Host]) -> Iterator[Iterator[list[Any]]]:
+    """A process on each host; gives their answers, line by line, in order of rank. None outlives the context."""
+    with tempfile.TemporaryDirectory(prefix="cser-ray-bench-") as folder:
+        spec = Spec(
+            links.cells, links.model, links.device, links.workers, hosts[0].interface, f"{folder}/store",
+            SECONDS, links.steps, TIMEOUT,
+        )  # fmt: skip
+        Path(folder, "spec.json").write_text(json.dumps(asdict(spec)))
+        processes: list[subprocess.Popen[str]] = []
+        logs = [Path(folder, f"rank{rank}.log") for rank in range(links.workers)]
+        try:
+            for rank, (host, log) in enumerate(zip(hosts, logs, strict=True)):
+                with log.open("w") as errors:
+                    process = subprocess.Popen(
+                        host.command(
+                            sys.executable, "-m", "cser_ray.bench.links_worker", f"{folder}/spec.json", str(rank)
+                        ),
+                        env=os.environ | _environment(links, rank, host),
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=errors,
+                        text=True,
+                        start_new_session=True,  # Ctrl-C is the parent's, who ends them in order
+                    )
+                processes.append(process)
+            yield _answers(processes, logs)
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+
+
+def _environment(links: Links, rank: int, host: Host) -> dict[str, str]:
+    if links.device != "cuda":
+        return {"GLOO_SOCKET_IFNAME": host.interface, "CUDA_VISIBLE_DEVICES": ""}
+    return TWO_HOSTS | {
+        "NCCL_HOSTID": f"host{rank}",
+        "NCCL_SOCKET_IFNAME": host.interface,
+        "CUDA_VISIBLE_DEVICES": gpus()[rank],
+    }
+
+
+def _answers(processes: Sequence["subprocess.Popen[str]"], logs: Sequence[Path]) -> Iterator[list[Any]]:
+    """A line of every rank, again and again; ChildProcessError, with its last words, as soon as one ends without.
+
+    No rank is ever a line ahead: it waits for all others before it begins what its next line is about.
+    """
+    pipes = [process.stdout for process in processes if process.stdout is not None]
+    while True:
+        answers: dict[int, Any] = {}
+        while len(answers) < len(pipes):
+            waiting = {pipe.fileno(): rank for rank, pipe in enumerate(pipes) if rank not in answers}
+            for ready in connection.wait(list(waiting)):
+                rank = waiting[ready]  # type: ignore[index]
+                line = pipes[rank].readline()
+                if not line:
+                    words = "\n".join(logs[rank].read_text().splitlines()[-LAST_WORDS:])
+                    raise ChildProcessError(f"rank {rank} ended without an answer:\n{words}")
+                answers[rank] = json.loads(line)
+        yield [answers[rank] for rank in range(len(pipes))]

@@ -1,0 +1,96 @@
+"""One rank of `cser-ray bench links`: runs every cell of one link and prints a line of JSON for each."""
+
+import gc
+import json
+import os
+import shutil
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TextIO
+
+import torch
+import torch.distributed as dist
+
+from cser_ray.bench.cells import Cell
+from cser_ray.bench.hosts import counter
+from cser_ray.bench.measuring import Rank, make_baseline, measure
+from cser_ray.bench.models import make_workload
+from cser_ray.bench.peers import PEERS
+from cser_ray.bench.provenance import hardware
+from cser_ray.bench.training import ours
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What the parent asks of every rank of one link; the first cell is the baseline."""
+
+    cells: tuple[Cell, ...]
+    model: str
+    device: str
+    workers: int
+    interface: str
+    store: str
+    """The file through which ranks find each other; it need not be on any of the hosts."""
+    seconds: float
+    """About how long a cell's windows last, if `steps` does not say how many steps they have."""
+    steps: int | None
+    timeout: float
+    """Seconds after which a collective is given up."""
+
+
+def main(path: str, rank: int) -> None:
+    """Run the cells of the Spec at `path`; results go to what was standard output, all other output to standard error."""
+    with open(os.dup(1), "w", buffering=1) as results:
+        os.dup2(2, 1)  # libraries print too
+        threading.Thread(target=_end_with_parent, args=(Path(path).parent,), daemon=True).start()
+        given = json.loads(Path(path).read_text())
+        spec = Spec(**given | {"cells": tuple(Cell(**cell) for cell in given["cells"])})
+        _run(spec, rank, results)
+
+
+def _run(spec: Spec, rank: int, results: TextIO) -> None:
+    cuda = spec.device == "cuda"
+    torch.backends.cudnn.benchmark = cuda
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // spec.workers))
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        init_method=f"file://{spec.store}",
+        rank=rank,
+        world_size=spec.workers,
+        timeout=timedelta(seconds=spec.timeout),
+        device_id=torch.device("cuda", 0) if cuda else None,
+    )
+    here = Rank(torch.device(spec.device), counter(spec.interface), spec.seconds, spec.steps)
+    workload = make_workload(spec.model, here.device, rank)
+    hello = {
+        "hardware": hardware(spec.device, spec.workers),
+        "torch": torch.__version__,
+        "backend": dist.get_backend(),
+        "params": workload.params,
+    }
+    print(json.dumps(hello), file=results)
+    local = make_baseline(spec.cells[0], workload, here)
+    for cell in spec.cells:
+        here.agree()
+        training = PEERS[cell.method].build(cell, workload) if cell.method in PEERS else ours(cell, workload)
+        phases = measure(training, local, here)
+        print(json.dumps([asdict(phase) for phase in phases]), file=results)
+        training.close()
+        del training
+        gc.collect()  # before the next model: optimizers and hooks refer to each other
+    here.agree()
+    dist.destroy_process_group()
+
+
+def _end_with_parent(folder: Path) -> None:
+    """Standard input ends when the parent does, however it ended; its folder goes too."""
+    sys.stdin.read()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

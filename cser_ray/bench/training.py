@@ -1,0 +1,127 @@
+"""One method on one rank, ready to step, as the benchmark drives it."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from cser_ray.bench.cells import Cell
+from cser_ray.bench.models import Workload
+from cser_ray.optimizers import FlatOptimizer
+from cser_ray.train.build import RECIPES
+from cser_ray.train.config import RunConfig
+
+LR = 1e-3
+
+
+class Training:
+    """A training loop that can move on to any point of its interval, so that rare steps need not be waited for.
+
+    `step`: one forward, backward and update. The step after which t is a multiple of `interval` synchronises.
+    `seek(t)`: count as if t steps had been taken. Without it, steps can only be taken. `delay`: steps that
+    a synchronisation may still be under way. `sent`, `collectives`: bytes by the ledger, and collectives, so far; None
+    where nobody counts them. `close`: ends what outlives its last reference.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[], None],
+        *,
+        interval: int = 1,
+        seek: Callable[[int], None] | None = None,
+        delay: int = 0,
+        sent: Callable[[], float] | None = None,
+        collectives: Callable[[], float] | None = None,
+        close: Callable[[], None] = lambda: None,
+    ):
+        self.interval, self.delay = interval, delay
+        self.sent, self.collectives, self.close = sent, collectives, close
+        self._step, self._seek = step, seek
+        self.t = 0
+
+    @property
+    def jumps(self) -> bool:
+        """Whether it can move on without taking every step."""
+        return self._seek is not None
+
+    def run(self, steps: int) -> None:
+        """Take steps."""
+        for _ in range(steps):
+            self._step()
+            self.t += 1
+
+    def move_on(self, phase: int) -> None:
+        """Without a step, go on to the next t with t % interval = `phase`; every rank must do so at the same time."""
+        ahead = (phase - self.t) % self.interval
+        if ahead:
+            assert self._seek is not None
+            self.t += ahead
+            self._seek(self.t)
+
+
+def ours(cell: Cell, workload: Workload) -> Training:
+    """A method of ours in a plain training loop."""
+    model = workload.fresh()
+    optimizer = build_optimizer(cell, model)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        workload.backward(model)
+        optimizer.step()
+
+    ledger = optimizer.communicator.ledger
+    return Training(
+        step,
+        interval=cell.reset_interval or 1,
+        seek=lambda t: setattr(optimizer, "t", t),
+        delay=cell.reset_delay or 0,
+        sent=lambda: ledger.total(in_ratio=True).bytes,
+        collectives=lambda: ledger.total(in_ratio=True).collectives,
+    )
+
+
+def build_optimizer(cell: Cell, model: nn.Module) -> FlatOptimizer:
+    """The optimizer of a cell; ValueError where the method takes no delay."""
+    config = RunConfig(
+        method=cell.method,
+        reset_interval=cell.reset_interval or 1,
+        reset_ratio=cell.reset_ratio or 1.0,
+        gradient_ratio=cell.gradient_ratio or float("inf"),
+    )
+    kind, further = RECIPES[cell.method]
+    arguments = further(config)
+    if cell.reset_delay:
+        arguments["reset_delay"] = cell.reset_delay
+    if cell.overlap:
+        arguments["overlap"] = True
+    try:
+        return kind(model.parameters(), LR, **arguments)
+    except TypeError as error:
+        lacking = next((name for name in ("reset_delay", "overlap") if name in str(error)), None)
+        if lacking is None:
+            raise
+        raise ValueError(f"{cell.method} takes no {lacking}: leave the suffix of {cell.name} out") from error
+
+
+def check_cell(cell: Cell) -> None:
+    """Raise ValueError if the optimizer of a cell of ours cannot be built."""
+    if cell.method in RECIPES:
+        build_optimizer(cell, nn.Linear(2, 2))
+
+
+def peer_optimizer(cell: Cell, model: nn.Module) -> torch.optim.Optimizer:
+    """torch's fused SGD with Nesterov momentum, or its fused AdamW."""
+    if cell.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), LR, fused=True)
+    return torch.optim.SGD(model.parameters(), LR, momentum=0.9, nesterov=True, fused=True)
+
+
+def local_step(workload: Workload, module: nn.Module, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+    """A step of torch's own."""
+
+    def step() -> None:
+        optimizer.zero_grad()
+        workload.backward(module)
+        optimizer.step()
+
+    return step

@@ -1,0 +1,74 @@
+"""Workers of several processes: the ledger against the counters of the link between two hosts of two ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cser_ray.bench.hosts import Host, linked_hosts, missing_rights
+from tests.system.host_rank import RANKS
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(bool(missing_rights()), reason=f"{missing_rights()}, which .ci/run has and installs"),
+]
+
+STEPS = 16
+Rank = subprocess.Popen[str]
+
+
+@pytest.mark.parametrize("method", ["sgd", "ef-sgd", "cser"])
+def test_the_ledger_is_what_leaves_a_host(method: str, tmp_path: Path) -> None:
+    """By both ranks together, within 2 %: each byte once, and nothing of the dense averages inside the host."""
+    with linked_hosts(2, "1gbit") as hosts:
+        ranks = [
+            start(host, method, str(number * RANKS + local), str(tmp_path / "store"))
+            for number, host in enumerate(hosts)
+            for local in range(RANKS)
+        ]
+        try:
+            assert [said(rank) for rank in ranks] == ["begin"] * len(ranks)
+            before = [host.sent() for host in hosts]
+            for rank in ranks:
+                go(rank)
+            ledgers = [json.loads(said(rank)) for rank in ranks]
+            sent = [host.sent() - at for host, at in zip(hosts, before, strict=True)]
+            for rank in ranks:
+                go(rank)
+                rank.wait(timeout=30)
+        finally:
+            for rank in ranks:
+                rank.kill()
+                rank.communicate()
+    assert ledgers == [ledgers[0]] * len(ranks)
+    assert ledgers[0] > 1e6 * STEPS
+    for counted in sent:
+        assert counted == pytest.approx(ledgers[0], rel=0.02)
+
+
+def start(host: Host, *arguments: str) -> Rank:
+    """A rank on a host, with pipes to and from it."""
+    return subprocess.Popen(
+        host.command(sys.executable, "-m", "tests.system.host_rank", *arguments, str(STEPS)),
+        env={**os.environ, "GLOO_SOCKET_IFNAME": host.interface, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def said(rank: Rank) -> str:
+    """The next line of a rank."""
+    assert rank.stdout is not None
+    return rank.stdout.readline().strip()
+
+
+def go(rank: Rank) -> None:
+    """Let a rank that waits go on."""
+    assert rank.stdin is not None
+    rank.stdin.write("\n")
+    rank.stdin.flush()

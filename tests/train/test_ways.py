@@ -1,0 +1,65 @@
+"""A trial's step by every way to run its workers, and where its samples lie."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from cser_ray.communicator import Communicator
+from cser_ray.tasks.base import TensorDataset
+from cser_ray.tasks.digits import load
+from cser_ray.train.config import RunConfig
+from cser_ray.train.loop import Trial
+from cser_ray.virtual.step import RECORDED_STEPS, VARIABLE
+from tests.train.points import CPU, POINTS, N, config
+
+
+def parameters(configs: list[RunConfig], steps: int = 8) -> tuple[Tensor, str]:
+    """After some steps [runs, workers, d], and the way they were taken."""
+    trial = Trial(configs, Communicator(N, None), CPU)
+    for _ in range(steps):
+        trial.step()
+    return trial.optimizer.x, trial.gradients.way
+
+
+@pytest.mark.parametrize("method", POINTS)
+def test_a_recorded_trial_takes_the_same_steps(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stacked runs with a rate each, resets included, bit for bit as eagerly."""
+    configs = [config(method, lr=lr, repeat=k, dtype="float64") for lr, k in ((0.05, 0), (0.1, 1))]
+    eager, way = parameters(configs)
+    assert way == "vmap"
+    monkeypatch.setenv(VARIABLE, "record")
+    recorded, way = parameters(configs)
+    assert way == "record"
+    assert torch.equal(recorded, eager)
+
+
+def test_long_runs_are_recorded() -> None:
+    """By the number of steps that the configuration asks for."""
+    assert Trial([config("sgd", steps=RECORDED_STEPS)], Communicator(N, None), CPU).gradients.way == "record"
+
+
+def test_bfloat16_is_autocast() -> None:
+    """Parameters and momentum stay float32, and come out near the float32 run's."""
+    exact, _ = parameters([config("cser-pl")])
+    found, _ = parameters([config("cser-pl", dtype="bfloat16")])
+    assert found.dtype == torch.float32
+    error = float((found - exact).norm() / exact.norm())
+    assert 1e-5 < error < 0.05
+
+
+def test_one_rate_stays_on_the_host() -> None:
+    """A rate on the device would have to be waited for at every step; several are a tensor there, one a run."""
+    one = Trial([config("sgd", repeat=k) for k in range(2)], Communicator(N, None), CPU)
+    several = Trial([config("sgd", lr=lr) for lr in (0.1, 0.2)], Communicator(N, None), CPU)
+    assert one.base_lr.shape == ()
+    assert several.base_lr.shape == (2, 1, 1)
+
+
+def test_samples_held_in_memory_move() -> None:
+    """Every tensor of a data set goes to the device, and the data set is otherwise the same."""
+    train = load().train
+    assert isinstance(train, TensorDataset)
+    moved = train.to(torch.device("meta"))
+    assert type(moved) is TensorDataset
+    assert (moved.inputs.device.type, moved.targets.device.type) == ("meta", "meta")
+    assert moved.inputs.shape == train.inputs.shape

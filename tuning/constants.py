@@ -1,0 +1,64 @@
+"""The constants of the advisor's model of time: what they mean, and their values where no table of links is given."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What the model takes from measurements: of one backend on one kind of hardware.
+
+    `source` says of which. `tuning.calibration.fit` finds all of them but the source.
+    """
+
+    efficiency: float
+    """Share of the link's rate that payload reaches; the rest is headers, acknowledgements and gaps."""
+    hop_s: float
+    """Latency of one stage of a collective; a ring all-reduce has 2 (n - 1) of them."""
+    host_hop_s: float
+    """Time that each stage takes from whoever computes, hidden or not."""
+    host_s_per_byte: float
+    """The same of each byte sent: a worker sends no faster, and hides no more."""
+    hidden: float
+    """Share of the step that collectives started during backward can hide behind."""
+    pass_s_per_byte: float
+    """One operation on the whole model, a byte of it: error feedback and outer steps take several."""
+    ddp_s_per_byte: float
+    """What DDP costs a step over our optimizers without communication, a byte of the model: may be negative."""
+    cast_s_per_byte: float
+    """Casts of a 16-bit hook, a byte of the model and synchronisation."""
+    power_s_per_byte: float
+    """PowerSGD's products and orthogonalisation, a byte of the model and step."""
+    power_s: float
+    """The same, whatever the model's size: many small kernels."""
+    source: str
+
+
+FITTED = {
+    "nccl": Constants(
+        efficiency=0.956,
+        hop_s=4e-5,
+        host_hop_s=0.0,
+        host_s_per_byte=2e-12,
+        hidden=0.63,
+        pass_s_per_byte=1e-12,
+        ddp_s_per_byte=0.0,
+        cast_s_per_byte=5e-12,
+        power_s_per_byte=5e-11,
+        power_s=0.02,
+        source="two H200s as two hosts on a link of 10 Gb/s, ResNet-50, torch 2.11",
+    ),
+    "gloo": Constants(
+        efficiency=0.99,
+        hop_s=1.4e-3,
+        host_hop_s=1.1e-3,
+        host_s_per_byte=3e-9,
+        hidden=0.37,
+        pass_s_per_byte=1e-10,
+        ddp_s_per_byte=-1.7e-10,
+        cast_s_per_byte=1e-9,
+        power_s_per_byte=7e-10,
+        power_s=0.0,
+        source="2 and 4 ranks on two shared cores, links of 100 Mb/s to 1 Gb/s, an MLP of 2.1 M parameters, torch 2.15",
+    ),
+}
+"""Backend -> the constants that hold without `--links`; replace them by what `plan --links --format json` prints."""

@@ -1,0 +1,116 @@
+"""What a study adds to a plan: the points of accuracy that a method costs, and the steps it takes to a validation loss."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from cser_ray.structure import Structure
+from tuning.compare import compare
+from tuning.comparison import Cell
+from tuning.selection import Choice, choose
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WITHIN = 1.05
+"""Without a target of the user's, the target is sgd's last validation loss times this."""
+
+Curve = tuple[tuple[float, float], ...]
+"""(step, mean validation loss over repeats), in order."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One method at one ratio. `structure` is None for sgd. `cost`: points of test accuracy under sgd, negative above it.
+
+    `diverged`: of its repeats, how many. `steps_to_target`: None where its mean curve never reaches the target.
+    """
+
+    structure: Structure | None
+    cost: float | None
+    diverged: int
+    steps_to_target: float | None
+    curve: Curve = ()
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A study, as a plan reads it. `outcomes` by (method, ratio); sgd is at ratio 1."""
+
+    task: str
+    model: str | None
+    params: int | None
+    workers: int
+    steps: int
+    repeats: int
+    shows_value: bool | None
+    target_loss: float | None
+    outcomes: Mapping[tuple[str, float], Outcome]
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Ratios that the study compared methods at."""
+        return tuple(sorted({ratio for _, ratio in self.outcomes if 1 < ratio < math.inf}))
+
+
+def learned(runs: "pd.DataFrame", history: "pd.DataFrame", target_loss: float | None = None) -> Learned:
+    """What the study with these runs and this history says, of its chosen configurations.
+
+    `target_loss`: in nats of validation loss; None takes 1.05 times sgd's last one, and no target without sgd. Raises
+    ValueError where nothing can be compared.
+    """
+    comparison = compare(runs)
+    choices = choose(runs)
+    curves = {key: curve(history, choice) for key, choice in choices.items()}
+    sgd = curves.get(("sgd", 1.0), ())
+    if target_loss is None and sgd:
+        target_loss = WITHIN * sgd[-1][1]
+    cells = {(cell.method, cell.ratio): cell for cell in comparison.cells}
+    best = cells.get(("sgd", 1.0))
+    outcomes = {
+        key: Outcome(
+            choices[key].configuration.structure,
+            _cost(cell, best),
+            cell.diverged,
+            None if target_loss is None else steps_to(curves[key], target_loss),
+            curves[key],
+        )
+        for key, cell in cells.items()
+    }
+    return Learned(
+        comparison.task,
+        comparison.model,
+        comparison.n_params,
+        comparison.workers,
+        comparison.steps,
+        max(cell.n for cell in comparison.cells),
+        comparison.shows_value,
+        target_loss,
+        outcomes,
+    )
+
+
+def curve(history: "pd.DataFrame", choice: Choice) -> Curve:
+    """The mean validation loss over the choice's repeats at each evaluation that all of them have."""
+    rows = history[history["run_id"].isin([run["run_id"] for run in choice.runs])]
+    whole = [at for _, at in rows.groupby("evaluation") if len(at) == len(choice.runs)]
+    return tuple((float(at["step"].mean()), float(at["val_loss"].mean(skipna=False))) for at in whole)
+
+
+def steps_to(points: Iterable[tuple[float, float]], loss: float) -> float | None:
+    """Where a curve first reaches a loss, straight lines between its points; None where it never does."""
+    points = list(points)
+    if points and points[0][1] <= loss:
+        return points[0][0]
+    for (start, above), (end, below) in pairwise(points):
+        if above > loss >= below:
+            return start + (end - start) * (above - loss) / (above - below)
+    return None
+
+
+def _cost(cell: Cell, sgd: Cell | None) -> float | None:
+    if sgd is None or sgd.test_acc is None or cell.test_acc is None:
+        return None
+    return sgd.test_acc - cell.test_acc

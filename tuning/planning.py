@@ -1,0 +1,240 @@
+"""`cser-ray plan`: from what a user gives, and what is measured for it, to a plan that says where each number is from."""
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cser_ray.bench.hosts import bits_per_second
+from cser_ray.results import read_history, read_runs
+from cser_ray.structure import number
+from tuning.advice import MAX_LOSS, Recommendation, recommend
+from tuning.advisor import Job
+from tuning.calibration import FEWEST, check, fit, read_links, unseen
+from tuning.constants import FITTED, Constants
+from tuning.learned import WITHIN, Learned, learned
+from tuning.measure import measure, step_of
+from tuning.peers import SIDE
+from tuning.plan_lines import METHODS, Line, leaving, lines_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+RATIOS = (8.0, 32.0, 256.0, 1024.0)
+"""Asked for where neither the user nor a study names any."""
+Matrices = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where a plan's numbers are from, a sentence each."""
+
+    given: list[str] = field(default_factory=list)
+    measured: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An answer and what it rests on. `leaving`: see `tuning.plan_lines.leaving`."""
+
+    job: Job
+    constants: Constants | None
+    """Of the model of time; None where nothing is sent."""
+    recommendation: Recommendation
+    lines: tuple[Line, ...]
+    leaving: Mapping[str, Mapping[str, float | None]]
+    skipped: tuple[str, ...]
+    """Why a method is missing at a ratio."""
+    origins: Origins
+
+
+def make_plan(settings: Mapping[str, Any]) -> Plan | None:
+    """The plan that the settings of `cser-ray plan` ask for; None on the ranks of torchrun that have nothing to say.
+
+    Raises ValueError where something is missing, given twice, or cannot be measured.
+    """
+    origins = Origins()
+    params, step_s, matrices = _subject(settings, origins)
+    link = _link(settings, origins)
+    if link is None:
+        return None
+    workers, rate, latency_s, backend = link
+    k = settings.get("processes_per_worker", 1)
+    job = Job(params, step_s, workers, rate, latency_s, bool(settings.get("measure")), matrices, k)
+    if workers == 1:
+        return Plan(job, None, recommend(job, (), None), (), {}, (), origins)
+    constants = _constants(settings, backend, origins)
+    study = _study(settings, job, origins)
+    methods = settings.get("methods") or METHODS
+    ratios = settings.get("ratios") or (study.ratios if study else ()) or RATIOS
+    lines, skipped = lines_of(job, constants, methods, sorted(ratios), study)
+    _assume(job, constants, study, origins)
+    max_loss = settings.get("max_loss", MAX_LOSS)
+    answer = recommend(job, lines, study, max_loss)
+    return Plan(job, constants, answer, tuple(lines), leaving(job, constants, methods), tuple(skipped), origins)
+
+
+def _subject(settings: Mapping[str, Any], origins: Origins) -> tuple[int, float, Matrices | None]:
+    """(d, seconds of a step, shapes), given or counted; a task's step is timed here where it is not given."""
+    params, step_ms, task, model = map(settings.get, ("params", "step_ms", "task", "model"))
+    if (params is None) == (task is None and model is None):
+        raise ValueError("Give --params N, or a model to count them of: --task NAME, or --model module.path:factory")
+    if step_ms is None and task is None:
+        raise ValueError(
+            "Give --step-ms, the milliseconds of one step without communication; only a --task can be timed"
+        )
+    if step_ms is not None:
+        origins.given.append(f"{step_ms:g} ms a step without communication")
+    if params is not None:
+        assert step_ms is not None
+        origins.given.append(f"{params:,} parameters")
+        return params, step_ms / 1e3, None
+    module = _task_module(settings) if task is not None else module_of(str(model))
+    step_s = _timed(settings, origins) if step_ms is None else step_ms / 1e3
+    shapes = [p.shape for p in module.parameters() if p.requires_grad]
+    params = sum(shape.numel() for shape in shapes)
+    origins.measured.append(f"{params:,} parameters, counted of {task or model}")
+    return params, step_s, tuple((s[0], s.numel() // s[0]) if len(s) else (1, 1) for s in shapes)
+
+
+def _task_module(settings: Mapping[str, Any]) -> "nn.Module":
+    from cser_ray.tasks import make_task
+
+    return make_task(settings["task"], **_task_options(settings)).model()
+
+
+def _task_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: settings[name] for name in ("model", "data_dir") if name in settings}
+
+
+def _timed(settings: Mapping[str, Any], origins: Origins) -> float:
+    """Seconds of the task's step on this machine."""
+    step_s, device = step_of(settings["task"], settings.get("batch_size"), **_task_options(settings))
+    origins.measured.append(
+        f"{1e3 * step_s:.3g} ms a step of {settings['task']}, one worker alone on this machine's {device}"
+    )
+    return step_s
+
+
+def module_of(name: str) -> "nn.Module":
+    """The model that "module.path:factory" makes; ValueError saying what failed."""
+    path, _, factory = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(path), factory)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the model {name!r} cannot be made ({error}): name a function without arguments that returns a module, as "
+            "module.path:factory, from a module on PYTHONPATH; an image task's model goes with --task"
+        ) from error
+    return made  # type: ignore[no-any-return]
+
+
+def rate_of(text: str) -> float:
+    """Bits a second of "10gbit", as tc writes it, or of a plain number; ValueError otherwise."""
+    return float(text) if re.fullmatch(r"[\d.]+(e\+?\d+)?", text) else bits_per_second(text)
+
+
+def _link(settings: Mapping[str, Any], origins: Origins) -> tuple[int, float, float | None, str] | None:
+    """(workers, rate, latency of a small collective, backend); None where another rank says what was measured."""
+    workers, rate, latency_ms = map(settings.get, ("workers", "rate", "latency_ms"))
+    if not settings.get("measure"):
+        if workers is None or rate is None:
+            raise ValueError("Give --workers and --rate, as in --workers 4 --rate 10gbit; or --measure on the cluster")
+        bits = rate_of(rate)
+        origins.given.append(f"{workers} workers, each with a link of {bits / 1e9:g} Gb/s each way")
+        if latency_ms is not None:
+            origins.given.append(f"{latency_ms:g} ms of latency a small collective")
+        return workers, bits, None if latency_ms is None else latency_ms / 1e3, settings["backend"]
+    if rate is not None or latency_ms is not None:
+        raise ValueError("--measure gives rate and latency: leave --rate and --latency-ms out")
+    if settings.get("processes_per_worker", 1) > 1:
+        raise ValueError("--measure takes one process a worker: measure so first, then give what it found by --rate")
+    found = measure(workers)
+    if found is None:
+        return None
+    origins.measured.append(
+        f"{found.rate / 1e9:.3g} Gb/s of payload and {1e3 * found.latency_s:.3g} ms of latency a small collective, by "
+        f"all-reduces of two sizes over {found.backend} between {found.workers} workers"
+    )
+    return found.workers, found.rate, found.latency_s, found.backend
+
+
+def _constants(settings: Mapping[str, Any], backend: str, origins: Origins) -> Constants:
+    start = FITTED[backend]
+    path = settings.get("links")
+    if path is None:
+        return start
+    cells = read_links(path, backend)
+    of = f"the model's constants, on {len(cells)} steps of {path}"
+    if len(cells) < FEWEST:
+        origins.measured.append(f"{of}: too few to say how far it is off")
+    else:
+        found = check(cells, unseen(cells, start))
+        origins.measured.append(
+            f"{of}; on cells that a fit has not seen it is off by {found.median:.0%} in the median and {found.p95:.0%} at "
+            f"the 95th percentile (most for {found.worst}), and right about not to compress in {found.dont_right} of "
+            f"{found.dont_total} cells that gained under 5 %"
+        )
+        if found.busy:
+            origins.measured.append(
+                f"{found.busy} of these steps are over 10 % shorter than without communication, which cannot be: the "
+                "machine had other work, so measure again when it is idle"
+            )
+    return fit(cells, start, f"{len(cells)} steps of {path}")
+
+
+def _study(settings: Mapping[str, Any], job: Job, origins: Origins) -> Learned | None:
+    uri, target = settings.get("study"), settings.get("target_loss")
+    if uri is None:
+        if target is not None or settings.get("max_loss") is not None:
+            raise ValueError("--target-loss and --max-loss speak of a study: give it by --study DIR")
+        return None
+    study = learned(read_runs(uri), read_history(uri), target)
+    origins.measured.append(
+        f"accuracy and steps to the target: study {uri}, {study.task} with {study.workers} workers, {study.steps} steps, "
+        f"{study.repeats} repeat{'s' * (study.repeats > 1)}"
+    )
+    if study.target_loss is not None:
+        whose = "given" if target is not None else f"{WITHIN:g} times sgd's last one"
+        origins.given.append(f"target: a validation loss of {study.target_loss:.4g} ({whose})")
+    if study.workers != job.workers:
+        origins.assumed.append(f"what {study.workers} workers lost in accuracy, {job.workers} lose too")
+    if study.params not in (None, job.params):
+        origins.assumed.append(f"what a model of {study.params:,} parameters lost, one of {job.params:,} loses too")
+    return study
+
+
+def _assume(job: Job, c: Constants, study: Learned | None, origins: Origins) -> None:
+    """What no one gave or measured here."""
+    origins.assumed.append("all workers compute equally fast, and nothing else uses their links")
+    if job.latency_s is None:
+        latency = 2 * (job.workers - 1) * c.hop_s
+        origins.assumed.append(f"{1e3 * latency:.2g} ms of latency a small collective of {job.workers} ({c.source})")
+    if not job.payload:
+        origins.assumed.append(f"payload reaches {c.efficiency:.0%} of the rate ({c.source})")
+    origins.assumed.append(
+        f"DDP, and ours where they overlap, hide communication behind {c.hidden:.0%} of a step ({c.source})"
+    )
+    if job.processes_per_worker > 1:
+        origins.assumed.append(
+            f"a step holds the averaging inside its worker of {job.processes_per_worker} processes; DDP and PowerSGD join "
+            f"all {job.ranks} of them in one ring, which crosses each worker's link once"
+        )
+    if job.matrices is None:
+        origins.assumed.append(f"PowerSGD's bytes are those of square matrices of side {SIDE}: no shapes are known")
+    if study is None:
+        origins.assumed.append("nothing of accuracy: only a study can say (--study)")
+    else:
+        origins.assumed.append(
+            "DDP, and DDP with the bf16 hook, learn as the study's sgd; delayed resets were not studied"
+        )
+
+
+def described(job: Job) -> str:
+    """The job in a line."""
+    return (
+        f"{job.params:,} parameters, {1e3 * job.step_s:.4g} ms a step without communication, {job.workers} "
+        f"worker{'s' * (job.workers > 1)}, {number(job.rate / 1e6)} Mb/s"
+    )
