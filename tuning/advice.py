@@ -104,7 +104,7 @@ def _go(
         if plain and not simple:
             text += f"; {_name(min(plain, key=lambda line: line.ratio or 0.0))} is as fast"
         methods = ",".join(dict.fromkeys(("sgd", "no-sync", "local-sgd", form.method)))
-        text += ". What it costs in accuracy only a study says: "
+        text += f". What it costs in accuracy{', its delay apart,' * bool(form.reset_delay)} only a study says: "
         text += f"`cser-ray tune --methods {methods} --ratios {number(chosen.ratio or 1)}`."
     else:
         text += f". It loses {chosen.cost:.1f} points of accuracy in the study ({max_loss:g} accepted)"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from cser_ray.bench.virtual_command import virtual
 from cser_ray.options import Group, Numbers, clear_errors
 
 DEFAULT_METHODS = {
@@ -146,3 +147,6 @@ def step(
             click.echo(as_csv(rows, head=not place) if form == "csv" else f"{render(rows)}\n", nl=form == "table")
             if out:
                 append_csv(out, rows)
+
+
+bench.add_command(virtual)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +22,16 @@ def at_once(
     inputs: Tensor,
     keys: Tensor | None = None,
     step: Tensor | None = None,
+    met: set[Any] | None = None,
 ) -> Tensor:
     """Outputs `[rows, b, ...]` by `vmap`. `keys` int64 [rows] and `step` int64 []: what dropout draws from, if anything.
 
-    Raises RuntimeError with "vmap" in its message for a module that vmap cannot express.
+    Without keys, torch's functions are vmap's; with them, those of `RowFunctions` (and its `met`). Raises RuntimeError
+    with "vmap" in its message for a module that vmap cannot express.
     """
 
     def one(p: Rows, b: Rows, x: Tensor, key: Tensor | None) -> Tensor:
-        drawn = nullcontext() if key is None or step is None else RowFunctions(RowDraws(key, step), stacked=True)
+        drawn = nullcontext() if key is None or step is None else RowFunctions(RowDraws(key, step), True, met)
         with drawn:
             return torch.as_tensor(functional_call(module, (dict(p), dict(b)), (x,)))
 

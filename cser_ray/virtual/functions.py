@@ -22,16 +22,22 @@ Stacked = Callable[..., Tensor]
 
 
 class RowFunctions(TorchFunctionMode):
-    """Inside, torch's functions are those of one row. `stacked`: the row is one of many, under `vmap`."""
+    """Inside, torch's functions are those of one row. `stacked`: the row is one of many, under `vmap`.
 
-    def __init__(self, draws: RowDraws, stacked: bool):
+    `met`: gathers those functions of `OWN` that were called, without which a row behaves as a plain module.
+    """
+
+    def __init__(self, draws: RowDraws, stacked: bool, met: set[Any] | None = None):
         super().__init__()
         self.draws, self.stacked = draws, stacked
+        self.met: set[Any] = set() if met is None else met
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in OWN:
+            self.met.add(func)
         if func in DROPOUTS:
             return _dropout(self.draws, DROPOUTS[func], *args, **kwargs)
         if func is F.scaled_dot_product_attention:
@@ -49,6 +55,8 @@ class RowFunctions(TorchFunctionMode):
 
 DROPOUTS: dict[Any, int | None] = {F.dropout: None, F.dropout1d: 1, F.dropout2d: 2, F.dropout3d: 3}
 """Function -> the trailing axes that it drops together; None: it drops single values."""
+OWN = {*DROPOUTS, F.scaled_dot_product_attention}
+"""What vmap cannot do or only in a loop, and what rows in turn would do with other random numbers."""
 
 
 def _dropout(

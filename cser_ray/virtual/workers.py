@@ -6,7 +6,8 @@ vmap cannot express, or that draws random numbers other than dropout's, runs row
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +55,9 @@ class VirtualWorkers:
         self.module.train()
         if not self.looped:
             saved = {name: buffer.clone() for name, buffer in self.buffers.items()} if self._untried else {}
+            keys, met = self.keys if self._watches() else None, set[Any]()
             try:
-                outputs = at_once(self.module, self.parameters, self.buffers, inputs, self.keys, self.step)
+                outputs = at_once(self.module, self.parameters, self.buffers, inputs, keys, self.step, met)
                 self._untried = False
             except RuntimeError as error:
                 if not self._untried or "vmap" not in str(error):
@@ -64,20 +66,31 @@ class VirtualWorkers:
                     self.buffers[name].copy_(buffer)
                 self.looped = True
         if self.looped:
-            outputs = self._forward_loop(inputs)
+            met = set()
+            outputs = self._forward_loop(inputs, met)
+        self._met = met if self._met is None else self._met
         self.step += 1
         return outputs
 
     _untried = True
+    _met: set[Any] | None = None
+    """Functions that the first forward pass found in need of a row's own."""
 
-    def _forward_loop(self, inputs: Tensor) -> Tensor:
+    def _watches(self) -> bool:
+        """Whether to look at every call of torch, which costs a small model as much time again on a CPU."""
+        if self._met is None or self._met:
+            return True
+        return not self.looped and (self.device.type == "cuda" or torch.is_autocast_enabled(self.device.type))
+
+    def _forward_loop(self, inputs: Tensor, met: set[Any]) -> Tensor:
         # unbind once: the gradient of one slice p[row] would be as large as all rows together
         rows = {name: p.unbind(0) for name, p in self.parameters.items()}
-        outputs = []
+        outputs, watches = [], self._watches()
         for row in range(self.rows):
             own = {name: values[row] for name, values in rows.items()}
             own |= {name: buffer[row] for name, buffer in self.buffers.items()}
-            with self._generators.use(row), RowFunctions(RowDraws(self.keys[row], self.step), stacked=False):
+            draws = RowDraws(self.keys[row], self.step)
+            with self._generators.use(row), RowFunctions(draws, False, met) if watches else nullcontext():
                 outputs.append(functional_call(self.module, own, (inputs[row],)))
         return torch.stack(outputs)
 

@@ -151,6 +151,7 @@ def test_links_of_the_users_own_make_the_constants(tmp_path: Path) -> None:
         ((*JOB[1:], "--workers", "0"), "0 workers: a job has 1 or more"),
         ((*JOB[1:], "--max-loss", "1"), "--target-loss and --max-loss speak of a study: give it by --study"),
         ((*JOB[1:], "--study", "nowhere"), "no results at"),
+        ((*JOB[1:], "--links", "nowhere.csv"), "No such file or directory: 'nowhere.csv'"),
         ((*JOB[1:], "--methods", "cseaa"), "did you mean 'csea'"),
     ],
 )  # fmt: skip
