@@ -22,16 +22,17 @@ def at_once(
     inputs: Tensor,
     keys: Tensor | None = None,
     step: Tensor | None = None,
+    recorded: bool = False,
     met: set[Any] | None = None,
 ) -> Tensor:
     """Outputs `[rows, b, ...]` by `vmap`. `keys` int64 [rows] and `step` int64 []: what dropout draws from, if anything.
 
-    Without keys, torch's functions are vmap's; with them, those of `RowFunctions` (and its `met`). Raises RuntimeError
-    with "vmap" in its message for a module that vmap cannot express.
+    Without keys, torch's functions are vmap's; with them, those of `RowFunctions`, whose `recorded` and `met` these are.
+    Raises RuntimeError with "vmap" in its message for a module that vmap cannot express.
     """
 
     def one(p: Rows, b: Rows, x: Tensor, key: Tensor | None) -> Tensor:
-        drawn = nullcontext() if key is None or step is None else RowFunctions(RowDraws(key, step), True, met)
+        drawn = nullcontext() if key is None or step is None else RowFunctions(RowDraws(key, step), True, recorded, met)
         with drawn:
             return torch.as_tensor(functional_call(module, (dict(p), dict(b)), (x,)))
 

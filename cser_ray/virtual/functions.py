@@ -4,7 +4,7 @@
 transposed, a convolution becomes a grouped one, and attention becomes a loop.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,19 +17,17 @@ from cser_ray.virtual.dropout import RowDraws
 from cser_ray.virtual.normalisation import BatchNormRows, GroupNormRows
 from cser_ray.virtual.stacked import LinearRows
 
-Stacked = Callable[..., Tensor]
-"""A function of tensors that all have a leading axis of rows."""
-
 
 class RowFunctions(TorchFunctionMode):
     """Inside, torch's functions are those of one row. `stacked`: the row is one of many, under `vmap`.
 
-    `met`: gathers those functions of `OWN` that were called, without which a row behaves as a plain module.
+    `recorded`: Python's time does not count, and linear layers are taken over too. `met`: gathers those functions of
+    `OWN` that were called; where there are none, a row on a CPU needs nothing of this.
     """
 
-    def __init__(self, draws: RowDraws, stacked: bool, met: set[Any] | None = None):
+    def __init__(self, draws: RowDraws, stacked: bool, recorded: bool = False, met: set[Any] | None = None):
         super().__init__()
-        self.draws, self.stacked = draws, stacked
+        self.draws, self.stacked, self.recorded = draws, stacked, recorded
         self.met: set[Any] = set() if met is None else met
 
     def __torch_function__(
@@ -42,7 +40,7 @@ class RowFunctions(TorchFunctionMode):
             return _dropout(self.draws, DROPOUTS[func], *args, **kwargs)
         if func is F.scaled_dot_product_attention:
             return _attention(self, *args, **kwargs)
-        if self.stacked and func is F.linear:
+        if self.recorded and func is F.linear:
             return _linear(*args, **kwargs)
         if self.stacked and func is F.conv2d:
             return _conv2d(*args, **kwargs)
@@ -138,6 +136,8 @@ def _batch_norm(
 def _group_norm(
     input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
+    if input.device.type != "cuda":
+        return F.group_norm(input, num_groups, weight, bias, eps)
     return GroupNormRows.apply(input, num_groups, weight, bias, eps)  # type: ignore[no-any-return]
 
 

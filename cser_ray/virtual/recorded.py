@@ -51,7 +51,7 @@ def record(
         named = dict(zip(workers.parameters, parameters, strict=True))
         with autocast(workers, precision):
             own = dict(zip(workers.buffers, buffers, strict=True))
-            outputs = at_once(workers.module, named, own, x, workers.keys, step)
+            outputs = at_once(workers.module, named, own, x, workers.keys, step, recorded=True)
         losses = mean_losses(loss, outputs, y, parameters[0].dtype)
         asked = [p for p in parameters if p.requires_grad]
         found = torch.autograd.grad(losses.sum(), asked, allow_unused=True, materialize_grads=True)

@@ -16,8 +16,8 @@ Way = Literal["loop", "vmap", "record", "compile"]
 
 VARIABLE = "CSER_RAY_VIRTUAL"
 """Environment variable that forces a way. It is no part of a run's configuration: results agree up to rounding."""
-RECORDED_STEPS = 2_000
-"""Steps of a run on a CPU from which a record pays: it takes about 2 s to make and saves about 1 ms a step."""
+RECORDED_STEPS = 4_000
+"""Steps of a run on a CPU from which a record pays: it takes about 2 s to make and saves 0.5 to 1.5 ms a step."""
 COMPILED_STEPS = 10_000
 """Steps of a run on a GPU from which compiling pays: it takes 30 to 45 s and saves 3 to 6 ms a step (WRN-16-4, H200)."""
 

@@ -57,7 +57,7 @@ class VirtualWorkers:
             saved = {name: buffer.clone() for name, buffer in self.buffers.items()} if self._untried else {}
             keys, met = self.keys if self._watches() else None, set[Any]()
             try:
-                outputs = at_once(self.module, self.parameters, self.buffers, inputs, keys, self.step, met)
+                outputs = at_once(self.module, self.parameters, self.buffers, inputs, keys, self.step, met=met)
                 self._untried = False
             except RuntimeError as error:
                 if not self._untried or "vmap" not in str(error):
@@ -90,7 +90,7 @@ class VirtualWorkers:
             own = {name: values[row] for name, values in rows.items()}
             own |= {name: buffer[row] for name, buffer in self.buffers.items()}
             draws = RowDraws(self.keys[row], self.step)
-            with self._generators.use(row), RowFunctions(draws, False, met) if watches else nullcontext():
+            with self._generators.use(row), RowFunctions(draws, False, met=met) if watches else nullcontext():
                 outputs.append(functional_call(self.module, own, (inputs[row],)))
         return torch.stack(outputs)
 

@@ -8,23 +8,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
-from cser_ray.virtual import VirtualWorkers
+from cser_ray.errors import CserWarning
+from cser_ray.tasks.base import losses
+from cser_ray.virtual import GradientStep, VirtualWorkers
 from cser_ray.virtual.dropout import RowDraws, row_key
+from cser_ray.virtual.forward import at_once
 from cser_ray.virtual.normalisation import BatchNormRows, GroupNormRows
 
 ROWS = 3
 
 
 def both_ways(make: Callable[[], nn.Module], inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Outputs of all rows at once, without the loop's help, and of rows in turn."""
-    outputs = []
-    for looped in (False, True):
-        torch.manual_seed(0)
-        workers = VirtualWorkers([make().double() for _ in range(ROWS)], seeds=[5, 6, 7])
-        workers.looped = looped
-        outputs.append(workers(inputs))
-        assert workers.looped == looped
-    return outputs[0], outputs[1]
+    """Outputs of all rows at once, as a record computes them, and of rows in turn."""
+    torch.manual_seed(0)
+    workers = VirtualWorkers([make().double() for _ in range(ROWS)], seeds=[5, 6, 7])
+    together = at_once(
+        workers.module, workers.parameters, workers.buffers, inputs, workers.keys, workers.step, recorded=True
+    )
+    workers.looped = True
+    return together, workers(inputs)
 
 
 def masks(p: float, size: int = 200_000) -> Tensor:
@@ -123,8 +125,8 @@ def test_linear_layers_take_any_axes(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_what_has_no_axis_of_rows_is_looped() -> None:
-    """A linear layer of constants on constants belongs to no row, and vmap cannot share it out."""
+def test_what_belongs_to_no_row_is_not_recorded() -> None:
+    """A linear layer of constants on constants has no axis of rows; the eager step computes it."""
 
     class Constant(nn.Module):
         def __init__(self) -> None:
@@ -134,10 +136,11 @@ def test_what_has_no_axis_of_rows_is_looped() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(x) + F.linear(torch.ones(1, 2).double(), torch.ones(2, 2).double())  # type: ignore[no-any-return]
 
-    workers = VirtualWorkers([Constant().double()] * ROWS)
-    outputs = workers(torch.randn(ROWS, 4, 5, dtype=torch.float64))
-    assert workers.looped
-    assert outputs.shape == (ROWS, 4, 2)
+    step = GradientStep(VirtualWorkers([Constant().double()] * ROWS), losses, "record")
+    with pytest.warns(CserWarning, match="no operand with an axis of rows"):
+        found = step(torch.randn(ROWS, 4, 5, dtype=torch.float64), torch.zeros(ROWS, 4, dtype=torch.int64))
+    assert step.way == "vmap"
+    assert found.shape == (ROWS,)
 
 
 @pytest.mark.parametrize("affine", [True, False])
