@@ -5,6 +5,7 @@ have n rows and parameters with a leading axis of n.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -42,6 +43,8 @@ class FlatParameters:
         """Parameters of one model, without padding."""
         block = block_size(self.numel)
         self.width = -(-self.numel // block) * block
+        # of a dense tensor like each, so that channels-last weights stay so and convolutions need no copies of them
+        self._strides = [torch.empty_like(p, device="meta").stride() for p in self.parameters]
         self.data = self.parameters[0].new_zeros(self.rows, self.width, requires_grad=False)
         self.grad = torch.zeros_like(self.data)
         with torch.no_grad():
@@ -52,12 +55,14 @@ class FlatParameters:
         self.attach_gradients()
 
     def views(self, buffer: Tensor) -> list[Tensor]:
-        """The parameters' slices of a buffer `[rows, width]`, in the parameters' own shapes."""
-        rows = buffer.shape[0]
-        shapes = [p.shape[1:] if self.stacked else p.shape for p in self.parameters]
+        """The parameters' slices of a buffer `[rows, width]`, in the parameters' own shapes and memory formats."""
+        rows, spans = buffer.shape[0], pairwise(self.offsets)
+        if self.stacked:
+            shapes = [p.shape[1:] for p in self.parameters]
+            return [buffer[:, start:end].view(rows, *s) for (start, end), s in zip(spans, shapes, strict=True)]
         return [
-            buffer[:, start:end].view(rows, *shape) if self.stacked else buffer[0, start:end].view(shape)
-            for start, end, shape in zip(self.offsets[:-1], self.offsets[1:], shapes, strict=True)
+            buffer[0, start:end].as_strided(p.shape, strides)
+            for (start, end), p, strides in zip(spans, self.parameters, self._strides, strict=True)
         ]
 
     def attach_gradients(self) -> None:

@@ -160,13 +160,18 @@ def _ranks(links: Links, hosts: Sequence[Host]) -> Iterator[Iterator[list[Any]]]
 
 
 def _environment(links: Links, rank: int, host: Host) -> dict[str, str]:
+    fault = {"PYTHONFAULTHANDLER": "1"}  # the last words of a rank that crashes
     if links.device != "cuda":
-        return {"GLOO_SOCKET_IFNAME": host.interface, "CUDA_VISIBLE_DEVICES": ""}
-    return TWO_HOSTS | {
-        "NCCL_HOSTID": f"host{rank}",
-        "NCCL_SOCKET_IFNAME": host.interface,
-        "CUDA_VISIBLE_DEVICES": gpus()[rank],
-    }
+        return fault | {"GLOO_SOCKET_IFNAME": host.interface, "CUDA_VISIBLE_DEVICES": ""}
+    return (
+        fault
+        | TWO_HOSTS
+        | {
+            "NCCL_HOSTID": f"host{rank}",
+            "NCCL_SOCKET_IFNAME": host.interface,
+            "CUDA_VISIBLE_DEVICES": gpus()[rank],
+        }
+    )
 
 
 def _answers(processes: Sequence["subprocess.Popen[str]"], logs: Sequence[Path]) -> Iterator[list[Any]]:
@@ -183,7 +188,8 @@ def _answers(processes: Sequence["subprocess.Popen[str]"], logs: Sequence[Path])
                 rank = waiting[ready]  # type: ignore[index]
                 line = pipes[rank].readline()
                 if not line:
+                    status = processes[rank].wait()
                     words = "\n".join(logs[rank].read_text().splitlines()[-LAST_WORDS:])
-                    raise ChildProcessError(f"rank {rank} ended without an answer:\n{words}")
+                    raise ChildProcessError(f"rank {rank} ended without an answer, with status {status}:\n{words}")
                 answers[rank] = json.loads(line)
         yield [answers[rank] for rank in range(len(pipes))]

@@ -22,7 +22,7 @@ PRIMING = 3
 """Synchronising steps before anything is counted: seed checks, PowerSGD's dense steps, DDP's second set of buckets."""
 WINDOW_SECONDS, WINDOW_STEPS = 0.2, 16
 """A window of a method without an interval takes about so long, but no more steps than this."""
-FEWEST, MOST = 3, 40
+FEWEST, MOST = 5, 40
 """Windows of a cell."""
 
 

@@ -3,9 +3,11 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from cser_ray.tasks.models import build_model, check_model
@@ -31,12 +33,67 @@ class Workload:
         """A model to train."""
         return copy.deepcopy(self.template)
 
+    def record(self, model: nn.Module) -> None:
+        """On a GPU, make every stage of a model two CUDA graphs, in place: one of its forward, one of its backward pass.
+
+        Without them the processor, which needs two to three times as long to enqueue a step as the GPU to take it, would
+        be what is timed. Stages, not the whole, so that gradients still become ready from the last layers to the first.
+        To be called once the parameters lie where they stay, and before DistributedDataParallel wraps the model.
+        """
+        if not self.inputs.is_cuda:
+            return
+        stages = [child for child in model.children() if isinstance(child, nn.Sequential)]
+        stages = list(stages[0].children()) if len(stages) == 1 else stages  # type: ignore[arg-type]
+        given: list[Tensor] = []
+        hooks = [stage.register_forward_pre_hook(lambda _, x: given.append(_alias(x[0].clone()))) for stage in stages]
+        with self._autocast():
+            model(self.inputs)
+        for hook in hooks:
+            hook.remove()
+        # parameters are given as aliases, so that the graphs keep no node of the real ones' gradients
+        samples = tuple((x, *map(_alias, stage.parameters())) for x, stage in zip(given, stages, strict=True))
+        with self._autocast():
+            graphs = torch.cuda.make_graphed_callables(tuple(map(_Functional, stages)), samples)
+        for stage, graph in zip(stages, graphs, strict=True):
+            stage.forward = _Bound(graph, tuple(stage.parameters()))  # type: ignore[method-assign]
+
     def backward(self, module: nn.Module) -> None:
         """Forward and backward through `module`, bf16 autocast on a GPU."""
-        with torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=self.inputs.is_cuda):
+        with self._autocast():
             logits = module(self.inputs)
             loss = cross_entropy(logits.flatten(0, -2), self.targets.flatten())
         torch.autograd.backward(loss)
+
+    def _autocast(self) -> torch.autocast:
+        """Without its cache of cast weights, which graphs could not share, and which no step uses twice."""
+        on = self.inputs.is_cuda
+        return torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=on, cache_enabled=False)
+
+
+@dataclass(frozen=True)
+class _Functional:
+    """A module as a function of its input and its parameters."""
+
+    module: nn.Module
+
+    def __call__(self, x: Tensor, *parameters: Tensor) -> Tensor:
+        names = (name for name, _ in self.module.named_parameters())
+        return functional_call(self.module, dict(zip(names, parameters, strict=True)), (x,))  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """The other way round: a function of an input and these parameters, as a module's forward."""
+
+    function: Callable[..., Any]
+    parameters: tuple[nn.Parameter, ...]
+
+    def __call__(self, x: Tensor) -> Any:
+        return self.function(x, *self.parameters)
+
+
+def _alias(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_(x.requires_grad)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ def torchft_diloco(cell: Cell, workload: Workload) -> Training:
         init_sync=False,  # all start from the same model
     )
     model = workload.fresh()
+    workload.record(model)
     inner = peer_optimizer(cell, model)
     outer = torch.optim.SGD(model.parameters(), lr=0.7, momentum=0.9, nesterov=True)
     diloco = DiLoCo(

@@ -36,6 +36,7 @@ class Peer:
 
 def _local(cell: Cell, workload: Workload) -> Training:
     model = workload.fresh()
+    workload.record(model)
     return Training(local_step(workload, model, peer_optimizer(cell, model)))
 
 
@@ -113,12 +114,26 @@ def _power_sgd(rank: int) -> Callable[[Cell, Workload], Training]:
     return build
 
 
+class InPlaceAverager(PeriodicModelAverager):
+    """torch's gives parameters new storage, without their memory format: neither graphs nor fused optimizers go on then."""
+
+    def average_parameters(self, params: Any) -> None:
+        """Average, and copy the averages to where the parameters were."""
+        parameters = [p for group in params for p in group["params"]]
+        before = [p.data for p in parameters]
+        super().average_parameters(params)
+        moved = [(to, p) for to, p in zip(before, parameters, strict=True) if p.data_ptr() != to.data_ptr()]
+        for to, p in moved:
+            p.data = to.copy_(p.data)
+
+
 def _post_local_sgd(cell: Cell, workload: Workload) -> Training:
     """After its dense beginning, which is not timed: local steps, and the average of the models every R_C steps."""
     assert cell.reset_interval
     interval = cell.reset_interval
     model = workload.fresh()
-    averager = PeriodicModelAverager(period=interval, warmup_steps=0)
+    averager = InPlaceAverager(period=interval, warmup_steps=0)
+    workload.record(model)
     optimizer = PostLocalSGDOptimizer(peer_optimizer(cell, model), averager)
     synchronised = 0
 
@@ -137,8 +152,10 @@ def _post_local_sgd(cell: Cell, workload: Workload) -> Training:
 
 
 def _wrapped(workload: Workload, bucket_cap_mb: int | None = None) -> DistributedDataParallel:
+    model = workload.fresh()
+    workload.record(model)
     return DistributedDataParallel(
-        workload.fresh(), broadcast_buffers=False, gradient_as_bucket_view=True, bucket_cap_mb=bucket_cap_mb
+        model, broadcast_buffers=False, gradient_as_bucket_view=True, bucket_cap_mb=bucket_cap_mb
     )
 
 

@@ -63,6 +63,7 @@ def ours(cell: Cell, workload: Workload) -> Training:
     """A method of ours in a plain training loop."""
     model = workload.fresh()
     optimizer = build_optimizer(cell, model)
+    workload.record(model)
 
     def step() -> None:
         optimizer.zero_grad()
