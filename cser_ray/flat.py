@@ -4,7 +4,7 @@ Rows are workers (times stacked runs). A plain module has one row and parameters
 have n rows and parameters with a leading axis of n.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
@@ -77,34 +77,48 @@ class FlatParameters:
         for p, view in zip(self.parameters, self._grad_views, strict=True):
             p.grad = view
 
-    @torch.no_grad()
+    def release_gradients(self) -> None:
+        """Forget all gradients: autograd then leaves its own tensors, which `collect` copies in together."""
+        for p in self.parameters:
+            p.grad = None
+
     def collect_gradients(self) -> Tensor:
         """The flat gradient `[rows, width]` of the last backward pass.
 
-        `module.zero_grad(set_to_none=True)` detaches the flat gradient and autograd then allocates new ones: those are
-        copied in, and an unused parameter's stale slice is zeroed, so no update is lost and none is made up.
-        Raises RuntimeError for a parameter that is no longer a view: it would never learn.
+        Raises RuntimeError for a parameter that is no longer a view of the flat vector: it would never learn.
         """
-        for p, view, address in zip(self.parameters, self._grad_views, self._addresses, strict=True):
+        for p, address in zip(self.parameters, self._addresses, strict=True):
             if p.data_ptr() != address:
                 raise RuntimeError(
                     f"A parameter of shape {tuple(p.shape)} got other storage after the optimizer was built (module.to(), "
                     "p.data = ...), and would not be trained. Build the optimizer after that, or copy values in place."
                 )
-            _attach(p, view)
+        self.collect(range(len(self.parameters)))
         return self.grad
 
     @torch.no_grad()
-    def collect_gradient(self, number: int) -> None:
-        """The same for one parameter, by its number."""
-        _attach(self.parameters[number], self._grad_views[number])
+    def collect(self, numbers: Iterable[int]) -> None:
+        """Bring the gradients of these parameters into the flat vector, those that autograd did not add there itself.
 
-
-def _attach(p: Parameter, view: Tensor) -> None:
-    if p.grad is view:
-        return
-    if p.grad is None:
-        view.zero_()
-    elif p.grad.is_sparse or p.grad.data_ptr() != view.data_ptr():
-        view.copy_(p.grad.to_dense())
-    p.grad = view
+        That of an unused parameter becomes zero. So no update is lost and none is made up.
+        """
+        absent: list[Tensor] = []
+        views: list[Tensor] = []
+        found: list[Tensor] = []
+        for number in numbers:
+            p, view = self.parameters[number], self._grad_views[number]
+            g = p.grad
+            if g is view:
+                continue
+            p.grad = view
+            if g is None:
+                absent.append(view)
+            elif g.is_sparse or g.stride() != view.stride() or g.dtype != view.dtype:
+                view.copy_(g.to_dense())
+            elif g.data_ptr() != view.data_ptr():
+                views.append(view)
+                found.append(g)
+        if absent:
+            torch._foreach_zero_(absent)
+        if found:
+            torch._foreach_copy_(views, found)

@@ -252,7 +252,7 @@ def test_no_way_of_clearing_gradients_loses_an_update(form: str) -> None:
         ways: list[Callable[[], None]] = [
             optimizer.zero_grad,
             model.zero_grad,
-            lambda: optimizer.zero_grad(set_to_none=False),
+            lambda: optimizer.zero_grad(set_to_none=True),
             lambda: model.zero_grad(set_to_none=False),
             lambda: forget(model),
         ]

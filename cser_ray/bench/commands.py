@@ -37,7 +37,7 @@ def bench() -> None:
     "--model",
     default="mlp",
     show_default=True,
-    help="mlp (2.1 M parameters), pytext, transformer (4.8 M), wrn-40-8, or a torchvision classifier.",
+    help="mlp (2.1 M parameters), pytext, transformer (4.8 M), transformer-85m, wrn-40-8, or a torchvision classifier.",
 )
 @click.option(
     "--optimizer",

@@ -1,6 +1,7 @@
 """What is trained: a model and one synthetic batch, and its backward pass as a user of that device would run it."""
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from cser_ray.tasks.models import build_model, check_model
 from cser_ray.tasks.transformer import Transformer
 
 SYMBOLS = 97
+STAGES = 3
+"""Of a model whose layers are one sequence."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Workload:
         if not self.inputs.is_cuda:
             return
         stages = [child for child in model.children() if isinstance(child, nn.Sequential)]
-        stages = list(stages[0].children()) if len(stages) == 1 else stages  # type: ignore[arg-type]
+        if len(stages) == 1:
+            stages = _split(stages[0])
         given: list[Tensor] = []
         hooks = [stage.register_forward_pre_hook(lambda _, x: given.append(_alias(x[0].clone()))) for stage in stages]
         with self._autocast():
@@ -92,6 +96,14 @@ class _Bound:
         return self.function(x, *self.parameters)
 
 
+def _split(layers: nn.Sequential) -> list[nn.Sequential]:
+    """The same layers in STAGES modules, which it calls from now on."""
+    size = math.ceil(len(layers) / STAGES)
+    stages = [layers[i : i + size] for i in range(0, len(layers), size)]
+    layers.forward = nn.Sequential(*stages).forward  # type: ignore[method-assign]
+    return stages
+
+
 def _alias(x: Tensor) -> Tensor:
     return x.detach().requires_grad_(x.requires_grad)
 
@@ -123,6 +135,7 @@ MODELS: dict[str, Callable[[torch.Generator], tuple[nn.Module, Tensor, Tensor]]]
     "mlp": _mlp,
     "pytext": Text(batch=16, length=64, width=32, heads=2, layers=2),
     "transformer": Text(batch=8, length=256, width=256, heads=8, layers=6),
+    "transformer-85m": Text(batch=8, length=256, width=768, heads=12, layers=12),  # of GPT-2 small's shape
 }
 """Beside these: wrn-DEPTH-WIDTH on batches of 16 of 32x32, and torchvision's classifiers on batches of 32 of 224x224."""
 

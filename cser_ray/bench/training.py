@@ -66,7 +66,7 @@ def ours(cell: Cell, workload: Workload) -> Training:
     workload.record(model)
 
     def step() -> None:
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=True)  # as torch's do
         workload.backward(model)
         optimizer.step()
 

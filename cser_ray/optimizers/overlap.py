@@ -32,6 +32,9 @@ class BackwardOverlap:
         self._ranges_of = [
             [k for k, part in enumerate(self.ranges) if start < part.stop and part.start < end] for start, end in spans
         ]
+        self._members = [
+            [i for i, ranges in enumerate(self._ranges_of) if k in ranges] for k in range(len(self.ranges))
+        ]
         self._paused = False
         self.reset()
         for number, p in enumerate(flat.parameters):
@@ -70,7 +73,6 @@ class BackwardOverlap:
                 "A second backward pass came after the synchronisation of this step had begun. Put all but the last one "
                 "inside `with optimizer.accumulate():`, or build the optimizer without overlap"
             )
-        self.flat.collect_gradient(number)
         for k in ranges:
             self._missing[k] -= 1
         while self._next >= 0 and not self._missing[self._next]:
@@ -78,6 +80,7 @@ class BackwardOverlap:
 
     def _launch_next(self) -> None:
         part = self.ranges[self._next]
+        self.flat.collect(self._members[self._next])
         self._next -= 1
         self.average(self.flat.grad[:, part])
         self.launch(part)
