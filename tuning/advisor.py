@@ -1,7 +1,7 @@
 """The time of one step under each method: a small physical model whose every constant is named and fitted.
 
     step    = compute + overhead + sum over synchronisations of (times a step) * exposed
-    exposed = max(host, wire - cover, uncovered * wire)
+    exposed = started early * early + max(host, wire - cover, uncovered * wire)
 
 A synchronisation that sends b bytes from each of n workers keeps the wire busy for latency + 8 b / (efficiency * rate),
 and takes a time of its own, the host's, from whoever computes, which never hides. The wire hides behind what computes
@@ -32,8 +32,9 @@ class Job:
     `params`: d. `step_s`: one step without communication between workers. `rate`: of each worker's link, each way.
     `latency_s`: of one small all-reduce; None takes the constants'. `payload`: the rate was measured on payload, so it
     loses nothing further. `matrices`: (rows, columns) of each parameter, for PowerSGD; None assumes square ones.
-    `processes_per_worker`: k, where a worker is a host of several; averaging inside it belongs to its step. Raises
-    ValueError for what no job can be.
+    `processes_per_worker`: k, where a worker is a host of several; averaging inside it belongs to its step. `burst`:
+    bytes of a synchronisation that a shaped link lets through at once; real ones have none. Raises ValueError for what
+    no job can be.
     """
 
     params: int
@@ -44,6 +45,7 @@ class Job:
     payload: bool = False
     matrices: tuple[tuple[int, int], ...] | None = None
     processes_per_worker: int = 1
+    burst: float = 0.0
 
     def __post_init__(self) -> None:
         counts = {"parameters": self.params, "workers": self.workers, "processes a worker": self.processes_per_worker}
@@ -94,7 +96,8 @@ def suffixed(form: Form) -> str:
 class Sync:
     """One kind of synchronisation: how many a step, what each sends, over a ring of how many, in how many collectives.
 
-    `cover_s`: computing that it hides behind; `uncovered`: the share of it that starts too late for that.
+    `cover_s`: computing that it hides behind; `uncovered`: the share of it that starts too late for that. `early`: our
+    collectives that start during the backward pass.
     """
 
     times: float
@@ -103,6 +106,7 @@ class Sync:
     collectives: float = 1.0
     cover_s: float = 0.0
     uncovered: float = 0.0
+    early: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -151,14 +155,17 @@ def synchronisations(form: Form, job: Job, c: Constants) -> tuple[Sync, ...]:
         cover_s = c.hidden * job.step_s if peer.overlaps else 0.0
         return (Sync(times, sent, job.ranks, peer.collectives * parts, cover_s, 1 / parts),)
     dense, n = job.dense_bytes(job.workers), job.workers
-    early = (len(EDGES) - 1.0, c.hidden * job.step_s, EDGES[1]) if form.overlap else (1.0, 0.0, 1.0)
+    parts_sent = len(EDGES) - 1.0
+    early = (parts_sent, c.hidden * job.step_s, EDGES[1], parts_sent) if form.overlap else (1.0, 0.0, 1.0)
     s, often = form.structure, rounds(form.method, form.structure)
     if not METHOD_BUDGETS[form.method].knobs:
         return (Sync(often, dense / ratio_of(form.method, s), n, *early),) if often else ()
     resets = 1 / s.reset_interval
     gradients = often - resets
-    # a delay past the next reset hides no more: the link must carry one reset in every H steps
-    late = (1.0, min(form.reset_delay, s.reset_interval) * job.step_s, 0.0)
+    # a delay past the next reset hides no more, as the link must carry one in every H steps; nor does one past the next
+    # step's gradients, which wait behind it
+    hides = min(form.reset_delay, 1 if gradients else s.reset_interval)
+    late = (1.0, hides * job.step_s, 0.0)
     first = late if form.reset_delay or gradients else early
     found = [Sync(resets, dense / realised(s.reset_ratio, job.params), n, *first)]
     if gradients:
@@ -169,14 +176,14 @@ def synchronisations(form: Form, job: Job, c: Constants) -> tuple[Sync, ...]:
 def wire_s(sync: Sync, job: Job, c: Constants) -> float:
     """How long one synchronisation keeps the wire busy."""
     latency = stages(sync) * c.hop_s if job.latency_s is None else sync.collectives * job.latency_s
-    return latency + 8 * sync.sent / (job.rate * (1.0 if job.payload else c.efficiency))
+    return latency + 8 * max(0.0, sync.sent - job.burst) / (job.rate * (1.0 if job.payload else c.efficiency))
 
 
 def exposure_s(sync: Sync, job: Job, c: Constants) -> float:
     """By how much one synchronisation lengthens the step that it is in."""
     wire = wire_s(sync, job, c)
     host = stages(sync) * c.host_hop_s + c.host_s_per_byte * sync.sent
-    return max(host, wire - sync.cover_s, sync.uncovered * wire)
+    return sync.early * c.early_s + max(host, wire - sync.cover_s, sync.uncovered * wire)
 
 
 def stages(sync: Sync) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from cser_ray.bench.hosts import burst
 from cser_ray.budget import METHOD_BUDGETS, Structure, number
 from tuning.advisor import Form, Job, predict, suffixed
 from tuning.constants import Constants
@@ -32,6 +33,7 @@ FITTED: dict[str, tuple[float, float, float]] = {
     "host_hop_s": (1e-4, 0.0, math.inf),
     "host_s_per_byte": (1e-9, 0.0, math.inf),
     "hidden": (1.0, 0.0, 1.0),
+    "early_s": (1e-4, 0.0, math.inf),
     "pass_s_per_byte": (1e-10, 0.0, math.inf),
     "ddp_s_per_byte": (1e-10, -math.inf, math.inf),
     "cast_s_per_byte": (1e-10, 0.0, math.inf),
@@ -118,7 +120,7 @@ def _cell(row: Mapping[str, Any]) -> Cell:
     sent = _number(row["interface_bytes"], math.nan) if method in PEERS and PEERS[method].rank else math.nan
     return Cell(
         Form(method, structure, int(_number(row["reset_delay"], 0)), overlap, None if math.isnan(sent) else sent),
-        Job(int(row["params"]), local_s, workers, rate),
+        Job(int(row["params"]), local_s, workers, rate, burst=burst(rate)),
         float(row["step_ms"]) / 1e3,
         _number(row["ratio"], 1.0),
         str(row["backend"]),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from cser_ray.bench.growth_command import growth
 from cser_ray.bench.virtual_command import virtual
 from cser_ray.options import Group, Numbers, clear_errors
 
@@ -150,3 +151,4 @@ def step(
 
 
 bench.add_command(virtual)
+bench.add_command(growth)

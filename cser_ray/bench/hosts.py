@@ -54,9 +54,9 @@ def bits_per_second(rate: str) -> float:
     return float(found[1]) * UNITS[found[2]]
 
 
-def burst(rate: str) -> int:
-    """Bytes for about 1 ms of the rate; with a larger bucket, small messages would pass unshaped."""
-    return max(SMALLEST_BURST, round(bits_per_second(rate) / 8e3))
+def burst(rate_bps: float) -> int:
+    """Bytes that a shaped link of bits/s lets through at once, for 1 ms; with a larger bucket more would pass unshaped."""
+    return max(SMALLEST_BURST, round(rate_bps / 8e3))
 
 
 def missing_rights() -> str:
@@ -145,7 +145,7 @@ def _cable(namespace: str, interface: str, other: str, peer: str) -> None:
 
 
 def _shape(namespace: str, interface: str, rate: str) -> None:
-    bucket = ("tbf", "rate", rate, "burst", str(burst(rate)), "latency", "100ms")
+    bucket = ("tbf", "rate", rate, "burst", str(burst(bits_per_second(rate))), "latency", "100ms")
     _run("tc", "-n", namespace, "qdisc", "add", "dev", interface, "root", *bucket)
     _run("ip", "-n", namespace, "link", "set", interface, "up")
 

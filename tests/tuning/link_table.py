@@ -25,7 +25,8 @@ def step_ms(method: str, ratio: int, delay: int, workers: int, mbit: float) -> t
 
     def waited(mb: float, collectives: int = 1, cover_ms: float = 0.0, last: float = 0.0) -> float:
         sent = 2 * (workers - 1) / workers * mb
-        wire_ms = collectives * 2 * (workers - 1) * STAGE_MS + 8e3 * sent / (REACHED * mbit)
+        shaped = max(0.0, sent - max(0.131072, mbit / 8e3))  # 1 ms of the rate, or 128 kB, passes the shaper at once
+        wire_ms = collectives * 2 * (workers - 1) * STAGE_MS + 8e3 * shaped / (REACHED * mbit)
         return max(HOST_MS_PER_MB * sent, wire_ms - cover_ms, last * wire_ms)
 
     if method == "ddp":

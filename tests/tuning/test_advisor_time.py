@@ -18,7 +18,7 @@ from tuning.constants import FITTED, Constants
 from tuning.peers import PEERS
 
 JOB = Job(params=1_000_000, step_s=0.010, workers=4, rate=1e9)
-PLAIN = Constants(1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, "nothing but the wire")
+PLAIN = Constants(1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, "nothing but the wire")
 RING_S = 2 * 3 / 4 * 4e6 * 8 / 1e9
 """A dense all-reduce of JOB."""
 
@@ -69,6 +69,22 @@ def test_a_delay_past_the_next_reset_hides_no_more() -> None:
     assert late.step_s == pytest.approx(RING_S / 2, rel=1e-3)
 
 
+def test_gradients_wait_behind_a_late_reset() -> None:
+    """cser's reset hides behind one step, whatever its delay, because the next step's gradients come after it."""
+    form = Form("cser", structure_for("cser", 8, reset_interval=4))
+    one, four = (predict(replace(form, reset_delay=tau), JOB, PLAIN).step_s for tau in (1, 4))
+    assert one == four < predict(form, JOB, PLAIN).step_s
+
+
+def test_a_shaper_lets_its_burst_through() -> None:
+    """Bytes up to it take no time on the wire, those above take the rate; a user's link has none."""
+    form = Form("csea", structure_for("csea", 8))
+    sent = predict(form, JOB, PLAIN).sent
+    whole = predict(form, JOB, PLAIN).exposed_s
+    assert predict(form, replace(JOB, burst=sent / 4), PLAIN).exposed_s == pytest.approx(0.75 * whole)
+    assert predict(form, replace(JOB, burst=2 * sent), PLAIN).exposed_s == 0.0
+
+
 def test_ddp_hides_a_share_of_the_step() -> None:
     """Of the dense ring, what backward covers; four accumulated steps pay it once."""
     half = replace(PLAIN, hidden=0.5)
@@ -117,8 +133,8 @@ def test_it_is_the_formula_written_out_by_hand() -> None:
     megabytes = 4 * PARAMS / 1e6
     c = Constants(
         efficiency=REACHED, hop_s=STAGE_MS / 1e3, host_hop_s=0.0, host_s_per_byte=HOST_MS_PER_MB / 1e9,
-        hidden=HIDDEN_MS / LOCAL_MS, pass_s_per_byte=0.0, ddp_s_per_byte=0.0, cast_s_per_byte=3.0 / megabytes / 1e9,
-        power_s_per_byte=0.0, power_s=0.012, source="by hand",
+        hidden=HIDDEN_MS / LOCAL_MS, early_s=0.0, pass_s_per_byte=0.0, ddp_s_per_byte=0.0,
+        cast_s_per_byte=3.0 / megabytes / 1e9, power_s_per_byte=0.0, power_s=0.012, source="by hand",
     )  # fmt: skip
     cells = cells_of(table())
     assert len(cells) == 108
