@@ -53,7 +53,7 @@ class Cell:
     ratio: float
     backend: str
     place: tuple[str, ...]
-    """What cells must share to be compared with each other: hardware, backend, model, workers, rate."""
+    """What cells must share to be compared with each other: hardware, backend, model, workers, processes of each, rate."""
 
     @property
     def key(self) -> str:
@@ -114,17 +114,18 @@ def _cell(row: Mapping[str, Any]) -> Cell:
         _number(row["gradient_ratio"], math.inf),
     )
     workers, rate = int(row["workers"]), float(row["rate_bps"])
+    processes = int(_number(row["processes_per_worker"], 1))
     local_s = float(row["local_ms"]) / 1e3
     overlap = str(row["overlap"]) == "True"
     # what PowerSGD sends depends on the shapes of the model, which the table does not hold
     sent = _number(row["interface_bytes"], math.nan) if method in PEERS and PEERS[method].rank else math.nan
     return Cell(
         Form(method, structure, int(_number(row["reset_delay"], 0)), overlap, None if math.isnan(sent) else sent),
-        Job(int(row["params"]), local_s, workers, rate, burst=burst(rate)),
+        Job(int(row["params"]), local_s, workers, rate, processes_per_worker=processes, burst=burst(rate)),
         float(row["step_ms"]) / 1e3,
         _number(row["ratio"], 1.0),
         str(row["backend"]),
-        (str(row["hardware"]), str(row["backend"]), str(row["model"]), str(workers), str(rate)),
+        (str(row["hardware"]), str(row["backend"]), str(row["model"]), str(workers), str(processes), str(rate)),
     )
 
 

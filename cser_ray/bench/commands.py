@@ -27,7 +27,14 @@ def bench() -> None:
 @click.option(
     "--rate", "rates", default="100mbit,1gbit", show_default=True, help="Rates of the links, as tc writes them."
 )
-@click.option("--workers", type=int, default=2, show_default=True, help="n: hosts, with one process each.")
+@click.option("--workers", type=int, default=2, show_default=True, help="n: hosts on a link of their own.")
+@click.option(
+    "--processes-per-worker",
+    type=int,
+    default=1,
+    show_default=True,
+    help="k: processes of each host; our methods join hosts, the peers all processes.",
+)
 @click.option(
     "--methods",
     help="Methods of `cser-ray methods`, csea+delay4 for a reset that arrives 4 steps later, and the peers torch-local, "
@@ -67,6 +74,7 @@ def bench() -> None:
 def links(
     rates: str,
     workers: int,
+    processes_per_worker: int,
     methods: str | None,
     ratios: tuple[float, ...],
     model: str,
@@ -91,7 +99,9 @@ def links(
         from cser_ray.bench.table import append_csv, as_csv, check_csv, names_of
 
         chosen = (methods or DEFAULT_METHODS[optimizer]).split(",")
-        asked = make_links(rates.split(","), workers, chosen, ratios, model, optimizer, device, steps)
+        asked = make_links(
+            rates.split(","), workers, processes_per_worker, chosen, ratios, model, optimizer, device, steps
+        )
         if out:
             check_csv(out, names_of(LinkRow))
         failures = []

@@ -22,6 +22,7 @@ class Setting:
     backend: str
     rate_bps: float
     workers: int
+    processes_per_worker: int
     model: str
     params: int
 
@@ -37,6 +38,7 @@ class LinkRow:
     backend: str
     rate_bps: float
     workers: int
+    processes_per_worker: int
     model: str
     params: int
     method: str
@@ -103,8 +105,10 @@ def render(rows: Sequence[LinkRow]) -> str:
     first = rows[0]
     rate = f"{first.rate_bps / 1e9:g} Gb/s" if first.rate_bps >= 1e9 else f"{first.rate_bps / 1e6:g} Mb/s"
     versions = ", ".join(filter(None, (f"torch {first.torch}", first.hardware, first.date, first.commit)))
+    hosts = f" of {first.processes_per_worker} processes" if first.processes_per_worker > 1 else ""
     return (
-        f"{first.workers} workers over {rate}, {first.backend}; {first.model}, {first.params:,} parameters; {versions}\n"
+        f"{first.workers} workers{hosts} over {rate}, {first.backend}; {first.model}, {first.params:,} parameters; "
+        f"{versions}\n"
         "Local: a step without communication, in turns with the row's own. Bytes and rounds: of a step and worker.\n\n"
         + columns(HEAD, [_cells(row) for row in rows])
     )

@@ -44,10 +44,11 @@ LAST_WORDS = 12
 
 @dataclass(frozen=True)
 class Links:
-    """What to measure: on each link of `rates`, the cells, with a worker a host."""
+    """What to measure: on each link of `rates`, the cells, with a worker a host, of `processes` processes each."""
 
     rates: tuple[str, ...]
     workers: int
+    processes: int
     cells: tuple[Cell, ...]
     model: str
     device: str
@@ -60,21 +61,29 @@ class Links:
             raise ValueError(
                 f"--workers {self.workers}: a link needs 2 workers or more, and one machine holds 64 at most"
             )
+        if self.processes < 1:
+            raise ValueError(f"--processes-per-worker {self.processes}: a worker has 1 process or more")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"--steps {self.steps}: at least 1 step must be measured")
-        if self.device == "cuda" and len(gpus()) < self.workers:
+        if self.device == "cuda" and len(gpus()) < self.ranks:
             raise ValueError(
-                f"--workers {self.workers}: every worker needs a GPU of its own and {len(gpus())} can be seen; "
+                f"--workers {self.workers}: every process needs a GPU of its own and {len(gpus())} can be seen; "
                 "take fewer workers, or --device cpu"
             )
         check_workload(self.model)
         for cell in self.cells:
             check_cell(cell)
 
+    @property
+    def ranks(self) -> int:
+        """Processes of all workers."""
+        return self.workers * self.processes
+
 
 def make_links(
     rates: Sequence[str],
     workers: int,
+    processes: int,
     methods: Sequence[str],
     ratios: Sequence[float],
     model: str,
@@ -86,7 +95,7 @@ def make_links(
     if device == "auto":
         device = "cuda" if gpus() else "cpu"
     cells = plan(methods, ratios, {name: peer.takes_ratio for name, peer in PEERS.items()}, optimizer)
-    return Links(tuple(rates), workers, cells, model, device, steps)
+    return Links(tuple(rates), workers, processes, cells, model, device, steps)
 
 
 def gpus() -> list[str]:
@@ -116,7 +125,13 @@ def measure_link(links: Links, rate: str, progress: Callable[[int, Cell], None])
     if not measured:
         return [], failure
     setting = Setting(
-        date=today(), commit=commit(), rate_bps=bits_per_second(rate), workers=links.workers, model=links.model, **hello
+        date=today(),
+        commit=commit(),
+        rate_bps=bits_per_second(rate),
+        workers=links.workers,
+        processes_per_worker=links.processes,
+        model=links.model,
+        **hello,
     )
     return [make_row(setting, cell, ranks) for cell, ranks in measured], failure
 
@@ -128,17 +143,18 @@ def _phases(answer: Any) -> list[Phase]:
 
 @contextmanager
 def _ranks(links: Links, hosts: Sequence[Host]) -> Iterator[Iterator[list[Any]]]:
-    """A process on each host; gives their answers, line by line, in order of rank. None outlives the context."""
+    """The processes of each host; gives their answers, line by line, in order of rank. None outlives the context."""
     with tempfile.TemporaryDirectory(prefix="cser-ray-bench-") as folder:
         spec = Spec(
-            links.cells, links.model, links.device, links.workers, hosts[0].interface, f"{folder}/store",
-            SECONDS, links.steps, TIMEOUT,
+            links.cells, links.model, links.device, links.workers, links.processes, hosts[0].interface,
+            f"{folder}/store", SECONDS, links.steps, TIMEOUT,
         )  # fmt: skip
         Path(folder, "spec.json").write_text(json.dumps(asdict(spec)))
         processes: list[subprocess.Popen[str]] = []
-        logs = [Path(folder, f"rank{rank}.log") for rank in range(links.workers)]
+        logs = [Path(folder, f"rank{rank}.log") for rank in range(links.ranks)]
         try:
-            for rank, (host, log) in enumerate(zip(hosts, logs, strict=True)):
+            for rank, log in enumerate(logs):
+                host = hosts[rank // links.processes]
                 with log.open("w") as errors:
                     process = subprocess.Popen(
                         host.command(

@@ -17,10 +17,12 @@ import torch.distributed as dist
 from cser_ray.bench.cells import Cell
 from cser_ray.bench.hosts import counter
 from cser_ray.bench.measuring import Rank, make_baseline, measure
-from cser_ray.bench.models import make_workload
+from cser_ray.bench.models import Workload, make_workload
 from cser_ray.bench.peers import PEERS
 from cser_ray.bench.provenance import hardware
-from cser_ray.bench.training import ours
+from cser_ray.bench.training import Training, ours
+from cser_ray.communicator import Communicator
+from cser_ray.host_communicator import HostCommunicator
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Spec:
     model: str
     device: str
     workers: int
+    processes: int
+    """Of each worker."""
     interface: str
     store: str
     """The file through which ranks find each other; it need not be on any of the hosts."""
@@ -52,30 +56,31 @@ def main(path: str, rank: int) -> None:
 
 
 def _run(spec: Spec, rank: int, results: TextIO) -> None:
-    cuda = spec.device == "cuda"
+    cuda, ranks = spec.device == "cuda", spec.workers * spec.processes
     torch.backends.cudnn.benchmark = cuda
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // spec.workers))
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks))
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         init_method=f"file://{spec.store}",
         rank=rank,
-        world_size=spec.workers,
+        world_size=ranks,
         timeout=timedelta(seconds=spec.timeout),
         device_id=torch.device("cuda", 0) if cuda else None,
     )
     here = Rank(torch.device(spec.device), counter(spec.interface), spec.seconds, spec.steps)
     workload = make_workload(spec.model, here.device, rank)
     hello = {
-        "hardware": hardware(spec.device, spec.workers),
+        "hardware": hardware(spec.device, ranks),
         "torch": torch.__version__,
         "backend": dist.get_backend(),
         "params": workload.params,
     }
     print(json.dumps(hello), file=results)
-    local = make_baseline(spec.cells[0], workload, here)
+    communicator = Communicator(1) if spec.processes == 1 else HostCommunicator(spec.processes)
+    local = make_baseline(ours(spec.cells[0], workload, communicator), here)
     for cell in spec.cells:
         here.agree()
-        training = PEERS[cell.method].build(cell, workload) if cell.method in PEERS else ours(cell, workload)
+        training = _build(cell, workload, communicator)
         phases = measure(training, local, here)
         print(json.dumps([asdict(phase) for phase in phases]), file=results)
         training.close()
@@ -83,6 +88,13 @@ def _run(spec: Spec, rank: int, results: TextIO) -> None:
         gc.collect()  # before the next model: optimizers and hooks refer to each other
     here.agree()
     dist.destroy_process_group()
+
+
+def _build(cell: Cell, workload: Workload, communicator: Communicator) -> Training:
+    """A peer joins all processes, as torch's data parallelism does; a method of ours joins workers."""
+    if cell.method in PEERS:
+        return PEERS[cell.method].build(cell, workload)
+    return ours(cell, workload, communicator)
 
 
 def _end_with_parent(folder: Path) -> None:

@@ -13,9 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cser_ray.bench.cells import Cell
-from cser_ray.bench.models import Workload
-from cser_ray.bench.training import Training, ours
+from cser_ray.bench.training import Training
 from cser_ray.bench.windows import LONGEST_WHOLE, Phase
 
 PRIMING = 3
@@ -78,9 +76,8 @@ class Beside:
     steps: int
 
 
-def make_baseline(cell: Cell, workload: Workload, rank: Rank) -> Beside:
-    """The baseline, with enough steps for half a window."""
-    local = ours(cell, workload)
+def make_baseline(local: Training, rank: Rank) -> Beside:
+    """The training without communication, with enough steps for half a window."""
     local.run(PRIMING)
     a_step = rank.agree(_timed(local, rank, PRIMING)) / PRIMING
     return Beside(local, math.ceil(max(PRIMING, min(WINDOW_STEPS, WINDOW_SECONDS / 2 / a_step))))

@@ -7,6 +7,7 @@ from torch import nn
 
 from cser_ray.bench.cells import Cell
 from cser_ray.bench.models import Workload
+from cser_ray.communicator import Communicator
 from cser_ray.optimizers import FlatOptimizer
 from cser_ray.train.build import RECIPES
 from cser_ray.train.config import RunConfig
@@ -59,10 +60,10 @@ class Training:
             self._seek(self.t)
 
 
-def ours(cell: Cell, workload: Workload) -> Training:
-    """A method of ours in a plain training loop."""
+def ours(cell: Cell, workload: Workload, communicator: Communicator | None = None) -> Training:
+    """A method of ours in a plain training loop, among the processes of the default group unless otherwise said."""
     model = workload.fresh()
-    optimizer = build_optimizer(cell, model)
+    optimizer = build_optimizer(cell, model, communicator)
     workload.record(model)
 
     def step() -> None:
@@ -81,7 +82,7 @@ def ours(cell: Cell, workload: Workload) -> Training:
     )
 
 
-def build_optimizer(cell: Cell, model: nn.Module) -> FlatOptimizer:
+def build_optimizer(cell: Cell, model: nn.Module, communicator: Communicator | None = None) -> FlatOptimizer:
     """The optimizer of a cell; ValueError where the method takes no delay."""
     config = RunConfig(
         method=cell.method,
@@ -96,7 +97,7 @@ def build_optimizer(cell: Cell, model: nn.Module) -> FlatOptimizer:
     if cell.overlap:
         arguments["overlap"] = True
     try:
-        return kind(model.parameters(), LR, **arguments)
+        return kind(model.parameters(), LR, communicator=communicator, **arguments)
     except TypeError as error:
         lacking = next((name for name in ("reset_delay", "overlap") if name in str(error)), None)
         if lacking is None:

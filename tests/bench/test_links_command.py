@@ -49,7 +49,7 @@ def test_help_names_every_peer() -> None:
 def test_the_default_methods_exist(optimizer: str) -> None:
     """What is measured where nothing is said can be built, and one csea and one other reset are delayed."""
     methods = DEFAULT_METHODS[optimizer].split(",")
-    asked = make_links(["1gbit"], 2, methods, [32.0], "pytext", optimizer, "cpu", None)
+    asked = make_links(["1gbit"], 2, 1, methods, [32.0], "pytext", optimizer, "cpu", None)
     assert {cell.method for cell in asked.cells} >= {method.partition("+")[0] for method in methods}
     assert any(cell.reset_delay for cell in asked.cells)
 
@@ -59,9 +59,10 @@ def test_the_default_methods_exist(optimizer: str) -> None:
     [
         ({"rates": ["fast"]}, "not the rate of a link"),
         ({"workers": 1}, "needs 2 workers"),
+        ({"processes": 0}, "1 process or more"),
         ({"steps": 0}, "at least 1 step"),
         ({"model": "resnet5o"}, "resnet50"),
-        ({"device": "cuda", "workers": 64}, "every worker needs a GPU"),
+        ({"device": "cuda", "workers": 64}, "every process needs a GPU"),
         ({"methods": ["ef-sgd+delay2"]}, "takes no reset_delay"),
         ({"ratios": [0.5]}, "a ratio is the bytes of dense"),
     ],
@@ -69,8 +70,8 @@ def test_the_default_methods_exist(optimizer: str) -> None:
 def test_what_cannot_be_measured_is_refused(changed: dict[str, object], message: str) -> None:
     """Before any process starts, in a sentence that names the value."""
     asked = {
-        "rates": ["1gbit"], "workers": 2, "methods": ["csea"], "ratios": [32.0], "model": "mlp", "optimizer": "sgd",
-        "device": "cpu", "steps": None,
+        "rates": ["1gbit"], "workers": 2, "processes": 1, "methods": ["csea"], "ratios": [32.0], "model": "mlp",
+        "optimizer": "sgd", "device": "cpu", "steps": None,
     }  # fmt: skip
     with pytest.raises(ValueError, match=message):
         make_links(**asked | changed)  # type: ignore[arg-type]

@@ -114,7 +114,7 @@ def test_a_jump_leads_to_the_step_that_synchronises(name: str) -> None:
 def measured(each: Cell) -> list[Phase]:
     """The phases of a cell, 40 steps and more, over the loopback interface."""
     rank, workload = Rank(torch.device("cpu"), counter("lo"), seconds=0.01, steps=40), small()
-    return measure(ours(each, workload), make_baseline(cell("no-sync", 1), workload, rank), rank)
+    return measure(ours(each, workload), make_baseline(ours(cell("no-sync", 1), workload), rank), rank)
 
 
 def test_phases_hold_whole_intervals_or_two_kinds_of_steps() -> None:

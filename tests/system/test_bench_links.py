@@ -60,6 +60,22 @@ def test_compression_shortens_the_step(rows: dict[str, dict[str, str]]) -> None:
     )
 
 
+def test_hosts_of_two_processes(tmp_path: Path) -> None:
+    """A method of ours sends over the link what two flat workers would; DDP's ring of all four sends half as much again."""
+    out = tmp_path / "rows.csv"
+    command = [*COMMAND, "--processes-per-worker", "2", "--methods", "ddp,csea", "--steps", "3", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "2 workers of 2 processes over 100 Mb/s" in done.stdout
+    with out.open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert {row["processes_per_worker"] for row in rows.values()} == {"2"}
+    ledger = float(rows["csea"]["ledger_bytes"])
+    assert ledger == pytest.approx(DENSE / 8, rel=0.01)
+    assert float(rows["csea"]["interface_bytes"]) == pytest.approx(ledger, rel=0.02)
+    assert float(rows["ddp"]["interface_bytes"]) == pytest.approx(1.5 * DENSE, rel=0.02)
+
+
 def test_sigterm_leaves_nothing(tmp_path: Path) -> None:
     """Ended in the middle of its work, it removes its hosts, its processes and its folder."""
     process = subprocess.Popen(

@@ -49,7 +49,14 @@ def row(method: str, ratio: int, delay: int, workers: int, mbit: float, longer: 
     """One row, its step `longer` by a factor."""
     ms, (interval, reset_ratio, gradient_ratio) = step_ms(method, ratio, delay, workers, mbit)
     structure = {"reset_interval": interval, "reset_ratio": reset_ratio, "gradient_ratio": gradient_ratio}
-    place = {"hardware": "paper", "backend": "gloo", "model": "mlp", "workers": workers, "rate_bps": mbit * 1e6}
+    place = {
+        "hardware": "paper",
+        "backend": "gloo",
+        "model": "mlp",
+        "workers": workers,
+        "processes_per_worker": 1,
+        "rate_bps": mbit * 1e6,
+    }
     powersgd = 2 * (workers - 1) / workers * 1e6 * MB / 256
     times = {"step_ms": ms * longer, "local_ms": LOCAL_MS, "params": PARAMS, "interface_bytes": powersgd}
     return {"method": method, "ratio": ratio, "reset_delay": delay, "overlap": False, **structure, **place, **times}
