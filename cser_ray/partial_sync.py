@@ -11,7 +11,7 @@ far the worker has thereby moved from the others:
 from torch import Tensor
 
 from cser_ray.communicator import Communicator
-from cser_ray.compressors.base import Compressor
+from cser_ray.compressors.base import Compressor, SharedCompressor, start_average
 
 
 def average_compressed(
@@ -25,6 +25,24 @@ def average_compressed(
     message = compressor.compress(v, call)
     residual = message.residual()
     return message.average(communicator, name), residual
+
+
+def error_feedback_(
+    v: Tensor, model: Tensor, sign: int, compressor: Compressor, communicator: Communicator, call: int, name: str
+) -> None:
+    """In place: model `[..., w or 1, d]` += sign * mean(C(v)), and v `[..., w, d]` becomes its residual v - C(v).
+
+    Where all workers choose the same coordinates, nothing but those is touched.
+    """
+    if isinstance(compressor, SharedCompressor):
+        chosen = compressor.select(v, call)
+        mean = start_average(chosen.take(v), communicator, name).wait()
+        chosen.put_(v, v.new_zeros(()))
+        chosen.add_(model, mean * sign)
+    else:
+        mean, residual = average_compressed(v, compressor, communicator, call, name)
+        model.add_(mean, alpha=sign)
+        v.copy_(residual)
 
 
 def partial_sync(

@@ -9,7 +9,7 @@ from torch import Tensor
 from cser_ray.communicator import Communicator
 from cser_ray.compressors.base import Compressor
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.partial_sync import average_compressed
+from cser_ray.partial_sync import error_feedback_
 from cser_ray.seeds import Purpose
 
 
@@ -40,10 +40,8 @@ class EFSGD(FlatOptimizer):
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
         """See `FlatOptimizer.update`."""
         self.check_draws(x, (self.gradient_compressor, t))
-        p = self.local_update(x, g).add_(self.e)
-        p_mean, r = average_compressed(p, self.gradient_compressor, self.communicator, t, "gradient")
-        x -= p_mean
-        self.e.copy_(r)
+        self.e += self.local_update(x, g)
+        error_feedback_(self.e, x, -1, self.gradient_compressor, self.communicator, t, "gradient")
 
     def buffers(self) -> dict[str, Tensor]:
         """See `FlatOptimizer.buffers`."""

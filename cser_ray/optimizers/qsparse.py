@@ -9,7 +9,7 @@ from torch import Tensor
 from cser_ray.communicator import Communicator
 from cser_ray.compressors.base import Compressor
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.partial_sync import average_compressed
+from cser_ray.partial_sync import error_feedback_
 from cser_ray.seeds import Purpose
 
 
@@ -45,12 +45,10 @@ class QSparseLocalSGD(FlatOptimizer):
         self.local_step_(x, g)  # line 5
         if t % self.reset_interval:  # line 6
             return
-        p = self.e.add_(x).sub_(self.common)  # line 9; e is replaced below
+        self.e.add_(x).sub_(self.common)  # line 9
         call = t // self.reset_interval
         self.check_draws(x, (self.reset_compressor, call))
-        p_mean, r = average_compressed(p, self.reset_compressor, self.communicator, call, "reset")  # lines 10-11
-        self.e.copy_(r)
-        self.common += p_mean  # line 12
+        error_feedback_(self.e, self.common, 1, self.reset_compressor, self.communicator, call, "reset")  # lines 10-12
         x.copy_(self.common.expand_as(x))
 
     def buffers(self) -> dict[str, Tensor]:
