@@ -21,7 +21,7 @@ from tuning.peers import PEERS, buckets, sent_share
 
 ONCE = Structure()
 """Everything, every step."""
-PASSES = {"ef-sgd": 9, "qsparse": 7, "diloco": 7}
+PASSES = {"ef-sgd": 5, "qsparse": 3, "diloco": 7}
 """Operations on whole models that a method needs besides, whenever it synchronises: residuals, outer steps."""
 
 

@@ -78,7 +78,7 @@ def test_the_command_appends_rows(tmp_path: Path) -> None:
         (["--repeats", "0"], "at least 1"),
         (["--ratio", "0.5"], "0.5"),
         (["--fixed", "batch"], "there is no fixed batch 'batch'"),
-        (["--intervals", "7"], "7"),
+        (["--intervals", "128"], "128"),
     ],
 )
 def test_wrong_input_is_one_sentence(arguments: list[str], message: str) -> None:

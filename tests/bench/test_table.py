@@ -12,7 +12,7 @@ from cser_ray.bench.link_rows import LinkRow, Setting, make_row, render
 from cser_ray.bench.table import append_csv, as_csv, columns, size
 from cser_ray.bench.windows import Phase
 
-SETTING = Setting("2026-01-31", "abc1234", "2 cores", "2.15.0", "gloo", 1e8, 2, "mlp", 2_109_450)
+SETTING = Setting("2026-01-31", "abc1234", "2 cores", "2.15.0", "gloo", 1e8, 2, 1, "mlp", 2_109_450)
 CELL = Cell("csea", 32.0, 1, 32.0, float("inf"), 4)
 RANKS = [[Phase(16, (0.48, 0.48), 10, (0.2, 0.2), 32, 32 * 264_000, 32 * 262_000, 32)]] * 2
 
