@@ -44,8 +44,8 @@ PEERS = {"ddp": "sgd", "ddp-bf16": "sgd-bf16", "powersgd-1": "sgd"}
 """Peer -> the method of ours whose learning rate it takes, and whose virtual workers predict it."""
 UNPREDICTED = ("powersgd-1",)
 METHODS = "ddp,ddp-bf16,powersgd-1,local-sgd@64,diloco@64,csea@64,cser-pl@64,cser@64"
-TIMED = 64
-"""Steps of which the median is a method's step time, before the run."""
+TIMED = 256
+"""Steps, or an interval where that is longer, over which a method's step time is taken before the run."""
 TARGET = 1.05
 """The target is the last loss of the best dense peer, times this."""
 
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1024)
     parser.add_argument("--evaluations", type=int, default=8)
-    parser.add_argument("--lrs", default=".1,.2,.5")
+    parser.add_argument("--lrs", default=".1,.2,.5,1")
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -160,9 +160,12 @@ def main() -> None:
         torch.set_num_threads(1)
     methods = options.methods.split(",")
     plan, curves = {}, {}
+    known: dict[RunConfig, tuple[float, list[tuple[int, float]]]] = {}
     for method in methods:
         config = configuration(options, method)
-        lr, curves[method] = virtual(config, [float(x) for x in options.lrs.split(",")], device)
+        if config not in known:
+            known[config] = virtual(config, [float(x) for x in options.lrs.split(",")], device)
+        lr, curves[method] = known[config]
         plan[method] = replace(config, lr=lr)
         print(f"{method}: lr {lr:g}, predicted loss {curves[method][-1][1]:.3f}", file=sys.stderr)
     where = (today(), commit(), hardware(device.type, options.workers if gpu else 1), torch.__version__)
@@ -210,7 +213,7 @@ def on_hosts(hosts: Sequence, plan: dict[str, RunConfig], gpu: bool) -> Iterator
 
 
 def worker(path: Path, rank: int) -> None:
-    """One host: the step time of every method first, then every training."""
+    """One host: of each method the step time first, then the training."""
     plan = {method: RunConfig(**values) for method, values in json.loads(path.read_text()).items()}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)
@@ -219,9 +222,9 @@ def worker(path: Path, rank: int) -> None:
         "nccl" if device.type == "cuda" else "gloo", init_method=f"file://{path.parent}/store", rank=rank,
         world_size=workers,
     )  # fmt: skip
-    for full in (False, True):
-        for method, config in plan.items():
-            name = method.partition("@")[0]
+    for method, config in plan.items():
+        name = method.partition("@")[0]
+        for full in (False, True):
             trial = Peer(name, config, device) if name in PEERS else Trial([config], Communicator(1), device)
             found = {"points": curve(trial)} if full else {"step_s": step_time(trial)}
             if rank == 0:
@@ -231,9 +234,10 @@ def worker(path: Path, rank: int) -> None:
 
 
 def step_time(trial: Trial) -> float:
-    """Mean seconds of a step over TIMED steps or one interval, whichever is longer, after as many to warm up."""
-    count = max(TIMED, trial.config.reset_interval)
-    for _ in range(count):
+    """Mean seconds of a step over whole intervals of TIMED steps or more, after an interval to warm up."""
+    interval = trial.config.reset_interval
+    count = interval * math.ceil(TIMED / interval)
+    for _ in range(max(interval, 16)):
         trial.step()
     settle(trial.device)
     start = time.perf_counter()
