@@ -4,7 +4,7 @@ Grid search knows no stages, and samplers know no budget. Here every suggestion 
 that needs results waits for them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -21,6 +21,7 @@ class PlanSearcher(Searcher):
     `real_at_once`: so many distributed trials fit into the cluster together. `total`: trials of the whole plan, where it
     is known. Real workers take long to start, so the last ones start while the last virtual trials run. Only the last
     ones: as long as Tune expects more trials it may keep an idle actor, on a CPU for which they would wait for ever.
+    `fits`: whether the study's budget allows a trial besides those under way; the first one that it does not ends the plan.
     """
 
     def __init__(
@@ -29,9 +30,11 @@ class PlanSearcher(Searcher):
         to_config: Callable[[Trial], dict[str, Any]],
         real_at_once: int = 1,
         total: int | None = None,
+        fits: Callable[[Trial, Iterable[Trial]], bool] = lambda trial, running: True,
     ):
         super().__init__(metric="val_loss", mode="min")
         self.plan, self.to_config, self.real_at_once, self.total = plan, to_config, real_at_once, total
+        self.fits, self.ended = fits, False
         self.queue: list[Trial] = []
         self.issued: set[str] = set()
         self.running: dict[str, Trial] = {}
@@ -39,7 +42,7 @@ class PlanSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's configuration; None while later stages wait for running trials; FINISHED at the end."""
-        if len(self.issued) == self.total:
+        if self.ended or len(self.issued) == self.total:
             return str(Searcher.FINISHED)
         if not self.queue or _is_real(self.queue[0]):
             ready = [trial for trial in self.plan(frozenset(self.failed)) if trial.trial_id not in self.issued]
@@ -48,6 +51,9 @@ class PlanSearcher(Searcher):
             return None if self.running else str(Searcher.FINISHED)
         if _is_real(self.queue[0]) and not self._may_start_real():
             return None
+        if not self.fits(self.queue[0], self.running.values()):
+            self.ended = True
+            return str(Searcher.FINISHED)
         trial = self.queue.pop(0)
         self.issued.add(trial.trial_id)
         self.running[trial_id] = trial
