@@ -92,6 +92,19 @@ def promote(runs_of_cell: "pd.DataFrame", select: str = "val-loss") -> Choice:
     return next(iter(cells.values()))
 
 
+def loss_of(runs: "pd.DataFrame", run_ids: Iterable[str], select: str = "val-loss") -> float | None:
+    """A candidate's score, less is better: of its best learning rate, infinite where all diverged; None until all ended."""
+    rows = runs[["run_id", "status", "lr", "diverged", SELECT[select][0]]].to_dict("records") if len(runs) else []
+    ended: dict[str, Run] = {row["run_id"]: row for row in rows if row["status"] in ("FINISHED", "STOPPED")}
+    if not set(run_ids) <= ended.keys():
+        return None
+    rates: dict[float, list[Run]] = {}
+    for run in ended.values():
+        rates.setdefault(run["lr"], []).append(run)
+    diverged, score = min(_rank(repeats, select) for repeats in rates.values())
+    return math.inf if diverged else score
+
+
 def choose_among(runs: Iterable[Run], select: str = "val-loss") -> dict[tuple[str, float], Choice]:
     """`choose` for finished runs already taken out of the table."""
     if select not in SELECT:

@@ -19,7 +19,8 @@ from cser_ray.budget import Structure, budget_of, number
 from cser_ray.train.config import RunConfig
 from tuning.defaults import METHODS
 from tuning.lattice import candidates
-from tuning.selection import REFERENCES, choose, promote
+from tuning.searchers import LEARNING, SEARCHERS, Losses
+from tuning.selection import REFERENCES, choose, loss_of, promote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +45,8 @@ class Study:
     steps: int = 2048
     trials: int = 1
     """Candidates for each method and ratio."""
+    searcher: str = "spread"
+    """Which structures they are: a key of `SEARCHERS`."""
     distributed: int = 1
     """How many chosen configurations run again on real workers."""
     batch_size: int = 16
@@ -77,6 +80,8 @@ class Study:
         for name in ("repeats", "trials"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.searcher not in SEARCHERS:
+            raise ValueError(f"there is no searcher {self.searcher!r}: take one of {', '.join(SEARCHERS)}")
         if self.distributed < 0:
             raise ValueError(f"distributed counts configurations, so it is at least 0, not {self.distributed}")
         self.run_config("sgd", 1.0, Structure(), self.lrs[0], 0)  # the fields it shares are checked there
@@ -111,16 +116,27 @@ class Study:
             raise ValueError(next(iter(reasons.values())))
         return reasons
 
-    def cell(self, method: str, ratio: float) -> list["Trial"]:
-        """The cell's candidates, each with its first repeat (all repeats where there is nothing to screen)."""
+    def cell(self, method: str, ratio: float, losses: Losses = ()) -> list["Trial"]:
+        """The cell's candidates so far, each with its first repeat (all repeats where there is nothing to screen).
+
+        `losses`: of the candidates in order, where known. A searcher that learns from them has further candidates then;
+        the others name all `trials` of them at once.
+        """
         if method in REFERENCES:
             return [self.trial(method, ratio, Structure(), self.lrs, range(self.repeats), 0, "screen")]
-        structures = candidates(method, ratio, self.trials, self.steps)
+        structures = SEARCHERS[self.searcher](method, ratio, self.trials, self.steps, self.seed, losses)
         grids = [self.lrs] * len(structures)
         rates = list(self.lrs)
+        if self.searcher in LEARNING and None in [*losses, None][: len(structures)]:
+            return self._screens(method, ratio, structures, grids)
         while len(structures) < self.trials:  # no structure left to search: further learning rates, as many runs
             more = refine(rates, len(self.lrs))
             structures, grids, rates = [*structures, structures[0]], [*grids, more], [*rates, *more]
+        return self._screens(method, ratio, structures, grids)
+
+    def _screens(
+        self, method: str, ratio: float, structures: Sequence[Structure], grids: Sequence[tuple[float, ...]]
+    ) -> list["Trial"]:
         first = range(self.repeats) if self.trials == 1 else range(1)
         return [
             self.trial(method, ratio, structure, grid, first, number_, "screen")
@@ -157,19 +173,20 @@ class Study:
 
     def total_runs(self) -> int:
         """Runs of the whole study."""
-        total = 0
-        for method, ratio in self.cells():
-            trials = self.cell(method, ratio)
-            total += sum(len(trial.runs) for trial in trials)
-            if len(trials) > 1:
-                total += len(trials[0].runs) * (self.repeats - 1)
+        repeats = self.repeats * len(self.lrs)  # of one candidate; where there are several, the best one alone has them
+        screened = self.trials * len(self.lrs) + repeats - len(self.lrs)
+        total = sum(repeats if self._candidates(method) == 1 else screened for method, _ in self.cells())
         return total + len(self._real_cells())
 
     def total_trials(self) -> int:
         """Trials of the whole study, if none fails."""
-        screens = [len(self.cell(method, ratio)) for method, ratio in self.cells()]
+        screens = [self._candidates(method) for method, _ in self.cells()]
         repeats = sum(count > 1 for count in screens) if self.repeats > 1 else 0
         return sum(screens) + repeats + len(self._real_cells())
+
+    def _candidates(self, method: str) -> int:
+        """Candidates of each cell of a method."""
+        return 1 if method in REFERENCES else self.trials
 
     def _real_cells(self) -> list[tuple[str, float]]:
         """The cells that run again on real workers: few messages first, and a middle ratio, where there is a choice."""
@@ -193,7 +210,7 @@ class Study:
         todo: list[Trial] = []
         chosen = set()
         for method, ratio in self.cells():
-            screens = self.cell(method, ratio)
+            screens = self._screened(method, ratio, rows, failed)
             waiting = [trial for trial in screens if not done(trial)]
             if not waiting and self.trials > 1 and self.repeats > 1 and method not in REFERENCES:
                 repeat = self._repeat(screens, rows)
@@ -203,6 +220,19 @@ class Study:
                 chosen.add((method, ratio))
         real = [self._real(*cell, rows) for cell in self._real_cells() if cell in chosen]
         return todo + [trial for trial in real if trial and not done(trial)]
+
+    def _screened(self, method: str, ratio: float, rows: "pd.DataFrame", failed: frozenset[str]) -> list["Trial"]:
+        """The cell's candidates; as many as the results so far allow, where the searcher learns from them."""
+        losses: list[float | None] = []
+        while True:
+            screens = self.cell(method, ratio, losses)
+            if self.searcher not in LEARNING or len(screens) == len(losses):
+                return screens
+            for screen in screens[len(losses) :]:
+                found = rows[rows["trial_id"] == screen.trial_id] if len(rows) else rows
+                losses.append(math.inf if screen.trial_id in failed else loss_of(found, screen.run_ids(), self.select))
+            if None in losses:
+                return screens
 
     def _repeat(self, screens: Sequence["Trial"], rows: "pd.DataFrame") -> "Trial | None":
         ids = {trial.trial_id for trial in screens}
