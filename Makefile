@@ -5,17 +5,21 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= results/demo
 
-.PHONY: demo test test-system lint clean
+.PHONY: demo test test-system test-gpu lint clean
 
 demo: $(STAMP)
 	$(BIN)/cser-ray tune --out $(OUT)
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -m "not system"
-	@echo "Left out: tests marked 'system' (they need root or a system package); 'make test-system' runs them."
+	$(BIN)/python -m pytest -m "not system and not gpu"
+	@echo "Left out: tests marked 'system' (they need root or a system package; 'make test-system' runs them) and 'gpu'"
+	@echo "(they need a CUDA GPU; 'make test-gpu' runs them)."
 
 test-system: $(STAMP)
 	$(BIN)/python -m pytest -m system
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -92,17 +92,14 @@ def test_only_half_precision_on_a_gpu_is_convolved_here() -> None:
     assert not convolves(x.bfloat16(), w.bfloat16(), 1, 1, 1, 1)
 
 
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-@gpu
+@pytest.mark.gpu
 def test_the_kernels_on_a_gpu() -> None:
     """As interpreted, so compiled."""
     torch.backends.cudnn.allow_tf32 = False
     check("cuda")
 
 
-@gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("way", ["vmap", "record", "compile"])
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_a_residual_network_on_a_gpu(norm: str, way: Way) -> None:
