@@ -30,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cser_ray.bench.hosts import exit_on_signals, linked_hosts
 from cser_ray.bench.links import TWO_HOSTS, gpus
+from cser_ray.bench.peers import OWN_BUFFERS
 from cser_ray.bench.provenance import commit, hardware, today
 from cser_ray.bench.table import append_csv, check_csv, columns, names_of
 from cser_ray.budget import structure_for
@@ -77,7 +78,7 @@ class Peer(Trial):
     def __init__(self, name: str, config: RunConfig, device: torch.device):
         super().__init__([config], Communicator(1), device)
         self.replica = copy.deepcopy(self.workers.module).train()
-        self.wrapped = DistributedDataParallel(self.replica, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.wrapped = DistributedDataParallel(self.replica, gradient_as_bucket_view=True, **OWN_BUFFERS)
         if name == "ddp-bf16":
             self.wrapped.register_comm_hook(None, default_hooks.bf16_compress_hook)
         if name == "powersgd-1":

@@ -3,6 +3,7 @@
 DDP broadcasts no buffers here, as our methods do not, and its gradients are views of its buckets.
 """
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ from cser_ray.bench.peer_torchft import installed, torchft_diloco
 from cser_ray.bench.training import Training, local_step, peer_optimizer
 
 Hook = Callable[[Any, dist.GradBucket], torch.futures.Future[torch.Tensor]]  # type: ignore[name-defined]
+_BUFFERS = ("forward_sync_buffers", "broadcast_buffers")  # torch 2.15's name, and that of versions before
+OWN_BUFFERS: dict[str, Any] = {
+    next(name for name in _BUFFERS if name in inspect.signature(DistributedDataParallel.__init__).parameters): False
+}
+"""DDP's argument by which each replica keeps its own running statistics, as our workers do."""
 DENSE_STEPS = 2
 """PowerSGD's dense steps before it compresses: the fewest it allows (its default is 1000). They are not timed."""
 
@@ -154,9 +160,7 @@ def _post_local_sgd(cell: Cell, workload: Workload) -> Training:
 def _wrapped(workload: Workload, bucket_cap_mb: int | None = None) -> DistributedDataParallel:
     model = workload.fresh()
     workload.record(model)
-    return DistributedDataParallel(
-        model, broadcast_buffers=False, gradient_as_bucket_view=True, bucket_cap_mb=bucket_cap_mb
-    )
+    return DistributedDataParallel(model, gradient_as_bucket_view=True, bucket_cap_mb=bucket_cap_mb, **OWN_BUFFERS)
 
 
 PEERS: dict[str, Peer] = {
