@@ -9,6 +9,7 @@ import click
 
 from cser_ray.bench.commands import bench
 from cser_ray.options import (
+    CONFIG,
     METHOD,
     PLAN_OPTIONS,
     TASK_OPTIONS,
@@ -25,6 +26,9 @@ from cser_ray.options import (
 )
 
 TABLE_FORMATS = ("table", "csv", "json", "markdown")
+SELECT = click.option(
+    "--select", type=click.Choice(["val-loss", "val-acc", "train-loss"]), help="Choose by this [the study's]."
+)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,12 +57,20 @@ main.add_command(bench)
     help="Candidate structures for each method and ratio; methods without structure try more learning rates.",
 )
 @click.option(
+    "--searcher",
+    type=click.Choice(["spread", "random", "tpe"]),
+    default="spread",
+    show_default=True,
+    help="Which structures: the authors' and rules, then spread over the lattice; at random; or Optuna's.",
+)
+@click.option(
     "--distributed",
     type=int,
     default=1,
     show_default=True,
     help="How many chosen configurations run again with real Ray Train workers.",
 )
+@click.option("--budget", help="What it may spend at most, as in 2h,40trials,500worker-h,10GB [all that is planned].")
 @click.option(
     "--select",
     type=click.Choice(["val-loss", "val-acc", "train-loss"]),
@@ -75,7 +87,7 @@ main.add_command(bench)
 )
 @click.option("--max-concurrent", type=int, help="Trials at a time [as many as there are CPUs].")
 @with_options(TRAINING_OPTIONS)
-@click.option("--config", type=click.Path(exists=True, dir_okay=False), help="A YAML file with any of these settings.")
+@CONFIG
 @click.option("--out", help="Results folder or s3:// URI; one that exists is gone on with [results/TASK].")
 @click.pass_context
 def tune(ctx: click.Context, /, **given: Any) -> None:
@@ -90,9 +102,11 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
         from dashboards.terminal import Progress
         from tuning.defaults import TASK_DEFAULTS
         from tuning.run import run_study
+        from tuning.spending import UNLIMITED, parse_limits
         from tuning.study import Study
 
         settings = settings_of(ctx, given)
+        limits = parse_limits(settings["budget"]) if settings.get("budget") else UNLIMITED
         if settings.get("data_dir"):
             settings["data_dir"] = os.path.abspath(settings["data_dir"])
         settings.setdefault("batch_size", _batch_size(settings))
@@ -106,8 +120,10 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
                 out,
                 Progress(),
                 cpus_per_worker=settings["cpus_per_worker"],
+                checkpoint_s=settings["checkpoint_s"],
                 max_concurrent=settings.get("max_concurrent"),
                 scheduler=settings["scheduler"],
+                limits=limits,
             )
         except KeyboardInterrupt:  # while Tune is not there to take it: before its first trial, or the second Ctrl-C
             outcome = None
@@ -117,9 +133,15 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
         if outcome.done:
             click.echo(_comparison(out, "table", settings["select"], all_rows=False))
         click.echo(f"\nResults: {out}   (again: cser-ray compare {out}; every configuration: --all)")
+        if outcome.reached:
+            click.echo(
+                f"The budget ({settings['budget']}) ended the study: {outcome.total - outcome.done} of {outcome.total} runs "
+                f"are left, so methods may have had unequal shares. Go on with a larger one:\n  {command}",
+                err=True,
+            )
         for trial in outcome.failed:
             click.echo(f"failed: {trial} (its traceback is in the column `error` of {out}/trials)", err=True)
-        if not outcome.complete:
+        if not outcome.complete and not outcome.reached:
             click.echo(f"{outcome.done} of {outcome.total} runs have a result; go on with:\n  {command}", err=True)
             sys.exit(1)
 
@@ -137,6 +159,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
 @click.option("--repeat", type=int, default=0, show_default=True, help="Another seed of the same run.")
 @click.option("--distributed", is_flag=True, help="One real Ray Train worker each, over NCCL or gloo.")
 @with_options(TRAINING_OPTIONS)
+@CONFIG
 @click.option("--out", help="Keep the rows in this results folder.")
 @click.pass_context
 def train(ctx: click.Context, /, **given: Any) -> None:
@@ -153,13 +176,33 @@ def train(ctx: click.Context, /, **given: Any) -> None:
 @click.argument("results")
 @click.option("--all", "all_rows", is_flag=True, help="A row for every configuration and learning rate.")
 @click.option("--format", "form", type=click.Choice(TABLE_FORMATS), default="table", show_default=True)
-@click.option(
-    "--select", type=click.Choice(["val-loss", "val-acc", "train-loss"]), help="Choose by this [the study's]."
-)
+@SELECT
 def compare(results: str, all_rows: bool, form: str, select: str | None) -> None:
     """Print the comparison of a study: which method at which ratio, and what it costs in accuracy."""
     with clear_errors():
         click.echo(_comparison(results, form, select, all_rows))
+
+
+@main.command()
+@click.argument("results")
+@click.option("--ratio", type=float, required=True, help="Overall ratio R_C.")
+@click.option("--method", type=METHOD, help="This method's settings [those of the one that the comparison recommends].")
+@SELECT
+@click.option("--out", help="Write the settings to this YAML file [to standard output].")
+def best(results: str, ratio: float, method: str | None, select: str | None, out: str | None) -> None:
+    """Take a study's best configuration home: its settings as YAML, and the commands that train with it."""
+    with clear_errors():
+        from cser_ray.results import read_runs
+        from tuning.best import find_best
+
+        found = find_best(read_runs(results), ratio, method, _rule(results, select))
+        settings = found.settings_file()
+        if out is not None:
+            with open(out, "w") as file:
+                file.write(settings)
+        click.echo(found.report(results, out), err=out is None)
+        if out is None:
+            click.echo(settings, nl=False)
 
 
 @main.command()
@@ -242,12 +285,18 @@ def _float(value: object) -> float:
 
 
 def _comparison(results: str, form: str, select: str | None, all_rows: bool) -> str:
-    from cser_ray.results import read_runs, read_study
+    from cser_ray.results import read_runs
     from tuning.compare import compare, configurations, render
 
-    runs = read_runs(results)
-    rule = select or read_study(results).get("fingerprint", {}).get("select") or "val-loss"
+    runs, rule = read_runs(results), _rule(results, select)
     return str(render(configurations(runs, rule) if all_rows else compare(runs, rule), form))
+
+
+def _rule(results: str, select: str | None) -> str:
+    """What to choose by: as asked, else as the study did."""
+    from cser_ray.results import read_study
+
+    return select or read_study(results).get("fingerprint", {}).get("select") or "val-loss"
 
 
 def _batch_size(settings: dict[str, Any]) -> int:

@@ -73,6 +73,17 @@ class Folder:
         if self._local:  # a bucket has keys, not folders
             fs.create_dir(f"{root}/{name}", recursive=True)
 
+    def remove(self, name: str) -> None:
+        """Remove the file `name`, or the folder with all that is in it; nothing happens where there is none."""
+        from pyarrow.fs import FileType
+
+        fs, root = self._place
+        kind = fs.get_file_info(f"{root}/{name}").type
+        if kind == FileType.Directory:
+            fs.delete_dir(f"{root}/{name}")
+        elif kind == FileType.File:
+            fs.delete_file(f"{root}/{name}")
+
     @property
     def _local(self) -> bool:
         from pyarrow.fs import LocalFileSystem

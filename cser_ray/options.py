@@ -66,6 +66,9 @@ def known_methods() -> Sequence[str]:
 ORDERS = ("random", "permuted", "cyclic")
 SCHEDULES = ("step", "cosine", "constant")
 METHOD = Names("method", known_methods, many=False)
+CONFIG = click.option(
+    "--config", type=click.Path(exists=True, dir_okay=False), help="A YAML file with any of these settings."
+)
 TASK_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--task", default="digits", show_default=True, help="See `cser-ray tasks`; or module.path:ClassName."),
     click.option("--model", default="", help="A torchvision classifier in place of the task's own (image tasks)."),
@@ -89,6 +92,8 @@ TRAINING_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--evaluations", type=int, help="How often the averaged model is evaluated [8]."),
     click.option("--cpus-per-worker", type=float, default=0.25, show_default=True,
                  help="CPUs that each process of a real worker reserves; below 1 they share cores."),
+    click.option("--checkpoint-s", type=click.FloatRange(min=0), default=30.0, show_default=True,
+                 help="Seconds between checkpoints, at evaluations; 0 for one at each."),
 ]  # fmt: skip
 PLAN_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--params", type=int, help="Trained parameters of the model; or --task, or --model."),

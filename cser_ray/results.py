@@ -1,9 +1,10 @@
 """How a results folder is read: its layout, its tables as data frames, and its study.json.
 
 A results folder is `study.json`, `trials/<trial_id>-a<attempt>.parquet` (a row a run) and `history/...` of the same
-name (a row a run and evaluation): plain Parquet that any tool can read, on a local disk or under `s3://`. One file a
-trial and attempt means no locks and any number of writers. No torch and no ray here, and pandas and pyarrow only once a
-table is asked for. The row types are re-exported: who reads results imports this module and no other.
+name (a row a run and evaluation): plain Parquet that any tool can read, on a local disk or under `s3://`. Trials under way
+keep `checkpoints/<trial_id>/` beside them (cser_ray.checkpoint). One file a trial and attempt means no locks and any
+number of writers. No torch and no ray here, and pandas and pyarrow only once a table is asked for. The row types are
+re-exported: who reads results imports this module and no other.
 """
 
 import json

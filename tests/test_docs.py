@@ -91,6 +91,7 @@ def test_commands_parse(document: str, arguments: list[str], tmp_path: Path, mon
     """Every command shown has a command, options and names that exist."""
     monkeypatch.chdir(tmp_path)
     Path("study.yaml").write_text(block(GUIDE, "# study.yaml", "yaml"))
+    Path("best.yaml").touch()
     with contextlib.suppress(click.exceptions.Exit):  # --help
         parsed(arguments)
 

@@ -1,5 +1,6 @@
 """The same study, unchanged, as a job on a cluster that asks for a token."""
 
+import shlex
 import signal
 import socket
 import subprocess
@@ -8,13 +9,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from cser_ray.budget import Structure
 from cser_ray.results import read_runs
+from cser_ray.train.config import RunConfig
 from tests.ray_session import PROGRAMS, gone, session
+from tuning.reproduce import job_command, recorded_config, settings_of_run
 
 pytestmark = pytest.mark.ray
 
@@ -113,6 +117,22 @@ def test_the_study_runs_as_a_job(head: Head, tmp_path: Path) -> None:
         ("virtual", "cser-pl"): 3,
         ("distributed", "cser-pl"): 1,
     }
+
+
+def test_the_command_of_best_is_a_job(head: Head, tmp_path: Path) -> None:
+    """What `cser-ray best` prints for a cluster runs as it stands, on real workers, with every setting of the run."""
+    structure = Structure(2, 4, 8)
+    config = RunConfig(method="cser", ratio=4.0, **asdict(structure), workers=2, steps=8, evaluations=1, repeat=1)
+    command = job_command(settings_of_run(config))
+    assert command is not None
+    program, *words = shlex.split(command.replace("\\\n", " "))
+    assert (program, words[:2]) == ("ray", ["job", "submit"])
+    out = tmp_path / "trained"
+    done = head.ray("job", "submit", "--address", head.url, *words[2:], "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = read_runs(str(out)).itertuples()
+    assert (row.status, row.processes) == ("FINISHED", 2)
+    assert recorded_config(row.config_json) == replace(config, rung="distributed")
 
 
 @pytest.mark.parametrize(("token", "status"), [(TOKEN, 200), (TOKEN[::-1], 403), (None, 401)])

@@ -7,7 +7,9 @@ import random
 import re
 
 import pytest
+import torch
 
+from cser_ray.checkpoint import COMMON, CheckpointStore, Manifest
 from cser_ray.errors import CserWarning
 from cser_ray.results import read_history, read_runs
 from cser_ray.store import Store, check_same_study
@@ -54,6 +56,21 @@ def test_what_is_written_is_read(uri):
     assert store.read_study()["fingerprint"]["workers"] == 4
     assert read_runs(uri)["run_id"].tolist() == ["r", "q"]
     assert read_history(uri)["evaluation"].tolist() == [0, 1]
+
+
+def test_checkpoints_are_written_read_and_removed(uri):
+    """The last two stay, on a disk and in a bucket, and in the end none does; removing nothing is no error."""
+    store = CheckpointStore(uri, "t")
+    store.remove()
+    for step in (1, 2, 3):
+        store.begin(step)
+        digest = store.write(step, COMMON, {"x": torch.arange(step)}, {"step": step})
+        store.commit(step, Manifest({}, {COMMON: digest.hex()}))
+    assert store.steps() == [3, 2]
+    tensors, state = store.read(3, COMMON, store.manifest(3))
+    assert (tensors["x"].tolist(), state) == ([0, 1, 2], {"step": 3})
+    store.remove()
+    assert store.steps() == []
 
 
 def test_the_next_attempt_follows_the_files(uri):

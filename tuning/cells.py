@@ -1,6 +1,6 @@
 """From chosen configurations to the cells, references and twins of a comparison: means over repeats, and marks.
 
-Test columns are read here, and of the chosen configurations alone.
+Test columns are read here and in `tuning.rates`, of the chosen configurations and of those with synchronous SGD's rate.
 """
 
 import math
@@ -11,7 +11,8 @@ from typing import Any
 from cser_ray.structure import Structure
 from tuning.comparison import Cell, ConfigurationRow, Reference, Twin
 from tuning.fairness import name_cell
-from tuning.selection import REFERENCES, Choice, Run, by_cell, configuration_of, finished, mean_std
+from tuning.rates import by_rate, good_range, untuned
+from tuning.selection import REFERENCES, Choice, Configuration, Run, by_cell, configuration_of, finished, mean_std
 from tuning.verdict import accuracy_of, simplicity
 
 PAPER_RATES = (0.05, 0.1, 0.5, 1.0)
@@ -53,8 +54,10 @@ def _reference(name: str, choice: Choice, model: str) -> Reference:
     return Reference(name, False, choice.repeats, tuple(accuracies), *mean_std(accuracies), *mean_std(losses))
 
 
-def cell_of(choice: Choice, lrs: Iterable[float], lines: Iterable[Reference]) -> Cell:
-    """The cell of a chosen configuration. `lrs`: the rates tried with its structure; `lines`: the references.
+def cell_of(
+    choice: Choice, tried: Mapping[Configuration, list[Run]], untuned_lr: float | None, lines: Iterable[Reference]
+) -> Cell:
+    """The cell of a chosen configuration among those tried. `untuned_lr`: synchronous SGD's; `lines`: the references.
 
     Winners are marked later, when all cells are known.
     """
@@ -65,6 +68,7 @@ def cell_of(choice: Choice, lrs: Iterable[float], lines: Iterable[Reference]) ->
     accuracy, accuracy_std = mean_std(accuracies)
     loss, loss_std = mean_std(run["test_loss"] for run in converged)
     method, configuration = choice.method, choice.configuration
+    rates = by_rate(configuration, tried)
     return Cell(
         method=method,
         ratio=choice.ratio,
@@ -83,7 +87,9 @@ def cell_of(choice: Choice, lrs: Iterable[float], lines: Iterable[Reference]) ->
         winner=False,
         **_knobs(configuration.structure),
         lr=configuration.lr,
-        lr_edge=_edge(configuration.lr, set(lrs)),
+        lr_edge=_edge(configuration.lr, {c.lr for c in tried if c.structure == configuration.structure}),
+        **untuned(rates, untuned_lr),
+        **good_range(rates, configuration.lr),
         block_order=configuration.block_order,
         **_means(
             converged or choice.runs, "realised_ratio", "realised_ratio_bf16", "rounds", "syncs_per_block", "bytes_sent"

@@ -16,6 +16,7 @@ from cser_ray.structure import number
 from tuning.cells import cell_of, configuration_row, reference_lines, twins_of, zero_of_value
 from tuning.comparison import Cell, Comparison, ConfigurationRow, Reference, Verdict
 from tuning.fairness import found_problems
+from tuning.rates import synchronous_rate
 from tuning.render import render
 from tuning.selection import REFERENCES, Run, by_cell, choose_among, configuration_of, finished, records
 from tuning.verdict import accuracy_of, simplicity, title, verdict
@@ -43,10 +44,7 @@ def compare(runs: "pd.DataFrame", select: str = "val-loss") -> Comparison:
     sgd = next((line for line in lines if line.name == "sgd"), None)
     floor = next((line for line in lines if line.is_floor), None)
     tried = by_cell(done)
-    cells = []
-    for key, choice in choices.items():
-        lrs = [c.lr for c in tried[key] if c.structure == choice.configuration.structure]
-        cells.append(cell_of(choice, lrs, lines))
+    cells = [cell_of(c, tried[key], synchronous_rate(c.method, choices), lines) for key, c in choices.items()]
     cells.sort(key=lambda c: (c.ratio, simplicity(c.method)))
     verdicts = _verdicts(cells, floor, sgd, equal=not problems)
     winners = {(v.winner, v.ratio) for v in verdicts}

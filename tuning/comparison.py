@@ -1,7 +1,8 @@
 """What a comparison of a study's methods says, as plain data: cells, references, twins and verdicts.
 
-Test metrics stand here for chosen configurations only. Accuracies in percent, losses in nats, bytes per worker; mean
-and sample standard deviation (n - 1) are over the repeats that converged, beside the count of those that did not.
+Test metrics stand here for chosen configurations, and for those with the learning rate chosen for synchronous SGD.
+Accuracies in percent, losses in nats, bytes per worker; mean and sample standard deviation (n - 1) are over the repeats
+that converged, beside the count of those that did not.
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,19 @@ class Cell:
     lr: float
     lr_edge: str
     """"low", "high" or "only" where no smaller, larger or other rate was tried with this structure; else ""."""
+    untuned_lr: float | None
+    """The rate chosen for synchronous SGD (for AdamW's methods, for adamw)."""
+    untuned_n: int
+    """Repeats of the chosen structure at that rate."""
+    untuned_diverged: int
+    untuned_test_acc: float | None
+    untuned_test_acc_std: float | None
+    untuned_test_loss: float | None
+    untuned_test_loss_std: float | None
+    lr_range: float | None
+    """Largest over smallest of the neighbouring rates around `lr` within 10 % of its mean validation loss."""
+    lr_range_open: bool
+    """Whether the smallest or largest rate tried is among them, so that the range may be wider."""
     block_order: str | None
     realised_ratio: float | None
     realised_ratio_bf16: float | None

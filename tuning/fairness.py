@@ -28,6 +28,8 @@ ALIKE = {
     "seed": "seed of the study",
 }
 """Columns that are equal in every run of a fair study, and their names in a sentence."""
+ALIKE_WHERE_READ = {"beta2": "second beta of AdamW"}
+"""The same of settings that only some methods read."""
 
 ALPHA = 0.05
 LEAST_REPEATS = 3
@@ -36,11 +38,12 @@ LEAST_REPEATS = 3
 def problems(runs: "pd.DataFrame") -> list[str]:
     """What was not equal between methods, a sentence each; empty for a fair study. Reads the virtual runs only.
 
-    Equal: data, model, steps (up to rounding to a multiple of H), schedule, warm-up, momentum, weight decay, batch,
-    workers; per (method, ratio) the number of finished runs and the repeats; and the learning rates of all cells that
-    tried equally many structures (with fewer structures there are further rates: those contain the others'). The
-    references, sgd and no-sync, compete with nobody: their number of runs is compared between the two only. Runs that
-    failed, stopped early or are not finished count as a problem too: they are missing from their method's search.
+    Equal: data, model, steps (up to rounding to a multiple of H), passes over the data, schedule, warm-up, momentum,
+    betas, weight decay, batch, workers; per (method, ratio) the number of finished runs, of configurations tried and the
+    repeats; and the learning rates of all cells that tried equally many structures (with fewer structures there are
+    further rates: those contain the others'). The references, sgd and no-sync, compete with nobody: their number of
+    runs is compared between the two only. Runs that failed, stopped early or are not finished count as a problem too:
+    they are missing from their method's search.
     """
     return found_problems(records(runs))
 
@@ -49,7 +52,14 @@ def found_problems(runs: Iterable[Run]) -> list[str]:
     """`problems` of rows already taken out of the table."""
     runs = [run for run in runs if run["rung"] == "virtual"]
     done = [run for run in runs if run["status"] == "FINISHED"]
-    return [*_unfinished(runs), *_alike(done), *_steps(done), *_twice(done), *_cells(finished(done))]
+    return [
+        *_unfinished(runs),
+        *_alike(done),
+        *_steps(done),
+        *_passes(done),
+        *_twice(done),
+        *_cells(finished(done)),
+    ]
 
 
 def paired_p(better: Mapping[int, float], other: Mapping[int, float]) -> float | None:
@@ -98,9 +108,11 @@ def _unfinished(runs: list[Run]) -> Iterator[str]:
 
 
 def _alike(done: list[Run]) -> Iterator[str]:
-    for column, name in ALIKE.items():
+    for column, name in (ALIKE | ALIKE_WHERE_READ).items():
         by_value: dict[Hashable, set[str]] = {}
         for run in done:
+            if run[column] is None and column in ALIKE_WHERE_READ:
+                continue
             by_value.setdefault(run[column], set()).add(run["method"])
         if len(by_value) > 1:
             yield f"{name} differs: " + "; ".join(
@@ -123,6 +135,22 @@ def _steps(done: list[Run]) -> Iterator[str]:
         )
 
 
+def _passes(done: list[Run]) -> Iterator[str]:
+    """A run that ended early did so because it diverged, and a step is the same part of a pass for everybody."""
+    cut = [run for run in done if not run["diverged"] and (run["steps_done"] or 0) < run["steps"]]
+    if cut:
+        where = _some(dict.fromkeys(name_cell((run["method"], run["ratio"])) for run in cut))
+        yield f"{len(cut)} finished runs took fewer steps than they were asked for: {where}"
+    by_share: dict[str, set[str]] = {}
+    for run in done:
+        if run["epochs"] and run["steps_done"]:
+            by_share.setdefault(f"{1000 * run['epochs'] / run['steps_done']:.4g}", set()).add(run["method"])
+    if len(by_share) > 1:
+        yield "passes over the training data in 1000 steps differ: " + "; ".join(
+            f"{share} in {_some(sorted(methods))}" for share, methods in sorted(by_share.items())
+        )
+
+
 def _twice(done: list[Run]) -> Iterator[str]:
     counts = Counter((run["method"], run["ratio"], configuration_of(run), run["repeat"]) for run in done)
     again = dict.fromkeys(name_cell(key[:2]) for key, count in counts.items() if count > 1)
@@ -140,6 +168,8 @@ def _cells(done: list[Run]) -> Iterator[str]:
         group = {cell: found for cell, found in cells.items() if (cell[0] not in REFERENCES) == competing}
         runs = {cell: [run for repeats in found.values() for run in repeats] for cell, found in group.items()}
         yield from _odd("the number of finished runs differs", {cell: len(found) for cell, found in runs.items()})
+        tried = {cell: len(found) for cell, found in group.items()}
+        yield from _odd("the number of configurations tried differs", tried)
         for count in sorted({structures[cell] for cell in group}):
             alike = {cell: _set(grids[cell]) for cell in group if structures[cell] == count}
             yield from _odd("learning rates differ", alike)

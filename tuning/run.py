@@ -4,14 +4,21 @@ import math
 import os
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from cser_ray.checkpoint import CheckpointStore
 from cser_ray.results import read_runs
 from cser_ray.store import Store
 from cser_ray.train import cluster
+from cser_ray.train.checkpoints import CHECKPOINT_S
+from tuning.spending import UNLIMITED, Cost, Meter
 from tuning.study import Study, Trial
 from tuning.trial import git_sha, run_trial, to_config
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Progress(Protocol):
@@ -37,6 +44,8 @@ class Outcome:
     done: int
     total: int
     failed: tuple[str, ...]
+    reached: str
+    """The field of Cost at which the study's budget ended it; empty where it did not."""
     interrupted: bool
     """Whether runs that could have started did not: the user stopped the study."""
 
@@ -78,8 +87,10 @@ def run_study(
     progress: Progress,
     *,
     cpus_per_worker: float = 0.25,
+    checkpoint_s: float = CHECKPOINT_S,
     max_concurrent: int | None = None,
     scheduler: str = "none",
+    limits: Cost = UNLIMITED,
 ) -> Outcome:
     """Run what is left of the study in the results folder `out`, a local path or s3:// URI.
 
@@ -105,7 +116,7 @@ def run_study(
     scratch = tempfile.mkdtemp(prefix="cser-ray-") if "://" in store.uri else os.path.join(store.uri, "ray")
 
     def flat(trial: Trial) -> dict[str, Any]:
-        return to_config(trial, name, store.uri, os.path.join(scratch, "train"), cpus_per_worker)
+        return to_config(trial, name, store.uri, os.path.join(scratch, "train"), cpus_per_worker, checkpoint_s)
 
     def resources(config: dict[str, Any]) -> Any:
         if config["rung"] == "distributed":
@@ -117,11 +128,19 @@ def run_study(
 
     real_at_once = max(1, int(capacity["CPU"] // (study.workers * study.processes_per_worker * cpus_per_worker)))
     total = study.total_trials() if read_runs(store.uri).empty else None
-    callback = StudyCallback(store, progress, study.total_runs(), started=time.monotonic())
+    started, meter = time.monotonic(), Meter(limits)
+    callback = StudyCallback(store, progress, study.total_runs(), started)
+
+    def fits(trial: Trial, running: Iterable[Trial]) -> bool:
+        elapsed_s = time.monotonic() - started
+        return limits == UNLIMITED or meter.fits(trial, running, read_runs(store.uri), elapsed_s)
+
     tuner = tune.Tuner(
         tune.with_resources(run_trial, resources),
         tune_config=tune.TuneConfig(
-            search_alg=PlanSearcher(lambda failed: study.plan(read_runs(store.uri), failed), flat, real_at_once, total),
+            search_alg=PlanSearcher(
+                lambda failed: study.plan(read_runs(store.uri), failed), flat, real_at_once, total, fits
+            ),
             scheduler=_scheduler(scheduler, study),
             num_samples=-1,
             max_concurrent_trials=max_concurrent,
@@ -139,9 +158,18 @@ def run_study(
     finally:
         progress.finish()
     runs = read_runs(store.uri)
+    _remove_checkpoints(store, runs)
     ended = int(runs["status"].isin(("FINISHED", "STOPPED")).sum())
     failed = tuple(sorted(set(runs.loc[runs["status"] == "ERROR", "trial_id"])))
-    return Outcome(ended, study.total_runs(), failed, interrupted=bool(study.plan(runs, frozenset(failed))))
+    left = study.plan(runs, frozenset(failed))
+    return Outcome(ended, study.total_runs(), failed, meter.reached, interrupted=bool(left) and not meter.reached)
+
+
+def _remove_checkpoints(store: Store, runs: "pd.DataFrame") -> None:
+    """Of trials that have ended: one that was stopped early, or killed after its last row, leaves its own behind."""
+    ended = runs["status"].isin(("FINISHED", "STOPPED")).groupby(runs["trial_id"]).all()
+    for trial_id in ended.index[ended]:
+        CheckpointStore(store.uri, trial_id).remove()
 
 
 def _trial_name(trial: Any) -> str:

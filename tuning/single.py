@@ -48,9 +48,10 @@ def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
         trial = Trial(_trial_id(config), "train", (config,))
         identity = Identity("train", trial.trial_id, store.next_attempt(trial.trial_id), "train")
         if config.rung == "distributed":
-            _distributed(trial, identity, store.uri, os.path.join(scratch, "ray"), settings["cpus_per_worker"])
+            ray = os.path.join(scratch, "ray")
+            _distributed(trial, identity, store.uri, ray, settings["cpus_per_worker"], settings["checkpoint_s"])
         else:
-            _virtual(trial, identity, store, say)
+            _virtual(trial, identity, store, say, settings["checkpoint_s"])
         rows = read_runs(store.uri)
         row = rows[rows["run_id"] == trial.run_ids()[0]].iloc[0]
         say(
@@ -74,12 +75,13 @@ def _trial_id(config: RunConfig) -> str:
     return f"{name}-{digest}".replace("+", "")  # 1e+08: no letter of a file's name
 
 
-def _virtual(trial: Trial, identity: Identity, store: Store, say: Callable[[str], None]) -> None:
+def _virtual(trial: Trial, identity: Identity, store: Store, say: Callable[[str], None], checkpoint_s: float) -> None:
     import torch
 
     from cser_ray.communicator import Communicator
     from cser_ray.results import EpochRow, RunRow
     from cser_ray.tasks import make_task
+    from cser_ray.train.checkpoints import Checkpoints
     from cser_ray.train.loop import train
     from cser_ray.virtual import VMAP_ON_CPU
 
@@ -96,10 +98,13 @@ def _virtual(trial: Trial, identity: Identity, store: Store, say: Callable[[str]
         if sum(p.numel() for p in task.model().parameters()) <= VMAP_ON_CPU:
             torch.set_num_threads(1)  # threads cost more than they give where a step takes a millisecond
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        train(trial.runs, Communicator(trial.runs[0].workers, group=None), device, identity, report)
+        checkpoints = Checkpoints(store.uri, trial.trial_id, checkpoint_s)
+        train(trial.runs, Communicator(trial.runs[0].workers, group=None), device, identity, report, checkpoints)
 
 
-def _distributed(trial: Trial, identity: Identity, store: str, scratch: str, cpus_per_worker: float) -> None:
+def _distributed(
+    trial: Trial, identity: Identity, store: str, scratch: str, cpus_per_worker: float, checkpoint_s: float
+) -> None:
     from cser_ray.train import cluster
     from cser_ray.train.trainer import fit_distributed
 
@@ -113,4 +118,4 @@ def _distributed(trial: Trial, identity: Identity, store: str, scratch: str, cpu
             f"{config.workers} workers{several} of {cpus_per_worker:g} CPU each need {needed:g} CPUs, the cluster has "
             f"{cpus:g}: take fewer --workers, or a smaller --cpus-per-worker to let them share cores"
         )
-    fit_distributed(trial.runs, identity, store, scratch, cpus_per_worker)
+    fit_distributed(trial.runs, identity, store, scratch, cpus_per_worker, checkpoint_s)

@@ -32,7 +32,7 @@ UNITS: dict[str, tuple[str, float]] = {
 class Cost:
     """Costs of trials, or the limits of a study.
 
-    `seconds`: wall-clock, of a study from its start. `worker_seconds`: of every process that trains. `sent`: bytes, by all
+    `seconds`: wall-clock, of one call of `run_study`. `worker_seconds`: of every process that trains. `sent`: bytes, by all
     workers of all runs, inside R_C; of virtual workers what real ones would send.
     """
 

@@ -14,6 +14,7 @@ from cser_ray.budget import METHOD_BUDGETS, Structure
 from cser_ray.communicator import Communicator
 from cser_ray.results import EpochRow, RunRow, read_runs
 from cser_ray.store import Store
+from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.config import RunConfig
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
@@ -23,7 +24,9 @@ from tuning.study import Trial
 SHARED = tuple(f.name for f in fields(RunConfig) if f.name not in ("lr", "repeat"))
 
 
-def to_config(trial: Trial, study: str, store: str, scratch: str, cpus_per_worker: float) -> dict[str, Any]:
+def to_config(
+    trial: Trial, study: str, store: str, scratch: str, cpus_per_worker: float, checkpoint_s: float
+) -> dict[str, Any]:
     """The flat configuration that Tune hands to the trial; its keys are the columns of the results table."""
     shared = {name: _plain(getattr(trial.runs[0], name)) for name in SHARED}
     return shared | {
@@ -34,6 +37,7 @@ def to_config(trial: Trial, study: str, store: str, scratch: str, cpus_per_worke
         "store": store,
         "scratch": scratch,
         "cpus_per_worker": cpus_per_worker,
+        "checkpoint_s": checkpoint_s,
     }
 
 
@@ -59,17 +63,24 @@ def run_trial(config: dict[str, Any]) -> None:
     identity = Identity(config["study"], trial.trial_id, attempt, trial.stage, git_sha(), _ray_version())
     try:
         if trial.rung == "distributed":
-            fit_distributed(trial.runs, identity, config["store"], config["scratch"], config["cpus_per_worker"])
+            fit_distributed(
+                trial.runs,
+                identity,
+                config["store"],
+                config["scratch"],
+                config["cpus_per_worker"],
+                config["checkpoint_s"],
+            )
             _tune_report(_stored_summary(trial, config["store"]))
         else:
-            _run_virtual(trial, store, identity)
+            _run_virtual(trial, store, identity, config["checkpoint_s"])
     except Exception as error:
         with store.trial(trial.trial_id, attempt) as writer:
             writer.runs(error_rows(trial, identity, f"{error}\n{traceback.format_exc()}"))
         raise
 
 
-def _run_virtual(trial: Trial, store: Store, identity: Identity) -> None:
+def _run_virtual(trial: Trial, store: Store, identity: Identity, checkpoint_s: float) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -82,7 +93,8 @@ def _run_virtual(trial: Trial, store: Store, identity: Identity) -> None:
             writer.runs(runs)
             _tune_report(summary(epochs, runs))
 
-        train(trial.runs, Communicator(trial.runs[0].workers, group=None), device, identity, report)
+        checkpoints = Checkpoints(store.uri, trial.trial_id, checkpoint_s)
+        train(trial.runs, Communicator(trial.runs[0].workers, group=None), device, identity, report, checkpoints)
 
 
 def summary(epochs: list[EpochRow], runs: list[RunRow]) -> dict[str, Any]:

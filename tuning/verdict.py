@@ -61,6 +61,12 @@ def verdict(
     return _decided(ratio, best, [c for c in ranked if c is not best], floor, sgd)
 
 
+def sentence(verdict: Verdict) -> str:
+    """The verdict as a reader meets it: the ratio, what to do, and why there is no winner where one could be expected."""
+    reason = f" No winner: {verdict.reason}." if verdict.reason and verdict.recommended else ""
+    return f"{title(verdict.ratio)}: {verdict.advice}.{reason}"
+
+
 def _decided(ratio: float, best: Cell, others: list[Cell], floor: Reference | None, sgd: Reference | None) -> Verdict:
     raw = {c.method: paired_p(best.accuracies, c.accuracies) for c in others if c.test_acc is not None}
     adjusted = holm({method: p for method, p in raw.items() if p is not None})

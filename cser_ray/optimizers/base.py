@@ -75,7 +75,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
             ends.append(ends[-1] + sum(p.numel() for p in trained) // self.flat.rows)
         ends[-1] = self.flat.width  # the padding belongs to the last group; it stays zero whatever that group does
         slices = [slice(a, b) for a, b in pairwise(ends)]
-        self._checks_left = SEED_CHECKS
+        self.checks_left = SEED_CHECKS
         self.x = self._shaped(self.flat.data)
         """The parameters `[w, d]`, or `[runs, w, d]` when stacked."""
         self.local: LocalStep = Nesterov(slices) if betas is None else AdamW(slices)
@@ -123,14 +123,14 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
 
     def check_seeds(self, *selections: Selection) -> None:
         """In the first steps, make sure that all workers are about to average the same coordinates."""
-        if self._checks_left and self.communicator.size > 1:
-            self._checks_left -= 1
+        if self.checks_left and self.communicator.size > 1:
+            self.checks_left -= 1
             digest = hash((self.t, self.flat.width, self.seeds, *(s.digest() for s in selections))) & (2**62 - 1)
             self.communicator.check_equal(digest, "The blocks chosen for averaging")
 
     def check_draws(self, x: Tensor, *draws: tuple[Compressor, int]) -> None:
         """The same for whole messages, given as (compressor, call); where workers choose apart, seeds are all there is."""
-        if self._checks_left:
+        if self.checks_left:
             self.check_seeds(*(c.select(x, call) for c, call in draws if isinstance(c, SharedCompressor)))
 
     # ------------------------------------------------------------------------------------------------ torch's interface
@@ -250,7 +250,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
             buffer.copy_(saved["common"][name])
         self.t = saved["t"]
         self.load_extra_state(saved)
-        self._checks_left = SEED_CHECKS
+        self.checks_left = SEED_CHECKS
         self.flat.attach_gradients()
         self._publish_state()
 

@@ -16,6 +16,7 @@ from cser_ray.seeds import Purpose, derived_seed
 from cser_ray.tasks import make_task
 from cser_ray.tasks.base import Held, Task, losses
 from cser_ray.train.build import make_optimizer
+from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.config import RunConfig
 from cser_ray.train.evaluation import Evaluator, place
 from cser_ray.train.record import Identity, Record
@@ -124,16 +125,20 @@ def train(
     device: torch.device,
     identity: Identity,
     report: Report | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[RunRow]:
     """Train the stacked runs to their end and return their rows, equal on every process up to its clock.
 
-    A trial all of whose runs have stopped being finite ends early: nothing can bring them back.
+    A trial all of whose runs have stopped being finite ends early: nothing can bring them back. With `checkpoints` it
+    goes on from its last one, and leaves none when it has ended.
     """
     trial = Trial(configs, communicator, device)
     record = Record(trial, identity)
     steps = trial.config.run_steps
     due = {math.ceil(steps * (k + 1) / trial.config.evaluations) for k in range(trial.config.evaluations)}
-    for t in range(1, steps + 1):
+    if checkpoints is not None:
+        checkpoints.restore(trial, record)
+    for t in range(trial.t + 1, steps + 1):
         trial.step()
         if t in due:
             ended = record.evaluate(last=t == steps)
@@ -141,4 +146,8 @@ def train(
                 report(record.epoch_rows, record.run_rows)
             if ended:
                 break
+            if checkpoints is not None:
+                checkpoints.save(trial, record)
+    if checkpoints is not None:
+        checkpoints.remove(trial)
     return record.run_rows

@@ -52,6 +52,31 @@ class Record:
         self.epoch_rows: list[EpochRow] = []
         self.run_rows: list[RunRow] = []
 
+    def state(self) -> dict[str, Any]:
+        """What the rows to come need to know of those before, as JSON has it."""
+        return {
+            "evaluation": self.evaluation,
+            "started_at": self.started_at.isoformat(),
+            "diverged_step": self.diverged_step,
+            "training_s": self.training_s,
+            "comm_s": self.comm_s,
+            "wall_s": time.perf_counter() - self.start,
+        }
+
+    def load_state(self, saved: dict[str, Any]) -> None:
+        """Go on where `state` was taken; the time since then counts as none."""
+        self.evaluation = saved["evaluation"]
+        self.started_at = datetime.fromisoformat(saved["started_at"])
+        self.diverged_step = list(saved["diverged_step"])
+        self.training_s, self.comm_s = saved["training_s"], saved["comm_s"]
+        self.start = time.perf_counter() - saved["wall_s"]
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Training begins again: what was done since the evaluation is none of its time."""
+        self.trial.communicator.seconds = 0.0
+        self.paused_at = time.perf_counter()
+
     def evaluate(self, last: bool) -> bool:
         """Evaluate every run and renew the rows; whether the trial has ended: its last step, or no run still finite.
 
@@ -87,8 +112,7 @@ class Record:
                 self.diverged_step[run] = trial.t
         self._renew(measured, final, last)
         self.evaluation += 1
-        communicator.seconds = 0.0
-        self.paused_at = time.perf_counter()
+        self.go_on()
         return last
 
     def _renew(self, measured: dict[str, list[float]], final: dict[str, list[float]], last: bool) -> None:

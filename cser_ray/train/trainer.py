@@ -3,15 +3,19 @@
 No DDP wrapper and no `prepare_model`: the replicas differ by design, and the optimizer does all communication.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
+from cser_ray.checkpoint import CheckpointStore
 from cser_ray.communicator import Communicator
+from cser_ray.errors import CserWarning
 from cser_ray.host_communicator import HostCommunicator
 from cser_ray.results import EpochRow, RunRow
 from cser_ray.store import Store
+from cser_ray.train.checkpoints import CHECKPOINT_S, Checkpoints
 from cser_ray.train.config import RunConfig
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
@@ -21,21 +25,53 @@ COLLECTIVE_TIMEOUT_S = 300
 
 
 def fit_distributed(
-    configs: Sequence[RunConfig], identity: Identity, store: str, scratch: str, cpus_per_worker: float = 1.0
+    configs: Sequence[RunConfig],
+    identity: Identity,
+    store: str,
+    scratch: str,
+    cpus_per_worker: float = 1.0,
+    checkpoint_s: float = CHECKPOINT_S,
 ) -> None:
     """Train the stacked runs with `processes_per_worker` Ray Train workers for each of the n workers.
 
     Rank 0 writes rows to the `store`. `scratch`: an absolute path or URI for Ray's own files. `cpus_per_worker`: of each
-    process; below 1 they share a core. Uses one GPU a process where the cluster has as many. Raises Ray's error with the
-    process's traceback.
+    process; below 1 they share a core. `checkpoint_s`: seconds between checkpoints, from which an interrupted trial goes
+    on. Uses one GPU a process where the cluster has as many.
+
+    Where a process dies or raises, all start again from the last checkpoint, as long as each start gets beyond the one
+    before: what happens again at the same step is no accident. Then, or without a checkpoint, raises Ray's error with
+    the process's traceback.
     """
+    import ray.train
+
+    settings = {
+        "configs": [asdict(config) for config in configs],
+        "identity": asdict(identity),
+        "store": store,
+        "checkpoint_s": checkpoint_s,
+    }
+    name = f"run-{identity.trial_id}-a{identity.attempt}"
+    checkpoints = CheckpointStore(store, identity.trial_id)
+    while True:
+        step = max(checkpoints.steps(), default=0)
+        try:
+            _fit(settings, configs[0], f"{name}-from{step}", scratch, cpus_per_worker)
+            return
+        except ray.train.TrainingFailedError as error:
+            if max(checkpoints.steps(), default=0) <= step:
+                raise
+            text = f"{identity.trial_id} goes on from its last checkpoint after an error: {error}"
+            warnings.warn(text, CserWarning, stacklevel=2)
+
+
+def _fit(settings: dict[str, Any], config: RunConfig, name: str, scratch: str, cpus_per_worker: float) -> None:
+    """Start the processes once and wait for their end."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
     from cser_ray.train.cluster import capacity
 
-    processes = configs[0].workers * configs[0].processes_per_worker
-    settings = {"configs": [asdict(config) for config in configs], "identity": asdict(identity), "store": store}
+    processes = config.workers * config.processes_per_worker
     TorchTrainer(
         _train_worker,
         train_loop_config=settings,
@@ -46,7 +82,7 @@ def fit_distributed(
             resources_per_worker=None if cpus_per_worker == 1 else {"CPU": cpus_per_worker},
         ),
         run_config=ray.train.RunConfig(
-            name=f"run-{identity.trial_id}-a{identity.attempt}",
+            name=name,
             storage_path=scratch,
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=3),
         ),
@@ -72,8 +108,9 @@ def _train_worker(settings: dict[str, Any]) -> None:
             writer.runs(runs)
         ray.train.report({"step": epochs[0].step})  # on every rank alike: uneven reports would hang
 
+    checkpoints = Checkpoints(settings["store"], identity.trial_id, settings["checkpoint_s"])
     try:
-        train(configs, communicator, get_device(), identity, report)
+        train(configs, communicator, get_device(), identity, report, checkpoints)
     finally:
         if writer is not None:
             writer.close()

@@ -72,6 +72,14 @@ class VirtualWorkers:
         self.step += 1
         return outputs
 
+    def draws(self) -> Tensor:
+        """Where each row's generator stands, uint8 [rows, bytes] on the CPU."""
+        return torch.stack(self._generators.states)
+
+    def set_draws(self, states: Tensor) -> None:
+        """Put the rows' generators where `draws` said."""
+        self._generators.states = [state.clone() for state in states]  # of a view, torch would read past the offset
+
     _untried = True
     _met: set[Any] | None = None
     """Functions that the first forward pass found in need of a row's own."""

@@ -33,7 +33,6 @@ def run(method: str = "local-sgd", ratio: float = 16.0, lr: float = 0.1, repeat:
         "schedule": "step",
         "warmup_steps": 0,
         "steps": 2048,
-        "steps_done": 2048,
         "batch_size": 16,
         "workers": 8,
         "processes": 1,
@@ -58,6 +57,7 @@ def run(method: str = "local-sgd", ratio: float = 16.0, lr: float = 0.1, repeat:
         "node": "some-host",
     }
     row |= values
+    row.setdefault("steps_done", row["steps"])
     for model in ("worker", "ensemble"):  # as losses of averaged models do, theirs fall as accuracy grows
         if (accuracy := row.get(f"test_acc_{model}")) is not None:
             row.setdefault(f"test_loss_{model}", 2 - accuracy / 50)

@@ -50,6 +50,41 @@ def test_what_differs_is_named(column: str, value: Any, said: str) -> None:
     assert re.match(said, problem)
 
 
+def test_another_second_beta_is_named_among_those_that_read_it() -> None:
+    """AdamW's methods are held to one value; those of SGD have none, which is no difference."""
+    sgd, adamw = run("local-sgd"), run("csea-adamw", beta2=0.95)
+    assert problems(frame([sgd, adamw])) == []
+    assert problems(frame([sgd, adamw, run("local-adamw", beta2=0.99)])) == [
+        "second beta of AdamW differs: 0.95 in csea-adamw; 0.99 in local-adamw"
+    ]
+
+
+def test_a_run_that_was_cut_short_is_named() -> None:
+    """Finished means its last step, unless it diverged."""
+    assert problems(frame(fair_study(steps_done=1024))) == [
+        "6 finished runs took fewer steps than they were asked for: cser at R_C 16"
+    ]
+    assert problems(frame(fair_study(steps_done=1024, diverged=True))) == []
+
+
+def test_more_passes_over_the_data_in_as_many_steps_are_named() -> None:
+    """Two epochs where the others had one; the steps of a longer interval change nothing."""
+    fair = [run("local-sgd", epochs=2048 / 75), run("cser-pl", steps=2064, reset_interval=24, epochs=2064 / 75)]
+    assert problems(frame(fair)) == []
+    assert problems(frame([*fair, run("csea", epochs=2 * 2048 / 75)])) == [
+        "passes over the training data in 1000 steps differ: 13.33 in cser-pl, local-sgd; 26.67 in csea"
+    ]
+
+
+def test_more_candidates_in_as_many_runs_are_named() -> None:
+    """Six rates once each are more chances than four, of which two were repeated: the search was wider."""
+    others = [row for row in fair_study() if row.method != "csea"]
+    wide = [run("csea", lr=lr, repeat=k) for lr, k in zip((0.1, 0.2, 0.4, 0.8, 1.6, 3.2), (0, 1) * 3, strict=True)]
+    assert "the number of configurations tried differs: 4 in 2 of 3 cells, but 6 for csea at R_C 16" in problems(
+        frame(others, wide)
+    )
+
+
 def test_steps_may_be_rounded_up_to_whole_intervals() -> None:
     """2 000 steps are 2 048 at H = 64 and 2 000 at H = 16; 2 064 at H = 16 can only have been asked for."""
     rounded = [run("local-sgd", steps=2048, reset_interval=64), run("cser-pl", steps=2000)]

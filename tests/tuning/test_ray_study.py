@@ -227,11 +227,29 @@ def test_processes_of_workers_are_counted(folder: Path) -> None:
     assert "1 real workers of 4 processes of 1 CPU each need 4 CPUs, the cluster has 2" in result.output
 
 
+def test_a_budget_ends_a_study_that_learns_and_more_of_it_goes_on(folder: Path) -> None:
+    """With Optuna's searcher: six trials are allowed, no more run, what is left is said; a larger budget runs the rest."""
+    out = folder / "budget"
+    study = "--methods sgd,cser --ratios 16 --steps 16 --lrs .1 --repeats 1 --trials 6 --workers 2 --distributed 0"
+    ended = tune(out, f"{study} --searcher tpe --budget 6trials")
+    assert ended.exit_code == 0, ended.output
+    assert "The budget (6trials) ended the study: 1 of 7 runs are left" in ended.output
+    runs = read_runs(str(out))
+    assert runs["trial_id"].nunique() == len(runs) == 6
+    rest = tune(out, f"{study} --searcher tpe --budget 1h")
+    assert rest.exit_code == 0, rest.output
+    assert "The budget" not in rest.output
+    runs = read_runs(str(out))
+    assert runs["trial_id"].nunique() == len(runs) == 7
+    structures = runs[runs["method"] == "cser"][["reset_interval", "reset_ratio", "gradient_ratio"]]
+    assert len(structures.drop_duplicates()) == 6
+
+
 def test_asha_stops_what_lags_behind(folder: Path) -> None:
-    """It ends well; a stopped run is marked, keeps what it had reached, and is not compared."""
+    """It ends well; a stopped run is marked, keeps what it had reached but no checkpoint, and is not compared."""
     out = folder / "asha"
     settings = "--methods sgd,ef-sgd --ratios 1024 --steps 32 --lrs .05 --repeats 2 --workers 2 --distributed 0"
-    result = tune(out, f"{settings} --scheduler asha --max-concurrent 1")
+    result = tune(out, f"{settings} --scheduler asha --max-concurrent 1 --checkpoint-s 0")
     assert result.exit_code == 0, result.output
     runs = read_runs(str(out))
     assert runs.groupby("method")["status"].unique().str[0].to_dict() == {"sgd": "FINISHED", "ef-sgd": "STOPPED"}
@@ -240,6 +258,7 @@ def test_asha_stops_what_lags_behind(folder: Path) -> None:
     assert stopped["steps_done"].to_list() == [16, 16]
     assert stopped["val_loss"].notna().all()
     assert "ef-sgd" not in csv(out)
+    assert list((out / "checkpoints").iterdir()) == []
 
 
 def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(folder: Path) -> None:

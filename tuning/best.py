@@ -1,0 +1,124 @@
+"""The configuration that a comparison takes at one ratio, to be trained with, and what the comparison says of it."""
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cser_ray.structure import number
+from cser_ray.train.config import RunConfig
+from tuning.compare import compare
+from tuning.comparison import Cell, Comparison, Verdict, spread
+from tuning.render import CHOSEN_BY
+from tuning.reproduce import job_command, recorded_config, settings_file, settings_of_run, train_command
+from tuning.selection import REFERENCES, Choice, choose
+from tuning.text import paragraph
+from tuning.verdict import sentence, title
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Best:
+    """A configuration to train with. `config` is that of one of its runs, which reached `test_acc` and `test_loss`."""
+
+    config: RunConfig
+    decision: tuple[str, ...]
+    """What to know before training with it, the verdict first."""
+    summary: str
+    """The configuration and its result over all repeats, in a sentence."""
+    test_acc: float
+    test_loss: float
+    other_repeats: tuple[int, ...]
+
+    def settings_file(self) -> str:
+        """YAML for `cser-ray train --config`."""
+        return settings_file(settings_of_run(self.config), [*self.decision, self.summary])
+
+    def report(self, results: str, path: str | None) -> str:
+        """The decision from the folder `results`, then the commands; `path`: where the settings were written."""
+        settings = settings_of_run(self.config)
+        others = ", ".join(map(str, self.other_repeats))
+        again = (
+            f"Repeat {self.config.repeat} again, on virtual workers. It reached test accuracy {self.test_acc:.2f} %, "
+            f"test loss {self.test_loss:.4f} nats" + (f"; --repeat {others} gives the others" if others else "") + ":"
+        )
+        job = job_command(settings)
+        cluster = "The same on real workers, as a job on a cluster:"
+        if job is None:
+            job = "ray job submit --working-dir . -- cser-ray train --distributed --config SETTINGS.yaml"
+            cluster = "The same on real workers; a job takes such a path only from a file of settings (--out):"
+        parts = [*self.decision, self.summary, again]
+        text = "\n\n".join([*map(paragraph, parts), _indented(train_command(settings)), cluster, _indented(job)])
+        text += f"\n\nThe comparison with its notes: cser-ray compare {shlex.quote(results)}"
+        return text if path is None else f"{text}\nSettings: {path}   (cser-ray train --config takes them)"
+
+
+def find_best(runs: "pd.DataFrame", ratio: float, method: str | None = None, select: str = "val-loss") -> Best:
+    """What `compare` recommends at a ratio, else what has the highest mean there; or what `method` stands with.
+
+    Raises ValueError as compare does; for a ratio or method that has no result; where nothing converged; and for a run
+    whose row does not tell its settings.
+    """
+    comparison = compare(runs, select)
+    choices = choose(runs, select)
+    own = next((c.ratio for c in choices.values() if c.method == method and method in REFERENCES), None)
+    verdict = next((v for v in comparison.verdicts if v.ratio == ratio), None)
+    if verdict is None and ratio != own:
+        ratios = ", ".join(number(v.ratio) for v in comparison.verdicts) or "none, only references"
+        raise ValueError(f"there is no finished run at {title(ratio)}; the ratios of this study are {ratios}")
+    taken = method or (None if verdict is None else verdict.recommended or verdict.best)
+    if taken is None:
+        raise ValueError(f"every method diverged at {title(ratio)}: there is nothing to train with")
+    choice = choices.get((taken, ratio if own is None else own))
+    if choice is None:
+        there = ", ".join(c.method for c in comparison.cells if c.ratio == ratio or c.method in REFERENCES)
+        raise ValueError(f"{taken} has no finished run at {title(ratio)}; there are {there}")
+    run = next((r for r in choice.runs if not r["diverged"] and None not in (r["test_acc"], r["test_loss"])), None)
+    if run is None:
+        raise ValueError(
+            f"{taken} has no repeat that converged at {title(choice.ratio)}: there is nothing to train with"
+        )
+    cell = next(c for c in comparison.cells if (c.method, c.ratio) == (choice.method, choice.ratio))
+    return Best(
+        config=recorded_config(run["config_json"]),
+        decision=tuple(_decision(comparison, verdict, cell, method)),
+        summary=_summary(choice, cell, select),
+        test_acc=run["test_acc"],
+        test_loss=run["test_loss"],
+        other_repeats=tuple(k for k in choice.repeats if k != run["repeat"]),
+    )
+
+
+def _decision(comparison: Comparison, verdict: Verdict | None, cell: Cell, asked: str | None) -> list[str]:
+    said = list(comparison.advice)
+    if verdict is not None:
+        said.append(sentence(verdict))
+        said += [f"Problem: {problem}" for problem in comparison.problems]
+        if verdict.recommended is None:
+            silent = [c.method for c in comparison.cells if c.method.startswith("no-sync") and c.method != cell.method]
+            said.append(
+                "The comparison recommends no method here. "
+                + f"What follows is {'what you asked for' if asked else 'the highest mean'}, {cell.method}"
+                + (f"; --method {silent[0]} gives the settings without communication." if silent else ".")
+            )
+        elif cell.method != verdict.recommended:
+            said.append(f"You asked for {cell.method}; the comparison recommends {verdict.recommended}.")
+    if cell.diverged:
+        said.append(f"{cell.diverged} of {cell.n} repeats of {cell.method} diverged.")
+    if cell.lr_edge:
+        said.append(f"Learning rate {cell.lr:g} is on the edge of those tried: a better one may lie beyond.")
+    return said
+
+
+def _summary(choice: Choice, cell: Cell, select: str) -> str:
+    structure = "" if choice.configuration.structure is None else f" ({choice.configuration.structure})"
+    return (
+        f"{cell.method} at {title(cell.ratio)}{structure}, lr {cell.lr:g}, chosen by {CHOSEN_BY[select]}: test accuracy "
+        f"{spread(cell.test_acc, cell.test_acc_std)} %, test loss {spread(cell.test_loss, cell.test_loss_std, 3)} nats, "
+        f"n = {cell.n}."
+    )
+
+
+def _indented(command: str) -> str:
+    return "\n".join("  " + line for line in command.splitlines())

@@ -1,0 +1,209 @@
+"""The tables of a comparison: which columns a reader sees, and how each value is written."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from cser_ray.structure import number
+from tuning.comparison import Cell, Comparison, ConfigurationRow, Twin, spread
+from tuning.selection import REFERENCES
+from tuning.text import Table
+from tuning.verdict import simplicity
+
+NONE = "–"
+
+
+def _matrix(c: Comparison, name: str, text: Callable[[Cell], str]) -> Table:
+    """A row a ratio, a column a method."""
+    cells = {(cell.ratio, cell.method): cell for cell in c.cells if cell.method not in REFERENCES}
+    methods = sorted({method for _, method in cells}, key=simplicity)
+    rows = tuple(
+        (number(ratio), *(text(cells[ratio, m]) if (ratio, m) in cells else NONE for m in methods))
+        for ratio in sorted({ratio for ratio, _ in cells})
+    )
+    return Table(name, ("R_C", *methods), rows)
+
+
+def accuracy(c: Comparison) -> Table:
+    """Test accuracy of the chosen configurations, with marks: a row a ratio, a column a method."""
+    return _matrix(c, "Test accuracy, %", _cell)
+
+
+def _cell(cell: Cell) -> str:
+    if cell.test_acc is None:
+        return "diverged" if cell.diverged else NONE
+    marks = "*" * cell.winner + "†" * bool(cell.lr_edge) + "‡" * cell.under_floor
+    partly = f" ({cell.diverged}/{cell.n} diverged)" if cell.diverged else ""
+    return spread(cell.test_acc, cell.test_acc_std) + marks + partly
+
+
+def references(c: Comparison) -> Table:
+    """Synchronous SGD and the lines without communication."""
+    rates = {cell.method: _rate(cell) for cell in c.cells}
+    rows = [
+        (
+            line.name + (" (floor)" if line.is_floor else ""),
+            spread(line.test_acc, line.test_acc_std) if line.test_acc is not None or not line.repeats else "diverged",
+            spread(line.test_loss, line.test_loss_std, 3),
+            rates.get(line.name, ""),
+        )
+        for line in c.references
+    ]
+    return Table("References, the same at every ratio", ("", "test acc., %", "test loss", "lr"), tuple(rows))
+
+
+def value_retained(c: Comparison) -> Table:
+    """Between not communicating and synchronous SGD; without rows where neither is known."""
+
+    def text(cell: Cell) -> str:
+        if cell.value_retained is None:
+            return "diverged" if cell.test_acc is None and cell.diverged else NONE
+        value = f"{cell.value_retained:.2f}"
+        return value if c.shows_value else f"({value})"
+
+    table = _matrix(c, "Value retained: 0 is not worth a cable, 1 is free compression", text)
+    known = any(cell.value_retained is not None for cell in c.cells if cell.method not in REFERENCES)
+    return table if known else Table(table.title, table.columns, ())
+
+
+def chosen_configurations(c: Comparison) -> Table:
+    """By what each method stands in its cells, and what it reached."""
+    columns = ("R_C", "method", "H", "RC1", "RC2", "lr", "blocks", "test loss", "consensus", "own acc., %")
+    rows = [
+        (
+            *_key(cell),
+            _number(cell.reset_interval),
+            _number(cell.reset_ratio),
+            _number(cell.gradient_ratio),
+            _rate(cell),
+            cell.block_order or NONE,
+            spread(cell.test_loss, cell.test_loss_std, 3),
+            _digits(cell.consensus_distance, 3),
+            spread(cell.worker_acc, None),
+        )
+        for cell in c.cells
+    ]
+    return Table("Chosen configurations", columns, tuple(rows), keys=2)
+
+
+def learning_rates(c: Comparison) -> Table:
+    """What each method loses without re-tuning, and over which range its learning rate may be wrong."""
+    columns = ("R_C", "method", "lr", "test acc., %", "sgd's lr", "test acc., %", "test loss", "good range")
+    rows = [
+        (
+            *_key(cell),
+            _rate(cell),
+            spread(cell.test_acc, cell.test_acc_std) if cell.test_acc is not None or not cell.diverged else "diverged",
+            NONE if cell.untuned_lr is None else f"{cell.untuned_lr:g}",
+            _untuned(cell),
+            spread(cell.untuned_test_loss, cell.untuned_test_loss_std, 3),
+            NONE if cell.lr_range is None else "≥ " * cell.lr_range_open + f"{_digits(cell.lr_range, 2)}×",
+        )
+        for cell in c.cells
+    ]
+    name = "Learning rates: as tuned, then the one tuned for sgd instead; and how wide the range of good ones is"
+    return Table(name, columns, tuple(rows), keys=2)
+
+
+def _untuned(cell: Cell) -> str:
+    if cell.untuned_n and cell.untuned_diverged == cell.untuned_n:
+        return "diverged"
+    partly = f" ({cell.untuned_diverged}/{cell.untuned_n} diverged)" if cell.untuned_diverged else ""
+    fewer = f" (n = {cell.untuned_n})" if 0 < cell.untuned_n < cell.n and not partly else ""
+    return spread(cell.untuned_test_acc, cell.untuned_test_acc_std) + partly + fewer
+
+
+def communication(c: Comparison) -> Table:
+    """What each chosen configuration sends, and how often."""
+    columns = (
+        "R_C", "method", "realised ratio", "against bf16", "rounds a step", "syncs per block", "MB sent by a worker",
+    )  # fmt: skip
+    rows = [
+        (
+            *_key(cell),
+            _digits(cell.realised_ratio, 4),
+            _digits(cell.realised_ratio_bf16, 4),
+            _digits(cell.rounds, 3),
+            _digits(cell.syncs_per_block, 3),
+            _digits(None if cell.bytes_sent is None else cell.bytes_sent / 1e6, 3),
+        )
+        for cell in c.cells
+    ]
+    return Table("What they communicate", columns, tuple(rows), keys=2)
+
+
+def twins_table(twins: Iterable[Twin]) -> Table:
+    """Chosen configurations on real workers."""
+    columns = (
+        "R_C", "method", "backend", "n", "test acc., %", "virtual", "realised ratio", "virtual", "wall s", "comm. s",
+    )  # fmt: skip
+    rows = [
+        (
+            number(t.ratio),
+            t.method,
+            t.backend or NONE,
+            str(len(t.repeats)),
+            "diverged" if t.diverged == len(t.repeats) else spread(t.test_acc, None),
+            spread(t.virtual_test_acc, None),
+            _digits(t.realised_ratio, 4),
+            _digits(t.virtual_realised_ratio, 4),
+            _digits(t.wall_s, 3),
+            _digits(t.comm_s, 3),
+        )
+        for t in twins
+    ]
+    return Table("On real workers, beside the virtual runs of the same repeats", columns, tuple(rows), keys=2)
+
+
+def every_configuration(rows: Sequence[ConfigurationRow]) -> Table:
+    """For `--all`: a row a configuration and rung."""
+    columns = (
+        "R_C", "method", "H", "RC1", "RC2", "lr", "n", "val. loss", "val. %", "test %", "Thm. 1", "share", "realised",
+        "rounds", "cons.",
+    )  # fmt: skip
+    lines = [
+        (
+            number(r.ratio),
+            r.method + " r" * (r.rung == "distributed"),
+            _number(r.reset_interval),
+            _number(r.reset_ratio),
+            _number(r.gradient_ratio),
+            f"{r.lr:g}" + " p" * r.paper_rate,
+            f"{r.n}" + f", {r.diverged} d" * bool(r.diverged) + f", {r.unfinished} u" * bool(r.unfinished),
+            spread(r.val_loss, r.val_loss_std, 2),
+            spread(r.val_acc, r.val_acc_std),
+            spread(r.test_acc, r.test_acc_std) if r.chosen else "",
+            _digits(r.theorem1, 3),
+            _digits(r.share, 2),
+            _digits(r.realised_ratio, 4),
+            _digits(r.rounds, 3),
+            _digits(r.consensus_distance, 2),
+        )
+        for r in rows
+    ]
+    name = (
+        "Every configuration (r: on real workers; p: a learning rate of the paper's grid; d: diverged; u: unfinished; "
+        "test accuracy of the chosen ones only)"
+    )
+    return Table(name, columns, tuple(lines), keys=6)
+
+
+def _key(cell: Cell) -> tuple[str, str]:
+    return number(cell.ratio), cell.method
+
+
+def _rate(cell: Cell) -> str:
+    return f"{cell.lr:g}" + "†" * bool(cell.lr_edge)
+
+
+def _number(value: float | None) -> str:
+    return NONE if value is None else number(value)
+
+
+def _digits(value: float | None, digits: int) -> str:
+    """`value` to so many significant digits: whole where it is that large, a power of ten only where it is tiny."""
+    if value is None or not math.isfinite(value):
+        return NONE if value is None else number(value)
+    if 0 < abs(value) < 1e-4:
+        return f"{value:.{digits - 1}e}"
+    places = max(0, digits - 1 - (math.floor(math.log10(abs(value))) if value else 0))
+    return f"{value:.{places}f}".removesuffix("." + "0" * places)
