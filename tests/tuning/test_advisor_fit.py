@@ -38,9 +38,12 @@ def test_what_the_table_cannot_tell_stays_as_it_was() -> None:
 
 
 def test_the_goal_is_met_on_cells_that_no_fit_has_seen(noisy: list[Row]) -> None:
-    """10 % in the median and 20 % at the 95th percentile, with 3 % of noise: also on ratios left out as a whole."""
+    """10 % in the median and 20 % at the 95th percentile, with 3 % of noise: also on ratios left out as a whole.
+
+    Dense forms have none, and are left out one by one: no other cell could tell what PowerSGD's products cost.
+    """
     cells = cells_of(noisy)
-    for predicted in (unseen(cells, START), unseen(cells, START, lambda cell: str(cell.ratio))):
+    for predicted in (unseen(cells, START), unseen(cells, START, lambda c: str(c.ratio) if c.ratio > 1 else c.key)):
         found = check(cells, predicted)
         assert found.cells == len(noisy) == 108
         assert 0.005 < found.median < 0.10
