@@ -5,18 +5,21 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= results/demo
 
-.PHONY: demo test test-system test-gpu lint clean
+.PHONY: demo test test-system test-faults test-gpu lint clean
 
 demo: $(STAMP)
 	$(BIN)/cser-ray tune --out $(OUT)
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -m "not system and not gpu"
-	@echo "Left out: tests marked 'system' (they need root or a system package; 'make test-system' runs them) and 'gpu'"
-	@echo "(they need a CUDA GPU; 'make test-gpu' runs them)."
+	$(BIN)/python -m pytest -m "not system and not gpu and not faults"
+	@echo "Left out: tests marked 'system' (they need root or a system package; 'make test-system' runs them), 'faults'"
+	@echo "(minutes of killed runs; 'make test-faults') and 'gpu' (they need a CUDA GPU; 'make test-gpu')."
 
 test-system: $(STAMP)
 	$(BIN)/python -m pytest -m system
+
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest -m faults
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu

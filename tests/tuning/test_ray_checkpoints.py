@@ -23,7 +23,7 @@ from tests.processes import run_processes
 from tests.ray_session import processes, session
 from tests.train.points import CPU
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
 COMMAND = (
     "cser-ray tune --methods csea --ratios 4 --steps 160 --lrs .05,.1 --repeats 1 --workers 2 --distributed 1 "

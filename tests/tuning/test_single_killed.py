@@ -35,6 +35,9 @@ EVERY = 10
 CLOCKS = ["wall_s", "compute_s", "comm_s", "started_at", "heartbeat_at", "ended_at"]
 
 
+pytestmark = pytest.mark.faults
+
+
 @pytest.fixture(scope="module")
 def trainer() -> Iterator[subprocess.Popen[str]]:
     """A process that runs a command a line: it answers the pid, what the command says, and how it ended."""
