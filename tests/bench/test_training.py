@@ -155,7 +155,7 @@ def test_a_delay_is_given_to_the_optimizer() -> None:
         check_cell(cell("ef-sgd+delay2", 8))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "transformer-85m"])  # 18 s for another size
 def test_every_workload_has_gradients(name: str) -> None:
     """A backward pass reaches every parameter of a fresh model and leaves the template as it was."""
     workload = make_workload(name, torch.device("cpu"), rank=0)
