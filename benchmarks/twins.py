@@ -7,16 +7,16 @@ differ by more than 1e-10 (float64) or 1e-5 (float32), or their ledgers differ a
 """
 
 import argparse
-import math
 import os
 import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from cser_ray.budget import METHOD_BUDGETS, structure_for
+from cser_ray.budget import METHOD_BUDGETS
 from cser_ray.communicator import Communicator
-from cser_ray.train.config import RunConfig
+from cser_ray.train.config import RunConfig, config_at
 from cser_ray.train.loop import Trial
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
@@ -24,25 +24,8 @@ TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 
 def configuration(method: str, task: str, steps: int, workers: int, dtype: str, order: str) -> list[RunConfig]:
     """Two stacked runs of a method at R_C = 8."""
-    ratio = {"sgd": 1.0, "no-sync": math.inf}.get(method, 8.0)
-    structure = structure_for(method, ratio)
-    return [
-        RunConfig(
-            task=task,
-            method=method,
-            ratio=ratio,
-            lr=lr,
-            repeat=repeat,
-            steps=steps,
-            workers=workers,
-            dtype=dtype,
-            block_order=order,
-            reset_interval=structure.reset_interval,
-            reset_ratio=structure.reset_ratio,
-            gradient_ratio=structure.gradient_ratio,
-        )
-        for lr, repeat in ((0.05, 0), (0.1, 1))
-    ]
+    common: dict[str, Any] = {"task": task, "steps": steps, "workers": workers, "dtype": dtype, "block_order": order}
+    return [config_at(method, 8.0, lr=lr, repeat=repeat, **common) for lr, repeat in ((0.05, 0), (0.1, 1))]
 
 
 def trained(configs: list[RunConfig], communicator: Communicator, device: torch.device) -> Trial:

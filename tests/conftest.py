@@ -12,12 +12,6 @@ from tests.store_rows import STUDY
 torch.set_num_threads(1)
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A bare `pytest` on a machine without a GPU leaves out what `make test` deselects."""
-    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
-
-
 @pytest.fixture
 def local(tmp_path):
     """A store with a study and no rows."""

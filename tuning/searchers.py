@@ -67,11 +67,6 @@ LEARNING = ("tpe",)
 """Those that propose more once losses are known."""
 
 
-def size(method: str, ratio: float, steps: int | None = None) -> int:
-    """How many structures the lattice of a method has at a ratio, for runs of so many steps."""
-    return len(_pool(method, ratio, steps))
-
-
 @lru_cache
 def _pool(method: str, ratio: float, steps: int | None) -> tuple[Structure, ...]:
     """All points of the method itself: those of a simpler method are that one's to try."""

@@ -13,10 +13,10 @@ import torch
 
 from cser_ray.bench.provenance import commit, hardware, today
 from cser_ray.bench.table import columns, number, size
-from cser_ray.budget import METHOD_BUDGETS, structure_for
+from cser_ray.budget import METHOD_BUDGETS
 from cser_ray.communicator import Communicator
 from cser_ray.rows import RunRow
-from cser_ray.train.config import RunConfig
+from cser_ray.train.config import RunConfig, config_at
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
 
@@ -63,15 +63,11 @@ class Sweep:
                     yield scaling, self._config(scaling, n, method, interval)
 
     def _config(self, scaling: str, n: int, method: str, interval: int | None) -> RunConfig:
-        ratio = {"sgd": 1.0, "no-sync": math.inf}.get(method, self.ratio)
-        structure = structure_for(method, ratio, interval)
-        return RunConfig(
+        return config_at(
+            method,
+            self.ratio,
+            interval,
             task=self.task,
-            method=method,
-            ratio=ratio,
-            reset_interval=structure.reset_interval,
-            reset_ratio=structure.reset_ratio,
-            gradient_ratio=structure.gradient_ratio,
             workers=n,
             batch_size=self.batch_size if scaling == "worker" else self.batch_size * self.reference // n,
             steps=self.steps,

@@ -28,19 +28,9 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class LinkRow:
+class LinkRow(Setting):
     """What one method costs on one link; bytes, rounds and times are those of a step, bytes also of a worker."""
 
-    date: str
-    commit: str
-    hardware: str
-    torch: str
-    backend: str
-    rate_bps: float
-    workers: int
-    processes_per_worker: int
-    model: str
-    params: int
     method: str
     optimizer: str
     ratio: float | None

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from cser_ray.budget import Structure
+from cser_ray.budget import Structure, budget_of, ratio_of, structure_for
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,17 @@ class RunConfig:
         """The factor of `lr` at step t = 1 ... run_steps."""
         warmup = min(1.0, t / self.warmup_steps) if self.warmup_steps else 1.0
         return warmup * SCHEDULES[self.schedule]((t - 1) / self.run_steps)
+
+
+def config_at(method: str, ratio: float, reset_interval: int | None = None, **values: Any) -> RunConfig:
+    """A method at an overall ratio, its structure by the rule of `structure_for`; `values` are the other fields.
+
+    A method without a ratio of its own stands at its only one. Raises ValueError for what cannot be met.
+    """
+    if not budget_of(method).knobs:
+        ratio = ratio_of(method, Structure())
+    structure = structure_for(method, ratio, reset_interval)
+    return RunConfig(method=method, ratio=ratio, **asdict(structure), **values)
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 
 from cser_ray import cli
 from cser_ray.bench.commands import DEFAULT_METHODS, bench, links
-from cser_ray.bench.hosts import missing_rights
 from cser_ray.bench.links import make_links
 from cser_ray.bench.peers import PEERS
 
@@ -87,7 +86,7 @@ def test_the_benchmark_needs_neither_ray_nor_pandas() -> None:
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.skipif(bool(missing_rights()), reason=missing_rights())
+@pytest.mark.system
 def test_a_file_of_other_rows_is_refused_before_the_benchmark(tmp_path: Path) -> None:
     """--out does not find out after five minutes that it cannot append."""
     other = tmp_path / "rows.csv"
