@@ -20,12 +20,15 @@ from cser_ray.train.config import RunConfig, config_at
 from cser_ray.train.loop import Trial
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+RATES = (0.05, 0.1)
+ADAM_RATES = (5e-4, 1e-3)  # AdamW's step has the length of its rate, whatever the gradient's
 
 
 def configuration(method: str, task: str, steps: int, workers: int, dtype: str, order: str) -> list[RunConfig]:
     """Two stacked runs of a method at R_C = 8."""
     common: dict[str, Any] = {"task": task, "steps": steps, "workers": workers, "dtype": dtype, "block_order": order}
-    return [config_at(method, 8.0, lr=lr, repeat=repeat, **common) for lr, repeat in ((0.05, 0), (0.1, 1))]
+    rates = ADAM_RATES if method.endswith("adamw") else RATES
+    return [config_at(method, 8.0, lr=lr, repeat=repeat, **common) for repeat, lr in enumerate(rates)]
 
 
 def trained(configs: list[RunConfig], communicator: Communicator, device: torch.device) -> Trial:
