@@ -30,6 +30,10 @@ MANIFEST = "manifest.json"
 _STEP = re.compile(r"step-(\d+)")
 
 
+MALFORMED = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError)
+"""What reading content that nobody wrote like this may raise; nesting without end is a RuntimeError."""
+
+
 class DamagedError(ValueError):
     """A checkpoint that is not what was written."""
 
@@ -50,8 +54,11 @@ def decode(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = safetensors.torch.load(data)
         # safetensors gives the header's text for a path only, and a bucket has none: 8 bytes of length, then JSON
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return tensors, json.loads(header["__metadata__"]["state"])
-    except (SafetensorError, ValueError, KeyError) as error:
+        state = json.loads(header["__metadata__"]["state"])
+        if not isinstance(state, dict):
+            raise ValueError("its state is no JSON object")
+        return tensors, state
+    except (SafetensorError, *MALFORMED) as error:
         raise DamagedError(f"not a file of this kind ({error})") from error
 
 
@@ -94,9 +101,13 @@ class CheckpointStore:
         earlier = [other for other in self.steps() if other < step]
         with contextlib.suppress(OSError):  # what is too much takes room and does no harm
             for other in set(self._begun()) - {step, *earlier[: KEPT - 1]}:
-                self._folder.remove(self._name(other, MANIFEST))  # first, so that a kill leaves none half there
-                self._folder.remove(f"{self._root}/step-{other:08d}")
+                self.drop(other)
         return digest
+
+    def drop(self, step: int) -> None:
+        """Remove the checkpoint of a step, or what there is of it."""
+        self._folder.remove(self._name(step, MANIFEST))  # first, so that a kill leaves none half there
+        self._folder.remove(f"{self._root}/step-{step:08d}")
 
     def manifest(self, step: int) -> Manifest:
         """The verified manifest of a step. Raises DamagedError where there is none or it is not what was written."""
@@ -107,8 +118,10 @@ class CheckpointStore:
                 raise ValueError("its checksum differs")
             if content["version"] > VERSION:
                 raise ValueError(f"version {content['version']} is newer than this cser-ray: upgrade it")
+            if not (isinstance(content["fingerprint"], dict) and isinstance(content["files"], dict)):
+                raise ValueError("it holds something else")
             return Manifest(content["fingerprint"], content["files"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except MALFORMED as error:
             raise DamagedError(f"{self.path(step)}/{MANIFEST}: {error}") from error
 
     def read(self, step: int, file: str, manifest: Manifest) -> tuple[dict[str, Tensor], dict[str, Any]]:

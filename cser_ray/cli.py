@@ -12,23 +12,22 @@ from cser_ray.options import (
     CONFIG,
     METHOD,
     PLAN_OPTIONS,
+    SELECT,
+    STUDY_OPTIONS,
     TASK_OPTIONS,
     TRAINING_OPTIONS,
     Group,
-    Names,
-    Numbers,
     clear_errors,
     command_line,
-    known_methods,
     print_columns,
+    selection_rule,
     settings_of,
     with_options,
 )
+from cser_ray.page_commands import dashboard, report
+from cser_ray.take_home import best, export, push
 
 TABLE_FORMATS = ("table", "csv", "json", "markdown")
-SELECT = click.option(
-    "--select", type=click.Choice(["val-loss", "val-acc", "train-loss"]), help="Choose by this [the study's]."
-)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,51 +40,16 @@ def main() -> None:
 
 
 main.add_command(bench)
+main.add_command(best)
+main.add_command(export)
+main.add_command(push)
+main.add_command(dashboard)
+main.add_command(report)
 
 
 @main.command()
 @with_options(TASK_OPTIONS)
-@click.option("--methods", type=Names("method", known_methods), help="Comma-separated; see `cser-ray methods` [all].")
-@click.option("--ratios", type=Numbers(), help="Overall ratios R_C to compare at [16,256,1024].")
-@click.option("--lrs", type=Numbers(), help="Learning rates that every method tries [.05,.1,.5].")
-@click.option("--repeats", type=int, default=3, show_default=True, help="Seeds for each chosen configuration.")
-@click.option(
-    "--trials",
-    type=int,
-    default=1,
-    show_default=True,
-    help="Candidate structures for each method and ratio; methods without structure try more learning rates.",
-)
-@click.option(
-    "--searcher",
-    type=click.Choice(["spread", "random", "tpe"]),
-    default="spread",
-    show_default=True,
-    help="Which structures: the authors' and rules, then spread over the lattice; at random; or Optuna's.",
-)
-@click.option(
-    "--distributed",
-    type=int,
-    default=1,
-    show_default=True,
-    help="How many chosen configurations run again with real Ray Train workers.",
-)
-@click.option("--budget", help="What it may spend at most, as in 2h,40trials,500worker-h,10GB [all that is planned].")
-@click.option(
-    "--select",
-    type=click.Choice(["val-loss", "val-acc", "train-loss"]),
-    default="val-loss",
-    show_default=True,
-    help="Choose configurations by this; train-loss is the paper's rule.",
-)
-@click.option(
-    "--scheduler",
-    type=click.Choice(["none", "asha"]),
-    default="none",
-    show_default=True,
-    help="asha stops the worse half of trials early; stopped runs are not compared.",
-)
-@click.option("--max-concurrent", type=int, help="Trials at a time [as many as there are CPUs].")
+@with_options(STUDY_OPTIONS)
 @with_options(TRAINING_OPTIONS)
 @CONFIG
 @click.option("--out", help="Results folder or s3:// URI; one that exists is gone on with [results/TASK].")
@@ -97,12 +61,14 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
     result on real workers; that takes under 4 minutes on 2 cores. Interrupt it at any time: the same command goes on.
     """  # fmt: skip
     with clear_errors():
-        from dataclasses import fields
+        from dataclasses import fields, replace
 
+        from cser_ray.train.logistics import Logistics
         from dashboards.terminal import Progress
         from tuning.defaults import TASK_DEFAULTS
         from tuning.run import run_study
         from tuning.spending import UNLIMITED, parse_limits
+        from tuning.starts import starts_from
         from tuning.study import Study
 
         settings = settings_of(ctx, given)
@@ -112,6 +78,8 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
         settings.setdefault("batch_size", _batch_size(settings))
         names = {f.name for f in fields(Study)}
         study = Study(**TASK_DEFAULTS.get(settings["task"], {}) | {k: v for k, v in settings.items() if k in names})
+        if earlier := settings.get("start_from"):
+            study = replace(study, starts=starts_from(study, earlier.split(",")))
         out = settings.get("out") or f"results/{study.task.replace(':', '.')}"
         command = command_line(out)
         try:
@@ -119,8 +87,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
                 study,
                 out,
                 Progress(),
-                cpus_per_worker=settings["cpus_per_worker"],
-                checkpoint_s=settings["checkpoint_s"],
+                Logistics.of(settings),
                 max_concurrent=settings.get("max_concurrent"),
                 scheduler=settings["scheduler"],
                 limits=limits,
@@ -158,6 +125,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
 @click.option("--lr", type=float, default=0.1, show_default=True)
 @click.option("--repeat", type=int, default=0, show_default=True, help="Another seed of the same run.")
 @click.option("--distributed", is_flag=True, help="One real Ray Train worker each, over NCCL or gloo.")
+@click.option("--from-workers", type=int, help="Go on from the checkpoint of this run with another number of workers.")
 @with_options(TRAINING_OPTIONS)
 @CONFIG
 @click.option("--out", help="Keep the rows in this results folder.")
@@ -181,28 +149,6 @@ def compare(results: str, all_rows: bool, form: str, select: str | None) -> None
     """Print the comparison of a study: which method at which ratio, and what it costs in accuracy."""
     with clear_errors():
         click.echo(_comparison(results, form, select, all_rows))
-
-
-@main.command()
-@click.argument("results")
-@click.option("--ratio", type=float, required=True, help="Overall ratio R_C.")
-@click.option("--method", type=METHOD, help="This method's settings [those of the one that the comparison recommends].")
-@SELECT
-@click.option("--out", help="Write the settings to this YAML file [to standard output].")
-def best(results: str, ratio: float, method: str | None, select: str | None, out: str | None) -> None:
-    """Take a study's best configuration home: its settings as YAML, and the commands that train with it."""
-    with clear_errors():
-        from cser_ray.results import read_runs
-        from tuning.best import find_best
-
-        found = find_best(read_runs(results), ratio, method, _rule(results, select))
-        settings = found.settings_file()
-        if out is not None:
-            with open(out, "w") as file:
-                file.write(settings)
-        click.echo(found.report(results, out), err=out is None)
-        if out is None:
-            click.echo(settings, nl=False)
 
 
 @main.command()
@@ -288,15 +234,8 @@ def _comparison(results: str, form: str, select: str | None, all_rows: bool) -> 
     from cser_ray.results import read_runs
     from tuning.compare import compare, configurations, render
 
-    runs, rule = read_runs(results), _rule(results, select)
+    runs, rule = read_runs(results), selection_rule(results, select)
     return str(render(configurations(runs, rule) if all_rows else compare(runs, rule), form))
-
-
-def _rule(results: str, select: str | None) -> str:
-    """What to choose by: as asked, else as the study did."""
-    from cser_ray.results import read_study
-
-    return select or read_study(results).get("fingerprint", {}).get("select") or "val-loss"
 
 
 def _batch_size(settings: dict[str, Any]) -> int:

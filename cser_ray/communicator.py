@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cser_ray.wire import dense_bytes, ring_bytes
+
 IN_RATIO = ("gradient", "reset")
 """The ledger's entries that R_C counts; all others (evaluation, batchnorm, seed-check, start) stand outside it."""
 HOST = "host"
@@ -91,6 +93,8 @@ class Communicator:
         self.ledger = Ledger()
         self.seconds = 0.0
         """Time this process has spent waiting in collectives (on a GPU: launching them)."""
+        self.waits: dict[str, float] = {}
+        """The same since the start, by the ledger's names; only of means and gathers."""
 
     def __repr__(self) -> str:
         return f"Communicator(workers={self.workers}, processes={self.processes}, rank={self.rank})"
@@ -107,7 +111,7 @@ class Communicator:
 
     def dense_bytes(self, d: int, steps: int = 1) -> float:
         """What a dense fp32 ring all-reduce of d values every step puts on the wire per worker."""
-        return self._ring(4 * d) * steps
+        return dense_bytes(d, self.size) * steps
 
     def start_mean(self, v: Tensor, name: str) -> Pending:
         """Start the mean over all workers of v `[..., w, k]`; v belongs to the communicator until the wait is over."""
@@ -120,12 +124,12 @@ class Communicator:
         start = time.perf_counter()
         # gloo has no ReduceOp.AVG, hence the division before the sum
         work = dist.all_reduce(total, group=self.group, async_op=True)
-        self.seconds += time.perf_counter() - start
+        self._waited(start, name)
 
         def finish() -> Tensor:
             start = time.perf_counter()
             work.wait()
-            self.seconds += time.perf_counter() - start
+            self._waited(start, name)
             return total
 
         return Pending(finish)
@@ -142,7 +146,7 @@ class Communicator:
         parts = [torch.empty_like(v, memory_format=torch.contiguous_format) for _ in range(self.processes)]
         start = time.perf_counter()
         dist.all_gather(parts, v.contiguous(), group=self.group)
-        self.seconds += time.perf_counter() - start
+        self._waited(start, name)
         return torch.cat(parts, -2)
 
     def total(self, v: Tensor, name: str) -> Tensor:
@@ -190,8 +194,14 @@ class Communicator:
         """The largest of a flag over the processes that make up this worker; here it is one."""
         return flag
 
+    def _waited(self, start: float, name: str) -> None:
+        """Time since `start` was spent waiting."""
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        self.waits[name] = self.waits.get(name, 0.0) + seconds
+
     def _ring(self, nbytes: float) -> float:
-        return 2 * (self.size - 1) / self.size * nbytes
+        return ring_bytes(nbytes, self.size)
 
     def _charge(self, name: str, nbytes: float, v: Tensor) -> None:
         assert v.shape[-2] == self.workers, f"{tuple(v.shape)} does not have {self.workers} workers along axis -2"

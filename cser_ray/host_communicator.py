@@ -59,7 +59,7 @@ class HostCommunicator(Communicator):
     def start_mean(self, v: Tensor, name: str) -> Pending:
         """See `Communicator.start_mean`; the parts are put together in `wait`, in the same order on all of a host."""
         self._charge(name, self._ring(v.shape[-1] * v.element_size()), v)
-        return self._start_sum(v, self._part(v).div_(self.size), v.shape[:-2].numel())
+        return self._start_sum(v, self._part(v).div_(self.size), v.shape[:-2].numel(), name)
 
     def all_gather(self, v: Tensor, name: str) -> Tensor:
         """See `Communicator.all_gather`."""
@@ -67,9 +67,9 @@ class HostCommunicator(Communicator):
         mine = self._part(v)
         parts = [torch.empty_like(mine) for _ in range(self.size)]
         if mine.numel():
-            with self._timed():
+            with self._timed(name):
                 dist.all_gather(parts, mine, group=alive(self._link))
-        rows = self._join(torch.stack(parts), v.numel(), v.shape[:-2].numel())
+        rows = self._join(torch.stack(parts), v.numel(), v.shape[:-2].numel(), name)
         return torch.cat([row.view_as(v) for row in rows], -2)
 
     def total(self, v: Tensor, name: str) -> Tensor:
@@ -77,7 +77,7 @@ class HostCommunicator(Communicator):
         if self.size > 1:
             self.ledger.add(name, self._ring(v[0].numel() * v.element_size() if v.dim() else v.element_size()))
         v = v.clone()
-        return self._start_sum(v, self._part(v), len(v) if v.dim() else 1).wait()
+        return self._start_sum(v, self._part(v), len(v) if v.dim() else 1, name).wait()
 
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite the tensors by those of rank 0 of the world, on every process."""
@@ -94,7 +94,7 @@ class HostCommunicator(Communicator):
         if g.numel() == 0:
             return
         self._charge_host(g.shape[-1] * g.element_size())
-        with self._timed():
+        with self._timed(HOST):
             dist.all_reduce(g.div_(self.ranks_per_host), group=alive(self._host))
 
     def any_in_host(self, flag: Tensor) -> Tensor:
@@ -104,17 +104,17 @@ class HostCommunicator(Communicator):
         dist.all_reduce(flag, dist.ReduceOp.MAX, group=alive(self._host))
         return flag
 
-    def _start_sum(self, v: Tensor, mine: Tensor, runs: int) -> Pending:
+    def _start_sum(self, v: Tensor, mine: Tensor, runs: int, name: str) -> Pending:
         """Start the sum over hosts of the parts `mine`, put together to the shape of v."""
-        with self._timed():
+        with self._timed(name):
             # no process has anything to say of an empty part: the last ones', where v is shorter than k parts
             work = dist.all_reduce(mine, group=alive(self._link), async_op=True) if mine.numel() else None
 
         def finish() -> Tensor:
             if work is not None:
-                with self._timed():
+                with self._timed(name):
                     work.wait()
-            return self._join(mine[None], v.numel(), runs).view_as(v)
+            return self._join(mine[None], v.numel(), runs, name).view_as(v)
 
         # it may be waited for twice, but putting the parts together is a collective
         return Pending(cache(finish))
@@ -124,7 +124,7 @@ class HostCommunicator(Communicator):
         size = -(-v.numel() // self.ranks_per_host)
         return v.reshape(-1)[self.local_rank * size : (self.local_rank + 1) * size]
 
-    def _join(self, parts: Tensor, numel: int, runs: int) -> Tensor:
+    def _join(self, parts: Tensor, numel: int, runs: int, name: str) -> Tensor:
         """The parts `[rows, <= size]` of all processes of this host, side by side: `[rows, numel]`."""
         if numel == 0:
             return parts
@@ -133,7 +133,7 @@ class HostCommunicator(Communicator):
         joined = mine.new_empty(self.ranks_per_host * rows, size)
         # an all-gather sends what a ring all-reduce sends in its second half
         self._charge_host(joined.numel() * joined.element_size() / 2 / runs)
-        with self._timed():
+        with self._timed(name):
             dist.all_gather_into_tensor(joined, mine, group=alive(self._host))
         return joined.view(-1, rows, size).transpose(0, 1).reshape(rows, -1)[:, :numel]
 
@@ -143,7 +143,7 @@ class HostCommunicator(Communicator):
             self.ledger.add(HOST, 2 * (self.ranks_per_host - 1) / self.ranks_per_host * nbytes)
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
+    def _timed(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds += time.perf_counter() - start
+        self._waited(start, name)

@@ -42,18 +42,22 @@ class Names(click.ParamType[Any]):
 
 
 class Numbers(click.ParamType[Any]):
-    """A comma-separated list of numbers."""
+    """A comma-separated list of numbers, of whole ones with `Numbers(int)`."""
 
     name = "numbers"
 
+    def __init__(self, kind: type[float] = float):
+        self.kind = kind
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A tuple of floats."""
+        """A tuple of them."""
         if not isinstance(value, str):
             return tuple(value)
         try:
-            return tuple(float(part) for part in value.split(","))
+            return tuple(self.kind(part) for part in value.split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a comma-separated list of numbers", param, ctx)
+            whole = "whole " * (self.kind is int)
+            self.fail(f"{value!r} is not a comma-separated list of {whole}numbers", param, ctx)
 
 
 def known_methods() -> Sequence[str]:
@@ -65,9 +69,13 @@ def known_methods() -> Sequence[str]:
 
 ORDERS = ("random", "permuted", "cyclic")
 SCHEDULES = ("step", "cosine", "constant")
+KEEP_MODELS = ("auto", "all", "none")
 METHOD = Names("method", known_methods, many=False)
 CONFIG = click.option(
     "--config", type=click.Path(exists=True, dir_okay=False), help="A YAML file with any of these settings."
+)
+SELECT = click.option(
+    "--select", type=click.Choice(["val-loss", "val-acc", "train-loss"]), help="Choose by this [the study's]."
 )
 TASK_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--task", default="digits", show_default=True, help="See `cser-ray tasks`; or module.path:ClassName."),
@@ -94,6 +102,39 @@ TRAINING_OPTIONS: list[Callable[[Any], Any]] = [
                  help="CPUs that each process of a real worker reserves; below 1 they share cores."),
     click.option("--checkpoint-s", type=click.FloatRange(min=0), default=30.0, show_default=True,
                  help="Seconds between checkpoints, at evaluations; 0 for one at each."),
+    click.option("--timeout-s", type=click.FloatRange(min=0, min_open=True), default=300.0, show_default=True,
+                 help="Seconds for which real workers wait for each other before the trial ends."),
+    click.option("--wait-s", type=click.FloatRange(min=0), default=0.0, show_default=True,
+                 help="Seconds to wait for a cluster with room for the real workers."),
+    click.option("--keep-models", type=click.Choice(KEEP_MODELS), default="auto", show_default=True,
+                 help="Averaged models for `cser-ray export`: auto keeps all small ones, else what a method stands with."),
+]  # fmt: skip
+STUDY_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option("--methods", type=Names("method", known_methods), help="Comma-separated; see `cser-ray methods` [all]."),
+    click.option("--ratios", type=Numbers(), help="Overall ratios R_C to compare at [16,256,1024]."),
+    click.option("--lrs", type=Numbers(), help="Learning rates that every method tries [.05,.1,.5]."),
+    click.option("--extend-lrs", type=int, default=0, show_default=True,
+                 help="How often that grid may grow, for every method, while a best rate stands on its edge."),
+    click.option("--repeats", type=int, default=3, show_default=True, help="Seeds for each chosen configuration."),
+    click.option("--confirm", type=int, default=0, show_default=True,
+                 help="Fresh seeds for it, which choose nothing; results are reported on these."),
+    click.option("--trials", type=int, default=1, show_default=True,
+                 help="Candidate structures for each method and ratio; methods without structure try more learning rates."),
+    click.option("--searcher", type=click.Choice(["spread", "random", "tpe"]), default="spread", show_default=True,
+                 help="Which structures: the authors' and rules, then spread over the lattice; at random; or Optuna's."),
+    click.option("--start-from", help="Comma-separated results of earlier studies; what they chose is tried first."),
+    click.option("--rungs", type=Numbers(int),
+                 help="Steps of shorter runs that candidates pass first, as in 256,1024; the best go on [none]."),
+    click.option("--transfer-lrs", is_flag=True,
+                 help="Candidates after a cell's first try only the three rates around its best."),
+    click.option("--distributed", type=int, default=1, show_default=True,
+                 help="How many chosen configurations run again with real Ray Train workers."),
+    click.option("--budget", help="What it may spend at most, as in 2h,40trials,500worker-h,10GB [all that is planned]."),
+    click.option("--select", type=click.Choice(["val-loss", "val-acc", "train-loss"]), default="val-loss",
+                 show_default=True, help="Choose configurations by this; train-loss is the paper's rule."),
+    click.option("--scheduler", type=click.Choice(["none", "asha", "hyperband"]), default="none", show_default=True,
+                 help="Stops the worse trials early, asynchronously; stopped runs are not compared."),
+    click.option("--max-concurrent", type=int, help="Trials at a time [as many as there are CPUs]."),
 ]  # fmt: skip
 PLAN_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--params", type=int, help="Trained parameters of the model; or --task, or --model."),
@@ -138,7 +179,7 @@ def settings_of(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
 
         try:
             loaded = yaml.safe_load(Path(path).read_text()) or {}
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that there is not
             raise ValueError(f"{path} is not YAML: {error}") from error
         if not isinstance(loaded, dict):
             raise ValueError(f"{path} holds no mapping of settings")
@@ -147,6 +188,11 @@ def settings_of(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
         for key, value in from_file.items():
             if key not in given:
                 raise ValueError(f"{path}: there is no setting {key!r}{hint(key, given)}")
+            items = value if isinstance(value, list) else [value]
+            if any(
+                isinstance(item, list | dict) for item in items
+            ):  # as text, a few aliases of aliases fill the memory
+                raise ValueError(f"{path}: {key} is a value or a list of values")
             if isinstance(value, list):
                 value = ",".join(map(str, value))
             elif value is not None and not isinstance(value, bool):
@@ -167,6 +213,13 @@ def command_line(out: str) -> str:
     if not any(argument == "--out" or argument.startswith("--out=") for argument in arguments):
         arguments = [*arguments, "--out", out]
     return shlex.join(["cser-ray", *arguments])
+
+
+def selection_rule(results: str, select: str | None) -> str:
+    """What to choose by: as asked, else as the study did."""
+    from cser_ray.results import read_study
+
+    return select or read_study(results).get("fingerprint", {}).get("select") or "val-loss"
 
 
 @contextmanager

@@ -2,9 +2,9 @@
 
 A results folder is `study.json`, `trials/<trial_id>-a<attempt>.parquet` (a row a run) and `history/...` of the same
 name (a row a run and evaluation): plain Parquet that any tool can read, on a local disk or under `s3://`. Trials under way
-keep `checkpoints/<trial_id>/` beside them (cser_ray.checkpoint). One file a trial and attempt means no locks and any
-number of writers. No torch and no ray here, and pandas and pyarrow only once a table is asked for. The row types are
-re-exported: who reads results imports this module and no other.
+keep `checkpoints/<trial_id>/` beside them (cser_ray.checkpoint), finished runs `models/` (cser_ray.model_store). One file
+a trial and attempt means no locks and any number of writers. No torch and no ray here, and pandas and pyarrow only once a
+table is asked for. The row types are re-exported: who reads results imports this module and no other.
 """
 
 import json
@@ -13,7 +13,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from datetime import date, datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cser_ray.errors import CserWarning
@@ -75,11 +75,12 @@ def read_study(uri: str) -> dict[str, Any]:
         raise FileNotFoundError(f"no study at {uri}: {LAYOUT}")
     try:
         study = json.loads(text)
-    except ValueError as error:
+        jsonable(study)  # whoever walks through it would meet nesting without end
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}): restore it from a copy, or take another folder") from error
-    if not isinstance(study, dict):
+    if not (isinstance(study, dict) and isinstance(study.get("fingerprint", {}), dict)):
         raise ValueError(
-            f"{path} holds a JSON {type(study).__name__}, not an object: restore it, or take another folder"
+            f"{path} holds a JSON {type(study).__name__} that is no study: restore it, or take another folder"
         )
     _refuse_newer(path, study.get("schema_version"))
     return study
@@ -120,10 +121,31 @@ def decode(data: bytes, row_type: type[Row], path: str) -> "pa.Table":
         raise ValueError(f"Parquet of something else: it has no column {', '.join(missing)}")
     wanted, there = _reading(row_type), set(table.column_names)
     try:
-        arrays = [table[f.name].cast(f.type) if f.name in there else pa.nulls(len(table), f.type) for f in wanted]
-    except pa.ArrowException as error:
-        raise ValueError(f"Parquet of something else: a column has another type ({error})") from error
-    return pa.table(arrays, schema=wanted)
+        arrays = [
+            pa.nulls(len(table), f.type)
+            if f.name not in there
+            else table[f.name]
+            if table[f.name].type == f.type
+            else table[f.name].cast(f.type)
+            for f in wanted
+        ]
+        found = pa.table(arrays, schema=wanted)
+        _check_values(found)
+    except (pa.ArrowException, OverflowError) as error:
+        raise ValueError(f"Parquet of something else: a column does not hold what it should ({error})") from error
+    return found
+
+
+def _check_values(table: "pa.Table") -> None:
+    """Raise an error of Arrow or OverflowError for text that is no UTF-8 and years beyond Python's: else users meet them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for column in table.columns:
+        if pa.types.is_string(column.type):
+            column.validate(full=True)
+        elif pa.types.is_timestamp(column.type):
+            pc.min_max(column).as_py()
 
 
 @lru_cache(maxsize=2048)  # a live page reads a study again and again, and few of its files have changed
@@ -131,11 +153,14 @@ def _decoded(data: bytes, name: str, path: str) -> "pa.Table":
     return decode(data, TABLES[name], path)
 
 
-def _refuse_newer(path: str, version: bytes | int | None) -> None:
-    if int(version or 0) > SCHEMA_VERSION:
+def _refuse_newer(path: str, version: Any) -> None:
+    try:
+        number = int(version or 0)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{path} has results schema {version!r}, which is no number: restore it") from error
+    if number > SCHEMA_VERSION:
         raise NewerError(
-            f"{path} has results schema {int(version or 0)} and this cser-ray reads up to {SCHEMA_VERSION}: "
-            "upgrade cser-ray"
+            f"{path} has results schema {number} and this cser-ray reads up to {SCHEMA_VERSION}: upgrade cser-ray"
         )
 
 
@@ -175,8 +200,9 @@ def _read(uri: str, name: str) -> "pd.DataFrame":
     return _frame(pa.concat_tables(tables), row_type)
 
 
+@cache
 def _reading(row_type: type[Row]) -> "pa.Schema":
-    """The schema as read: any column may be null, since an older version may lack it."""
+    """The schema as read: any column may be null, since an older version may lack it. All tables share one."""
     import pyarrow as pa
 
     return pa.schema([f.with_nullable(True) for f in schema(row_type)])

@@ -38,7 +38,9 @@ class RunRow:
     trial_id: str = col("text", "trial: one method with one structure")
     attempt: int = col("1", "how often the trial had been started before; names the file")
     run_id: str = col("text", "run, unique in the study")
-    stage: str = col("text", "what asked for the run: screen, repeat or real of a study; train for a single run")
+    stage: str = col(
+        "text", "what asked for the run: rung, screen, repeat, extend, confirm or real of a study; train for a single run"
+    )
     rung: str = col("text", "how the run was carried out: virtual or distributed")
     task: str = col("text", "model, data and loss by name")
     task_hash: str | None = opt("text", "hash of the data; runs of different hashes are not compared")
@@ -75,6 +77,7 @@ class RunRow:
     )
     diverged_step: int | None = opt("steps", "step at which divergence was noticed")
     error: str | None = opt("text", "what failed, when status is ERROR")
+    note: str | None = opt("text", "what happened on the way, such as a change of the number of workers")
     epochs: float | None = opt("epochs", "passes over the training data so far")
     train_loss: float | None = opt("nats", "training loss at the last evaluation")
     val_loss: float | None = opt("nats", "validation loss of the averaged model")

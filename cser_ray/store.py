@@ -6,6 +6,7 @@ else, is refused rather than mixed.
 """
 
 import contextlib
+import errno
 import json
 import re
 import threading
@@ -96,6 +97,13 @@ class Store:
             raise ValueError(
                 f"{self.uri} is no results folder: it has no study.json but {some}; choose another --out, or empty it"
             )
+
+    def check_writable(self) -> None:
+        """Raise OSError, with a path, where the folder has vanished or takes no more bytes."""
+        study = self.folder.read("study.json")
+        if study is None:
+            raise FileNotFoundError(errno.ENOENT, "the results folder has vanished", self.folder.path("study.json"))
+        self.folder.write("study.json", study)
 
     def read_study(self) -> dict[str, Any]:
         """The folder's study.json; infinities stand as "inf". Raises FileNotFoundError where there is none."""

@@ -50,8 +50,9 @@ class Progress:
             self._live = Live(self._table(), console=console, auto_refresh=False)
             self._live.start(refresh=True)
 
-    def update(self, done: int, running: int, best: str, left_s: float | None) -> None:
-        """So many runs are done and running, `best` is the best so far ("" for none), `left_s` may be unknown: None."""
+    def update(self, done: int, total: int, running: int, best: str, left_s: float | None) -> None:
+        """So many of `total` runs are done, so many running; `best` is "" for none yet, `left_s` may be unknown: None."""
+        self._total = total
         news = done > self._printed[0]
         self._state = (done, running, best, left_s)
         if self._live is not None:

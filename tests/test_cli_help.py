@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from cser_ray import cli, options
 from cser_ray.compressors.grbs import ORDERS
+from cser_ray.model_store import KEEP
 from cser_ray.tasks import TASKS
 from cser_ray.train.config import SCHEDULES
 from tuning.defaults import METHOD_LINES
@@ -47,9 +48,10 @@ def test_lists_have_the_name_first_and_are_whole(command: str, table: dict[str, 
 
 
 def test_options_offer_what_the_tables_hold() -> None:
-    """Block orders and schedules stand in options.py in so many words, to spare --help the import: they are the tables'."""
+    """What options.py has in so many words, to spare --help the import, is what the tables hold."""
     assert tuple(ORDERS) == options.ORDERS
     assert tuple(SCHEDULES) == options.SCHEDULES
+    assert KEEP == options.KEEP_MODELS
 
 
 @pytest.mark.parametrize(

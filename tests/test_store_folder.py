@@ -11,6 +11,7 @@ import torch
 
 from cser_ray.checkpoint import COMMON, CheckpointStore, Manifest
 from cser_ray.errors import CserWarning
+from cser_ray.model_store import FACTS, ModelStore, decode, encode
 from cser_ray.results import read_history, read_runs
 from cser_ray.store import Store, check_same_study
 from tests.store_rows import STUDY, epoch_row, run_row
@@ -56,6 +57,20 @@ def test_what_is_written_is_read(uri):
     assert store.read_study()["fingerprint"]["workers"] == 4
     assert read_runs(uri)["run_id"].tolist() == ["r", "q"]
     assert read_history(uri)["evaluation"].tolist() == [0, 1]
+
+
+def test_models_are_written_read_and_removed(uri):
+    """On a disk and in a bucket; a run without a model has none."""
+    store = ModelStore(uri)
+    assert (store.read("r"), store.sizes()) == (None, {})
+    facts = dict.fromkeys(FACTS, "97.2") | {"run_id": "r"}
+    data = encode({"x": torch.arange(3.0), "n": torch.tensor(7)}, facts)
+    store.write("r", data)
+    assert store.sizes() == {"r": len(data)}
+    tensors, facts = decode(store.read("r"))
+    assert (tensors["x"].tolist(), tensors["n"].item(), facts["test_acc"]) == ([0, 1, 2], 7, "97.2")
+    store.remove("r")
+    assert store.read("r") is None
 
 
 def test_checkpoints_are_written_read_and_removed(uri):

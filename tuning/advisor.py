@@ -14,8 +14,7 @@ import math
 from dataclasses import dataclass
 
 from cser_ray.budget import METHOD_BUDGETS, Structure, ratio_of, realised, rounds
-from cser_ray.communicator import Communicator
-from cser_ray.optimizers.overlap import EDGES
+from cser_ray.wire import EDGES, dense_bytes
 from tuning.constants import Constants
 from tuning.peers import PEERS, buckets, sent_share
 
@@ -65,7 +64,7 @@ class Job:
 
     def dense_bytes(self, ranks: int) -> float:
         """What a dense fp32 all-reduce of the model over a ring of so many ranks sends over each worker's link."""
-        return Communicator(ranks, group=None).dense_bytes(self.params)
+        return dense_bytes(self.params, ranks)
 
     @property
     def model_bytes(self) -> float:

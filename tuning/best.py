@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cser_ray.structure import number
 from cser_ray.train.config import RunConfig
+from tuning.cells import Choices
 from tuning.compare import compare
 from tuning.comparison import Cell, Comparison, Verdict, spread
 from tuning.render import CHOSEN_BY
@@ -29,6 +30,8 @@ class Best:
     """The configuration and its result over all repeats, in a sentence."""
     test_acc: float
     test_loss: float
+    run_ids: tuple[str, ...]
+    """Its repeats that converged, as the store names them; `config` is of the first."""
     other_repeats: tuple[int, ...]
 
     def settings_file(self) -> str:
@@ -60,8 +63,11 @@ def find_best(runs: "pd.DataFrame", ratio: float, method: str | None = None, sel
     Raises ValueError as compare does; for a ratio or method that has no result; where nothing converged; and for a run
     whose row does not tell its settings.
     """
-    comparison = compare(runs, select)
-    choices = choose(runs, select)
+    return best_of(compare(runs, select), choose(runs, select), ratio, method)
+
+
+def best_of(comparison: Comparison, choices: Choices, ratio: float, method: str | None = None) -> Best:
+    """`find_best` in a study that is compared already; raises as it does."""
     own = next((c.ratio for c in choices.values() if c.method == method and method in REFERENCES), None)
     verdict = next((v for v in comparison.verdicts if v.ratio == ratio), None)
     if verdict is None and ratio != own:
@@ -74,18 +80,20 @@ def find_best(runs: "pd.DataFrame", ratio: float, method: str | None = None, sel
     if choice is None:
         there = ", ".join(c.method for c in comparison.cells if c.ratio == ratio or c.method in REFERENCES)
         raise ValueError(f"{taken} has no finished run at {title(ratio)}; there are {there}")
-    run = next((r for r in choice.runs if not r["diverged"] and None not in (r["test_acc"], r["test_loss"])), None)
-    if run is None:
+    converged = [r for r in choice.runs if not r["diverged"] and None not in (r["test_acc"], r["test_loss"])]
+    if not converged:
         raise ValueError(
             f"{taken} has no repeat that converged at {title(choice.ratio)}: there is nothing to train with"
         )
+    run = converged[0]
     cell = next(c for c in comparison.cells if (c.method, c.ratio) == (choice.method, choice.ratio))
     return Best(
         config=recorded_config(run["config_json"]),
         decision=tuple(_decision(comparison, verdict, cell, method)),
-        summary=_summary(choice, cell, select),
+        summary=_summary(choice, cell, comparison.select),
         test_acc=run["test_acc"],
         test_loss=run["test_loss"],
+        run_ids=tuple(r["run_id"] for r in converged),
         other_repeats=tuple(k for k in choice.repeats if k != run["repeat"]),
     )
 

@@ -83,13 +83,16 @@ def read_links(path: str, backend: str | None = None) -> list[Cell]:
 
     Raises ValueError where the file lacks a column or has no cell, naming it.
     """
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
     try:
-        cells = cells_of(rows)
+        with open(path, newline="") as file:
+            cells = cells_of(csv.DictReader(file))
     except KeyError as error:
         raise ValueError(
             f"{path} has no column {error}: give a table written by `cser-ray bench links --format csv`"
+        ) from error
+    except (ValueError, TypeError, ArithmeticError, csv.Error) as error:
+        raise ValueError(
+            f"{path} is no table of links ({error}): give one written by `cser-ray bench links --format csv`"
         ) from error
     found = [cell for cell in cells if backend in (None, cell.backend)]
     if not found:

@@ -83,7 +83,7 @@ class StudyCallback(Callback):
     def _show(self) -> None:
         new, elapsed = self.done - self.before, time.monotonic() - self.started
         left = elapsed / new * (self.total - self.done) if new else None
-        self.progress.update(self.done, sum(self.running.values()), self.best[1], left)
+        self.progress.update(self.done, self.total, sum(self.running.values()), self.best[1], left)
 
 
 def _error_text(trial: Any) -> str:

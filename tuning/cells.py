@@ -12,7 +12,18 @@ from cser_ray.structure import Structure
 from tuning.comparison import Cell, ConfigurationRow, Reference, Twin
 from tuning.fairness import name_cell
 from tuning.rates import by_rate, good_range, untuned
-from tuning.selection import REFERENCES, Choice, Configuration, Run, by_cell, configuration_of, finished, mean_std
+from tuning.selection import (
+    REFERENCES,
+    RUNG,
+    Choice,
+    Configuration,
+    Run,
+    by_cell,
+    choosers,
+    configuration_of,
+    finished,
+    mean_std,
+)
 from tuning.verdict import accuracy_of, simplicity
 
 PAPER_RATES = (0.05, 0.1, 0.5, 1.0)
@@ -104,11 +115,13 @@ def configuration_row(runs: list[Run], choices: Choices) -> ConfigurationRow:
     """The row of one configuration on one rung; test columns only where it is the chosen one."""
     first = runs[0]
     configuration = configuration_of(first)
-    done = finished(runs, first["rung"])
+    short = first["stage"] == RUNG
+    done = [run for run in runs if run["status"] == "FINISHED"] if short else choosers(finished(runs, first["rung"]))
     converged = [run for run in done if not run["diverged"]]
     choice = choices.get((first["method"], first["ratio"]))
-    chosen = choice is not None and choice.configuration == configuration
-    test, test_std = mean_std(run["test_acc"] for run in converged) if chosen else (None, None)
+    chosen = choice is not None and choice.configuration == configuration and not short
+    reported = choice.runs if choice is not None and first["rung"] == "virtual" else done
+    test, test_std = mean_std(run["test_acc"] for run in reported if not run["diverged"]) if chosen else (None, None)
     loss, loss_std = mean_std(run["val_loss"] for run in converged)
     accuracy, accuracy_std = mean_std(run["val_acc"] for run in converged)
     return ConfigurationRow(
@@ -118,7 +131,7 @@ def configuration_row(runs: list[Run], choices: Choices) -> ConfigurationRow:
         block_order=configuration.block_order,
         lr=configuration.lr,
         paper_rate=any(math.isclose(configuration.lr, rate) for rate in PAPER_RATES),
-        rung=first["rung"],
+        rung=f"{first['steps']} steps" if short else first["rung"],
         stages="+".join(dict.fromkeys(run["stage"] for run in runs)),
         n=len(done),
         diverged=len(done) - len(converged),

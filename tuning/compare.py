@@ -1,24 +1,36 @@
 """The honest comparison of a study's methods: pure functions from the runs table to values.
 
-A study's stages: "screen" (every candidate of a (method, ratio) cell on repeat 0), "repeat" (the best candidate of each
-on the others), "real" (the chosen configurations again on real workers) and "train" (single runs). Methods are compared
-on the virtual runs of all stages. Chosen by validation, reported on the test split: `tuning.selection` decides by which
+The stages of a study are `tuning.plan`'s; those of single runs are "train". Methods are compared on virtual runs of full
+length. Chosen by validation, reported on the test split: `tuning.selection` decides by which
 configuration a method stands, `tuning.fairness` whether a winner may be marked, `tuning.verdict` what to do.
 """
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cser_ray.structure import number
+from tuning.agreement import agreements
 from tuning.cells import cell_of, configuration_row, reference_lines, twins_of, zero_of_value
 from tuning.comparison import Cell, Comparison, ConfigurationRow, Reference, Verdict
 from tuning.fairness import found_problems
 from tuning.rates import synchronous_rate
 from tuning.render import render
-from tuning.selection import REFERENCES, Run, by_cell, choose_among, configuration_of, finished, records
+from tuning.selection import (
+    CONFIRM,
+    REFERENCES,
+    Choice,
+    Run,
+    by_cell,
+    choose_among,
+    choosers,
+    configuration_of,
+    finished,
+    place_of,
+    records,
+)
 from tuning.verdict import accuracy_of, simplicity, title, verdict
 
 if TYPE_CHECKING:
@@ -43,7 +55,7 @@ def compare(runs: "pd.DataFrame", select: str = "val-loss") -> Comparison:
     lines = reference_lines(choices)
     sgd = next((line for line in lines if line.name == "sgd"), None)
     floor = next((line for line in lines if line.is_floor), None)
-    tried = by_cell(done)
+    tried = by_cell(choosers(done))
     cells = [cell_of(c, tried[key], synchronous_rate(c.method, choices), lines) for key, c in choices.items()]
     cells.sort(key=lambda c: (c.ratio, simplicity(c.method)))
     verdicts = _verdicts(cells, floor, sgd, equal=not problems)
@@ -65,11 +77,12 @@ def compare(runs: "pd.DataFrame", select: str = "val-loss") -> Comparison:
         cells=tuple(cells),
         references=tuple(lines),
         twins=tuple(twins),
+        agreements=tuple(agreements(rows, select)),
         verdicts=tuple(verdicts),
         gap_in_std=gap,
         shows_value=shows,
         advice=tuple(_overall(verdicts, shows)),
-        notes=(*_notes(sgd, floor, zero, gap), *left_out),
+        notes=(*_fresh(choices), *_notes(sgd, floor, zero, gap), *left_out),
         problems=tuple(problems),
     )
 
@@ -83,7 +96,7 @@ def configurations(runs: "pd.DataFrame", select: str = "val-loss") -> tuple[Conf
     choices = choose_among(_comparable(rows), select)
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in rows:
-        key = (run["ratio"], simplicity(run["method"]), configuration_of(run).order, run["rung"])
+        key = (run["ratio"], simplicity(run["method"]), configuration_of(run).order, place_of(run))
         groups.setdefault(key, []).append(run)
     return tuple(configuration_row(groups[key], choices) for key in sorted(groups))
 
@@ -127,6 +140,12 @@ def _overall(verdicts: list[Verdict], shows: bool | None) -> Iterable[str]:
             f"Every ratio costs accuracy here, the least {costs[ratio]:.1f} points at {title(ratio)}: "
             "where the link can carry dense gradients, do not compress."
         )
+
+
+def _fresh(choices: Mapping[tuple[str, float], Choice]) -> Iterable[str]:
+    repeats = sorted({run["repeat"] for c in choices.values() for run in c.runs if run["stage"] == CONFIRM})
+    if repeats:
+        yield f"Reported on fresh seeds, which chose nothing: repeats {', '.join(map(str, repeats))}."
 
 
 def _notes(sgd: Reference | None, floor: Reference | None, zero: Reference | None, gap: float | None) -> Iterable[str]:

@@ -102,6 +102,24 @@ class Twin:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How far a cheaper rung foretold a dearer one, over the configurations and repeats that ran on both."""
+
+    ratio: float | None
+    """None: over all ratios."""
+    below: str
+    above: str
+    n: int
+    tau: float | None
+    """Kendall's rank correlation: 1 for the same order, 0 for none; None where all points of a rung are equal."""
+    mean_difference: float | None
+    """Dearer less cheaper, in the unit of the score chosen by."""
+    largest_difference: float | None
+    diverged_on_one: int
+    """Points that diverged on one of the two only; they are in no difference."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a user should do at one ratio, and what supports it."""
 
@@ -134,6 +152,7 @@ class Comparison:
     cells: tuple[Cell, ...]
     references: tuple[Reference, ...]
     twins: tuple[Twin, ...]
+    agreements: tuple[Agreement, ...]
     verdicts: tuple[Verdict, ...]
     gap_in_std: float | None
     """From SGD to no-sync in test loss, in standard deviations of a repeat; None where it is not known."""

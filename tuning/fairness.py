@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from cser_ray.structure import number
-from tuning.selection import REFERENCES, Run, by_cell, configuration_of, finished, records
+from tuning.selection import REFERENCES, RUNG, Run, by_cell, configuration_of, finished, records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,11 +39,11 @@ def problems(runs: "pd.DataFrame") -> list[str]:
     """What was not equal between methods, a sentence each; empty for a fair study. Reads the virtual runs only.
 
     Equal: data, model, steps (up to rounding to a multiple of H), passes over the data, schedule, warm-up, momentum,
-    betas, weight decay, batch, workers; per (method, ratio) the number of finished runs, of configurations tried and the
-    repeats; and the learning rates of all cells that tried equally many structures (with fewer structures there are
-    further rates: those contain the others'). The references, sgd and no-sync, compete with nobody: their number of
-    runs is compared between the two only. Runs that failed, stopped early or are not finished count as a problem too:
-    they are missing from their method's search.
+    betas, weight decay, batch, workers; per (method, ratio) the number of finished runs (of shorter ones too), of
+    configurations tried and the repeats; and the learning rates of all cells that tried equally many structures (with
+    fewer structures there are further rates: those contain the others'). The references, sgd and no-sync, compete with
+    nobody: their number of runs is compared between the two only. Runs that failed, stopped early or are not finished
+    count as a problem too: they are missing from their method's search.
     """
     return found_problems(records(runs))
 
@@ -52,13 +52,15 @@ def found_problems(runs: Iterable[Run]) -> list[str]:
     """`problems` of rows already taken out of the table."""
     runs = [run for run in runs if run["rung"] == "virtual"]
     done = [run for run in runs if run["status"] == "FINISHED"]
+    whole = [run for run in done if run["stage"] != RUNG]
     return [
         *_unfinished(runs),
-        *_alike(done),
-        *_steps(done),
-        *_passes(done),
-        *_twice(done),
-        *_cells(finished(done)),
+        *_rungs(done),
+        *_alike(whole),
+        *_steps(whole),
+        *_passes(whole),
+        *_twice(whole),
+        *_cells(finished(whole), [run for run in done if run["stage"] == RUNG]),
     ]
 
 
@@ -105,6 +107,15 @@ def _unfinished(runs: list[Run]) -> Iterator[str]:
             f"{len(left)} of {len(runs)} runs did not finish ({_counted(counts)}): {where}"
             + (f"; the first error: {errors[0]}" if errors else "")
         )
+
+
+def _rungs(done: list[Run]) -> Iterator[str]:
+    """Short runs are compared by their number; where one has some, all have."""
+    competing = [run for run in done if run["method"] not in REFERENCES]
+    counts = dict.fromkeys(((run["method"], run["ratio"]) for run in competing), 0)
+    for run in competing:
+        counts[run["method"], run["ratio"]] += run["stage"] == RUNG
+    yield from _odd("the number of shorter runs differs", counts)
 
 
 def _alike(done: list[Run]) -> Iterator[str]:
@@ -158,12 +169,15 @@ def _twice(done: list[Run]) -> Iterator[str]:
         yield f"a repeat of a configuration was run more than once, and only one run of it counts: {_some(again)}"
 
 
-def _cells(done: list[Run]) -> Iterator[str]:
+def _cells(done: list[Run], short: list[Run]) -> Iterator[str]:
+    """Of runs of full length; structures and learning rates were tried where a shorter run had them."""
     cells = by_cell(done)
     if not cells:
         return
-    structures = {cell: len({c.structure for c in found}) for cell, found in cells.items()}
-    grids = {cell: frozenset(c.lr for c in found) for cell, found in cells.items()}
+    shorter = by_cell(short)
+    anywhere = {cell: {*found, *shorter.get(cell, ())} for cell, found in cells.items()}
+    structures = {cell: len({c.structure for c in found}) for cell, found in anywhere.items()}
+    grids = {cell: frozenset(c.lr for c in found) for cell, found in anywhere.items()}
     for competing in (True, False):
         group = {cell: found for cell, found in cells.items() if (cell[0] not in REFERENCES) == competing}
         runs = {cell: [run for repeats in found.values() for run in repeats] for cell, found in group.items()}

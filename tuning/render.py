@@ -15,6 +15,7 @@ from tuning.comparison import Cell, Comparison, ConfigurationRow
 from tuning.selection import REFERENCES
 from tuning.tables import (
     accuracy,
+    agreements_table,
     chosen_configurations,
     communication,
     every_configuration,
@@ -61,19 +62,20 @@ def _parts(c: Comparison, markdown: bool) -> Iterable[str]:
     def said(text: str) -> str:
         return text.replace("*", "\\*") if markdown else paragraph(text)
 
-    yield f"## {_heading(c)}" if markdown else paragraph(_heading(c))
+    yield f"## {heading(c)}" if markdown else paragraph(heading(c))
     yield from map(said, c.advice)
     yield from (said(sentence(verdict)) for verdict in c.verdicts)
     shown = (accuracy, references, value_retained, chosen_configurations, learning_rates, communication)
-    for table in (*(build(c) for build in shown), twins_table(c.twins)):
+    for table in (*(build(c) for build in shown), twins_table(c.twins), agreements_table(c.agreements)):
         if table.rows:
             yield table.markdown() if markdown else table.plain()
-    yield from listed("Marks", _legend(c))
+    yield from listed("Marks", legend(c))
     yield from listed("Notes", c.notes)
     yield from listed("Problems: not equal between methods, so no winner is marked", c.problems)
 
 
-def _heading(c: Comparison) -> str:
+def heading(c: Comparison) -> str:
+    """What was compared, and how its numbers are to be read."""
     size = f"{c.n_params} parameters" if c.n_params else None
     model = f" ({', '.join(filter(None, (c.model, size)))})" if c.model or size else ""
     repeats = sorted({cell.n for cell in c.cells})
@@ -84,7 +86,8 @@ def _heading(c: Comparison) -> str:
     )
 
 
-def _legend(c: Comparison) -> Iterable[str]:
+def legend(c: Comparison) -> Iterable[str]:
+    """What the marks in its tables mean, of those that are there."""
     compared = [cell for cell in c.cells if cell.method not in REFERENCES]
     if any(cell.winner for cell in compared):
         yield "* winner: above every other method of its row by a paired one-sided t-test over repeats, Holm, 5 %"

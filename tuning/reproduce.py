@@ -23,7 +23,7 @@ def recorded_config(text: str | None) -> RunConfig:
     """The configuration that a run's row holds as JSON (`config_json`). Raises ValueError where that is no such thing."""
     try:
         values = json.loads(text or "null")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"config_json of the run is not JSON ({error}): its settings are not known") from error
     kinds = get_type_hints(RunConfig)
     if not isinstance(values, dict) or not kinds.keys() >= values.keys() >= {"method", "task"}:

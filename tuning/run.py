@@ -1,6 +1,5 @@
 """Runs a study through Ray Tune and keeps its results folder; going on with a folder is the same call."""
 
-import math
 import os
 import tempfile
 import time
@@ -12,7 +11,9 @@ from cser_ray.checkpoint import CheckpointStore
 from cser_ray.results import read_runs
 from cser_ray.store import Store
 from cser_ray.train import cluster
-from cser_ray.train.checkpoints import CHECKPOINT_S
+from cser_ray.train.logistics import Logistics
+from tuning.export import prune_models
+from tuning.plan import make_plan, total_runs, total_trials
 from tuning.spending import UNLIMITED, Cost, Meter
 from tuning.study import Study, Trial
 from tuning.trial import git_sha, run_trial, to_config
@@ -27,8 +28,8 @@ class Progress(Protocol):
     def start(self, total: int) -> None:
         """A study of `total` runs begins."""
 
-    def update(self, done: int, running: int, best: str, left_s: float | None) -> None:
-        """So many runs are done and running, this is the best so far, and so many seconds are probably left."""
+    def update(self, done: int, total: int, running: int, best: str, left_s: float | None) -> None:
+        """So many of `total` runs are done and running, this is the best so far, so many seconds are probably left."""
 
     def note(self, text: str) -> None:
         """Something to know."""
@@ -55,23 +56,6 @@ class Outcome:
         return not (self.failed or self.interrupted)
 
 
-def check_resources(study: Study, cpus: float, cpus_per_worker: float) -> None:
-    """Raise ValueError, with what to change, where the cluster cannot hold the study's real workers."""
-    if not (0 < cpus_per_worker <= 1 or (cpus_per_worker > 1 and cpus_per_worker.is_integer())):
-        raise ValueError(f"--cpus-per-worker is a fraction of 1 or a whole number, not {cpus_per_worker:g}")
-    processes = study.workers * study.processes_per_worker
-    needed = processes * cpus_per_worker
-    if study.distributed and needed > cpus:
-        fit = int(cpus / cpus_per_worker) // study.processes_per_worker
-        share = math.floor(1e4 * cpus / processes) / 1e4  # Ray counts in ten-thousandths
-        several = f" of {study.processes_per_worker} processes" if study.processes_per_worker > 1 else ""
-        raise ValueError(
-            f"{study.workers} real workers{several} of {cpus_per_worker:g} CPU each need {needed:g} CPUs, the cluster "
-            f"has {cpus:g}. Take --workers {max(fit, 1)}, or --cpus-per-worker {share:g} to let them share cores, "
-            "or --distributed 0 for virtual workers only"
-        )
-
-
 def check_data(study: Study) -> None:
     """Raise what the task and its shards would raise, before anything is started."""
     from cser_ray.tasks import make_task
@@ -85,9 +69,8 @@ def run_study(
     study: Study,
     out: str,
     progress: Progress,
+    logistics: Logistics,
     *,
-    cpus_per_worker: float = 0.25,
-    checkpoint_s: float = CHECKPOINT_S,
     max_concurrent: int | None = None,
     scheduler: str = "none",
     limits: Cost = UNLIMITED,
@@ -101,7 +84,8 @@ def run_study(
     store.check_study(study.fingerprint())
     cluster.connect()
     capacity = cluster.capacity()
-    check_resources(study, capacity["CPU"], cpus_per_worker)
+    if study.distributed:
+        cluster.check_room(study.workers, study.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
     # Only now is the folder this study's: one that cannot run as asked must not stand in its own mended self's way.
     store.write_study({"fingerprint": study.fingerprint(), "name": os.path.basename(store.uri), "git_sha": git_sha()})
     for (method, ratio), reason in study.unreachable().items():
@@ -110,13 +94,14 @@ def run_study(
     from ray import tune
 
     from tuning.callback import StudyCallback
+    from tuning.events import StudyEvents
     from tuning.search import PlanSearcher
 
     name = os.path.basename(store.uri.rstrip("/"))
     scratch = tempfile.mkdtemp(prefix="cser-ray-") if "://" in store.uri else os.path.join(store.uri, "ray")
 
     def flat(trial: Trial) -> dict[str, Any]:
-        return to_config(trial, name, store.uri, os.path.join(scratch, "train"), cpus_per_worker, checkpoint_s)
+        return to_config(trial, name, store.uri, os.path.join(scratch, "train"), logistics)
 
     def resources(config: dict[str, Any]) -> Any:
         if config["rung"] == "distributed":
@@ -126,10 +111,18 @@ def run_study(
             bundle["GPU"] = 1.0
         return tune.PlacementGroupFactory([bundle])
 
-    real_at_once = max(1, int(capacity["CPU"] // (study.workers * study.processes_per_worker * cpus_per_worker)))
-    total = study.total_trials() if read_runs(store.uri).empty else None
+    processes = study.workers * study.processes_per_worker
+    real_at_once = max(1, cluster.room(logistics.cpus_per_worker) // processes)
+    total = total_trials(study) if read_runs(store.uri).empty else None
     started, meter = time.monotonic(), Meter(limits)
-    callback = StudyCallback(store, progress, study.total_runs(), started)
+    callback = StudyCallback(store, progress, total_runs(study), started)
+
+    callbacks = [callback] if "://" in store.uri else [callback, StudyEvents(store.uri)]
+
+    def planned(failed: frozenset[str]) -> list[Trial]:
+        plan = make_plan(study, read_runs(store.uri), failed)
+        callback.total = plan.runs
+        return plan.trials
 
     def fits(trial: Trial, running: Iterable[Trial]) -> bool:
         elapsed_s = time.monotonic() - started
@@ -138,31 +131,33 @@ def run_study(
     tuner = tune.Tuner(
         tune.with_resources(run_trial, resources),
         tune_config=tune.TuneConfig(
-            search_alg=PlanSearcher(
-                lambda failed: study.plan(read_runs(store.uri), failed), flat, real_at_once, total, fits
-            ),
-            scheduler=_scheduler(scheduler, study),
+            search_alg=PlanSearcher(planned, flat, real_at_once, total, fits),
+            scheduler=make_scheduler(scheduler, study),
             num_samples=-1,
             max_concurrent_trials=max_concurrent,
             reuse_actors=True,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
         ),
-        run_config=tune.RunConfig(
-            name="tune", storage_path=scratch, verbose=0, callbacks=[callback], log_to_file=False
-        ),
+        run_config=tune.RunConfig(name="tune", storage_path=scratch, verbose=0, callbacks=callbacks, log_to_file=False),
     )
-    progress.start(study.total_runs())
+    progress.start(total_runs(study))
     try:
         tuner.fit()
+    except Exception:
+        store.check_writable()  # a full disk reaches Tune by many ways, and each has another error
+        raise
     finally:
         progress.finish()
     runs = read_runs(store.uri)
     _remove_checkpoints(store, runs)
+    if logistics.keep_models == "auto":
+        prune_models(store.uri, runs, study.select)
     ended = int(runs["status"].isin(("FINISHED", "STOPPED")).sum())
     failed = tuple(sorted(set(runs.loc[runs["status"] == "ERROR", "trial_id"])))
-    left = study.plan(runs, frozenset(failed))
-    return Outcome(ended, study.total_runs(), failed, meter.reached, interrupted=bool(left) and not meter.reached)
+    left = make_plan(study, runs, frozenset(failed))
+    interrupted = bool(left.trials) and not meter.reached
+    return Outcome(ended, left.runs, failed, meter.reached, interrupted)
 
 
 def _remove_checkpoints(store: Store, runs: "pd.DataFrame") -> None:
@@ -177,7 +172,8 @@ def _trial_name(trial: Any) -> str:
     return f"{trial.config['trial_name']}_{trial.trial_id}"
 
 
-def _scheduler(name: str, study: Study) -> Any:
+def make_scheduler(name: str, study: Study) -> Any:
+    """Tune's scheduler of that name; None for "none"."""
     if name == "none":
         return None
     from ray.tune.schedulers import ASHAScheduler
@@ -189,5 +185,6 @@ def _scheduler(name: str, study: Study) -> Any:
         max_t=study.evaluations,
         grace_period=max(1, study.evaluations // 4),
         reduction_factor=2,
+        brackets=3 if name == "hyperband" else 1,  # HyperBand, asynchronously: brackets that begin to stop later
         stop_last_trials=False,  # a trial at its last evaluation is finished, not stopped
     )

@@ -20,42 +20,63 @@ BATCH = 2
 
 Losses = Sequence[float | None]
 """Of the structures proposed so far, in order: what is to be small; infinite where a trial failed, None: not known yet."""
-Searcher = Callable[[str, float, int, int | None, int, Losses], list[Structure]]
-"""(method, ratio, count, steps, seed, losses) -> the first structures, at most `count`; more when losses are known."""
+Searcher = Callable[[str, float, int, int | None, int, Losses, Sequence[Structure]], list[Structure]]
+"""(method, ratio, count, steps, seed, losses, starts) -> the first structures, at most `count`; more when losses are known.
+
+`starts` are tried first: what earlier studies chose.
+"""
 
 
 def spread(
-    method: str, ratio: float, count: int, steps: int | None, seed: int = 0, losses: Losses = ()
+    method: str,
+    ratio: float,
+    count: int,
+    steps: int | None,
+    seed: int = 0,
+    losses: Losses = (),
+    starts: Sequence[Structure] = (),
 ) -> list[Structure]:
     """The authors' configurations and rules, a long interval, then points spread over share and log H."""
-    return candidates(method, ratio, count, steps)
+    return _first(starts, candidates(method, ratio, count, steps))[:count]
 
 
 def uniform(
-    method: str, ratio: float, count: int, steps: int | None, seed: int = 0, losses: Losses = ()
+    method: str,
+    ratio: float,
+    count: int,
+    steps: int | None,
+    seed: int = 0,
+    losses: Losses = (),
+    starts: Sequence[Structure] = (),
 ) -> list[Structure]:
     """Random search: points of the whole lattice, each as likely, none twice."""
-    pool = _pool(method, ratio, steps)
-    return random.Random(_keyed(method, ratio, seed)).sample(pool, min(count, len(pool)))
+    there = pool(method, ratio, steps)
+    return _first(starts, random.Random(_keyed(method, ratio, seed)).sample(there, min(count, len(there))))[:count]
 
 
 def tpe(
-    method: str, ratio: float, count: int, steps: int | None, seed: int = 0, losses: Losses = ()
+    method: str,
+    ratio: float,
+    count: int,
+    steps: int | None,
+    seed: int = 0,
+    losses: Losses = (),
+    starts: Sequence[Structure] = (),
 ) -> list[Structure]:
     """Optuna's tree of Parzen estimators over log H and the share of resets, each proposal moved to the nearest free point.
 
     Raises ValueError where Optuna is not installed.
     """
-    found = candidates(method, ratio, min(STARTUP, count), steps)
-    pool = [point for point in _pool(method, ratio, steps) if point not in found]
-    longest = math.log2(max((p.reset_interval for p in (*pool, *found)), default=2)) or 1.0
-    places = {p: {"interval": math.log2(p.reset_interval) / longest, "share": share(p, ratio)} for p in (*found, *pool)}
-    while pool and len(found) < count and None not in losses[: len(found)] and len(losses) >= len(found):
+    found = _first(starts, candidates(method, ratio, min(STARTUP, count), steps))[:count]
+    left = [point for point in pool(method, ratio, steps) if point not in found]
+    longest = math.log2(max((p.reset_interval for p in (*left, *found)), default=2)) or 1.0
+    places = {p: {"interval": math.log2(p.reset_interval) / longest, "share": share(p, ratio)} for p in (*found, *left)}
+    while left and len(found) < count and None not in losses[: len(found)] and len(losses) >= len(found):
         known = [loss for loss in losses[: len(found)] if loss is not None]
         for wished in _proposals([places[point] for point in found], known, BATCH, _keyed(method, ratio, seed)):
-            if pool and len(found) < count:
-                nearest = min(pool, key=lambda p: sum(abs(places[p][axis] - at) for axis, at in wished.items()))
-                pool.remove(nearest)
+            if left and len(found) < count:
+                nearest = min(left, key=lambda p: sum(abs(places[p][axis] - at) for axis, at in wished.items()))
+                left.remove(nearest)
                 found.append(nearest)
     return found
 
@@ -67,8 +88,12 @@ LEARNING = ("tpe",)
 """Those that propose more once losses are known."""
 
 
+def _first(starts: Sequence[Structure], others: Sequence[Structure]) -> list[Structure]:
+    return list(dict.fromkeys([*starts, *others]))
+
+
 @lru_cache
-def _pool(method: str, ratio: float, steps: int | None) -> tuple[Structure, ...]:
+def pool(method: str, ratio: float, steps: int | None) -> tuple[Structure, ...]:
     """All points of the method itself: those of a simpler method are that one's to try."""
     first = candidates(method, ratio, 1, steps)
     own = points(method, ratio, steps, all=True)

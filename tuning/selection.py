@@ -1,6 +1,8 @@
 """Which configuration stands for a method: one score, by which a study promotes and a comparison reports.
 
-Choosing looks at validation (or, for the paper's rule, training) columns only; nothing here reads the test split.
+Choosing looks at validation (or, for the paper's rule, training) columns only; nothing here reads the test split. Runs of
+stage "confirm" choose nothing: their seeds are fresh, and where a chosen configuration has them, it is reported by them.
+Runs of stage "rung" are shorter than the others and only decide which candidates go on.
 """
 
 import math
@@ -13,6 +15,11 @@ from cser_ray.structure import Structure
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ENDED = ("FINISHED", "STOPPED")
+"""Statuses of runs that will not go on."""
+RUNG, CONFIRM = "rung", "confirm"
+"""Stages whose runs choose nothing."""
 
 REFERENCES = tuple(name for name, budget in METHOD_BUDGETS.items() if not budget.knobs)
 """Methods without a ratio or a structure to choose: run once a study and shown beside every row."""
@@ -46,9 +53,9 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen configuration of one method at one ratio, with its finished runs, a repeat each, in order.
+    """The chosen configuration of one method at one ratio, with the finished runs it is reported by, a repeat each.
 
-    `score` is the mean over repeats of the column chosen by, in its own unit; infinite where every repeat diverged.
+    `score` is the mean of the column chosen by over the repeats that chose, in its own unit; infinite where all diverged.
     """
 
     method: str
@@ -56,17 +63,25 @@ class Choice:
     configuration: Configuration
     score: float
     diverged: int
+    """Of `runs`."""
     runs: tuple[Run, ...]
+    """Those on fresh seeds where there are any, else those that chose; by repeat."""
 
     @property
     def repeats(self) -> tuple[int, ...]:
-        """Numbers of the finished repeats."""
+        """Numbers of the repeats of `runs`."""
         return tuple(run["repeat"] for run in self.runs)
 
-    @property
-    def trial_id(self) -> str:
-        """Trial of the first of the runs: the candidate that the configuration belongs to."""
-        return str(self.runs[0]["trial_id"])
+
+@dataclass(frozen=True)
+class Standing:
+    """How one candidate did in one stage: at its best learning rate, less is better."""
+
+    loss: float
+    """In the unit of the column chosen by, its sign turned where more is better; infinite where all diverged."""
+    lr: float
+    finished: bool
+    """Whether a run of it came to its end: one that was stopped early everywhere is not promoted."""
 
 
 def choose(runs: "pd.DataFrame", select: str = "val-loss") -> dict[tuple[str, float], Choice]:
@@ -79,30 +94,21 @@ def choose(runs: "pd.DataFrame", select: str = "val-loss") -> dict[tuple[str, fl
     return choose_among(finished(records(runs)), select)
 
 
-def promote(runs_of_cell: "pd.DataFrame", select: str = "val-loss") -> Choice:
-    """The candidate of one (method, ratio) that gets the remaining repeats: the best of the screen, by choose's score.
-
-    Runs of stage "repeat" are left aside, so a resumed study promotes as it did before. Raises ValueError where the
-    runs are of several cells or none has finished.
-    """
-    cells = choose_among([run for run in finished(records(runs_of_cell)) if run["stage"] != "repeat"], select)
-    if len(cells) != 1:
-        found = ", ".join(f"{method} at {ratio:g}" for method, ratio in cells) or "no finished virtual run"
-        raise ValueError(f"promote takes the runs of one method at one ratio, not {found}: give the screen of one cell")
-    return next(iter(cells.values()))
-
-
-def loss_of(runs: "pd.DataFrame", run_ids: Iterable[str], select: str = "val-loss") -> float | None:
-    """A candidate's score, less is better: of its best learning rate, infinite where all diverged; None until all ended."""
-    rows = runs[["run_id", "status", "lr", "diverged", SELECT[select][0]]].to_dict("records") if len(runs) else []
-    ended: dict[str, Run] = {row["run_id"]: row for row in rows if row["status"] in ("FINISHED", "STOPPED")}
-    if not set(run_ids) <= ended.keys():
+def standing(runs: "pd.DataFrame", run_ids: Iterable[str], select: str = "val-loss") -> Standing | None:
+    """Of the candidate with these runs, once all of them have ended; ties go to the smaller learning rate."""
+    wanted = set(run_ids)
+    if not len(runs) or not wanted:
+        return None
+    rows = runs.loc[runs["run_id"].isin(wanted), ["run_id", "status", "lr", "diverged", SELECT[select][0]]]
+    ended: dict[str, Run] = {row["run_id"]: row for row in rows.to_dict("records") if row["status"] in ENDED}
+    if not wanted <= ended.keys():
         return None
     rates: dict[float, list[Run]] = {}
     for run in ended.values():
         rates.setdefault(run["lr"], []).append(run)
-    diverged, score = min(_rank(repeats, select) for repeats in rates.values())
-    return math.inf if diverged else score
+    diverged, score, lr = min((*_rank(repeats, select), lr) for lr, repeats in rates.items())
+    finished = any(run["status"] == "FINISHED" for run in ended.values())
+    return Standing(math.inf if diverged else score, lr, finished)
 
 
 def choose_among(runs: Iterable[Run], select: str = "val-loss") -> dict[tuple[str, float], Choice]:
@@ -111,14 +117,22 @@ def choose_among(runs: Iterable[Run], select: str = "val-loss") -> dict[tuple[st
         raise ValueError(f"select = {select!r} is no rule to choose by; take one of {', '.join(SELECT)}")
     chosen = {}
     for (method, ratio), configurations in by_cell(runs).items():
-        most = max(len(repeats) for repeats in configurations.values())
-        eligible = [c for c, repeats in configurations.items() if len(repeats) == most]
-        best = min(eligible, key=lambda c: (*_rank(configurations[c], select), c.order))
-        repeats = configurations[best]
-        diverged, rank = _rank(repeats, select)
-        score = rank * SELECT[select][1]
-        chosen[method, ratio] = Choice(method, ratio, best, score, diverged, tuple(repeats))
+        choosing = {c: deciding for c, repeats in configurations.items() if (deciding := choosers(repeats))}
+        if not choosing:
+            continue
+        most = max(len(repeats) for repeats in choosing.values())
+        eligible = [c for c, repeats in choosing.items() if len(repeats) == most]
+        best = min(eligible, key=lambda c: (*_rank(choosing[c], select), c.order))
+        score = _rank(choosing[best], select)[1] * SELECT[select][1]
+        reported = [run for run in configurations[best] if run["stage"] == CONFIRM] or choosing[best]
+        diverged = sum(bool(run["diverged"]) for run in reported)
+        chosen[method, ratio] = Choice(method, ratio, best, score, diverged, tuple(reported))
     return chosen
+
+
+def choosers(runs: Iterable[Run]) -> list[Run]:
+    """Those that may choose: not the confirming ones."""
+    return [run for run in runs if run["stage"] != CONFIRM]
 
 
 def by_cell(runs: Iterable[Run]) -> dict[tuple[str, float], dict[Configuration, list[Run]]]:
@@ -138,12 +152,17 @@ def records(runs: "pd.DataFrame") -> list[Run]:
 
 
 def finished(runs: Iterable[Run], rung: str = "virtual") -> list[Run]:
-    """The finished runs of a rung, each repeat of a configuration once."""
+    """The finished runs of full length, on virtual or real workers; each repeat of a configuration once."""
     once: dict[tuple[Any, ...], Run] = {}
     for run in runs:
-        if run["status"] == "FINISHED" and run["rung"] == rung:
+        if run["status"] == "FINISHED" and run["rung"] == rung and run["stage"] != RUNG:
             once.setdefault((run["method"], run["ratio"], configuration_of(run), run["repeat"]), run)
     return list(once.values())
+
+
+def place_of(run: Run) -> tuple[str, float]:
+    """Where a run was carried out, and for how long: shorter rungs apart from each other and from runs of full length."""
+    return run["rung"], run["steps"] if run["stage"] == RUNG else math.inf
 
 
 def configuration_of(run: Run) -> Configuration:

@@ -4,13 +4,15 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from cser_ray.budget import METHOD_BUDGETS, Structure, number, ratio_of, structure_for
+from cser_ray.checkpoint import CheckpointStore
 from cser_ray.results import read_runs
 from cser_ray.store import Store
 from cser_ray.train.config import RunConfig
+from cser_ray.train.logistics import Logistics
 from cser_ray.train.record import Identity
 from tuning.defaults import TASK_DEFAULTS
 from tuning.selection import REFERENCES
@@ -47,11 +49,16 @@ def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
         store.write_study({"fingerprint": {"kind": "train"}})
         trial = Trial(_trial_id(config), "train", (config,))
         identity = Identity("train", trial.trial_id, store.next_attempt(trial.trial_id), "train")
+        logistics, earlier = Logistics.of(settings), ""
+        if "from_workers" in settings:
+            earlier = _earlier(config, settings["from_workers"], store.uri)
+            say(
+                f"goes on where {settings['from_workers']} workers stopped: reset, then redistributed over {config.workers}"
+            )
         if config.rung == "distributed":
-            ray = os.path.join(scratch, "ray")
-            _distributed(trial, identity, store.uri, ray, settings["cpus_per_worker"], settings["checkpoint_s"])
+            _distributed(trial, identity, store.uri, os.path.join(scratch, "ray"), logistics, earlier)
         else:
-            _virtual(trial, identity, store, say, settings["checkpoint_s"])
+            _virtual(trial, identity, store, say, logistics, earlier)
         rows = read_runs(store.uri)
         row = rows[rows["run_id"] == trial.run_ids()[0]].iloc[0]
         say(
@@ -63,6 +70,8 @@ def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
             f"({number(row.realised_ratio_bf16)} times less than bf16), in {row.rounds:.4g} collectives a step; "
             f"every block {row.syncs_per_block:.3g} times; {row.wall_s:.1f} s"
         )
+        if isinstance(row.note, str):
+            say(row.note)
         if settings.get("out"):
             say(f"Results: {settings['out']}")
 
@@ -75,7 +84,25 @@ def _trial_id(config: RunConfig) -> str:
     return f"{name}-{digest}".replace("+", "")  # 1e+08: no letter of a file's name
 
 
-def _virtual(trial: Trial, identity: Identity, store: Store, say: Callable[[str], None], checkpoint_s: float) -> None:
+def _earlier(config: RunConfig, workers: int, uri: str) -> str:
+    """The trial that differs in its number of workers only; ValueError where it has no checkpoint."""
+    trial_id = _trial_id(replace(config, workers=workers))
+    if workers == config.workers or not CheckpointStore(uri, trial_id).steps():
+        raise ValueError(
+            f"{uri} has no checkpoint of this run with {workers} workers to go on from with {config.workers}: give the "
+            "settings and the --out with which it was interrupted, or leave out --from-workers to begin anew"
+        )
+    return trial_id
+
+
+def _virtual(
+    trial: Trial,
+    identity: Identity,
+    store: Store,
+    say: Callable[[str], None],
+    logistics: Logistics,
+    earlier: str,
+) -> None:
     import torch
 
     from cser_ray.communicator import Communicator
@@ -83,6 +110,7 @@ def _virtual(trial: Trial, identity: Identity, store: Store, say: Callable[[str]
     from cser_ray.tasks import make_task
     from cser_ray.train.checkpoints import Checkpoints
     from cser_ray.train.loop import train
+    from cser_ray.train.models import KeptModels
     from cser_ray.virtual import VMAP_ON_CPU
 
     config = trial.runs[0]
@@ -98,24 +126,17 @@ def _virtual(trial: Trial, identity: Identity, store: Store, say: Callable[[str]
         if sum(p.numel() for p in task.model().parameters()) <= VMAP_ON_CPU:
             torch.set_num_threads(1)  # threads cost more than they give where a step takes a millisecond
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        checkpoints = Checkpoints(store.uri, trial.trial_id, checkpoint_s)
-        train(trial.runs, Communicator(trial.runs[0].workers, group=None), device, identity, report, checkpoints)
+        checkpoints = Checkpoints(store.uri, trial.trial_id, logistics.checkpoint_s, earlier)
+        models = KeptModels(store.uri, logistics.keep_models)
+        communicator = Communicator(trial.runs[0].workers, group=None)
+        train(trial.runs, communicator, device, identity, report, checkpoints, models)
 
 
 def _distributed(
-    trial: Trial, identity: Identity, store: str, scratch: str, cpus_per_worker: float, checkpoint_s: float
+    trial: Trial, identity: Identity, store: str, scratch: str, logistics: Logistics, earlier: str
 ) -> None:
     from cser_ray.train import cluster
     from cser_ray.train.trainer import fit_distributed
 
     cluster.connect()
-    config = trial.runs[0]
-    needed = config.workers * config.processes_per_worker * cpus_per_worker
-    cpus = cluster.capacity()["CPU"]
-    if needed > cpus:
-        several = f" of {config.processes_per_worker} processes" if config.processes_per_worker > 1 else ""
-        raise ValueError(
-            f"{config.workers} workers{several} of {cpus_per_worker:g} CPU each need {needed:g} CPUs, the cluster has "
-            f"{cpus:g}: take fewer --workers, or a smaller --cpus-per-worker to let them share cores"
-        )
-    fit_distributed(trial.runs, identity, store, scratch, cpus_per_worker, checkpoint_s)
+    fit_distributed(trial.runs, identity, store, scratch, logistics, earlier)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from cser_ray.budget import METHOD_BUDGETS
-from cser_ray.communicator import Communicator
+from cser_ray.wire import dense_bytes
 from tuning.study import Trial
 
 if TYPE_CHECKING:
@@ -111,6 +111,6 @@ def predicted(trial: Trial, rows: "pd.DataFrame") -> Cost:
         wall_s=("wall_s", "max"), steps=("steps_done", "sum"), processes=("processes", "max")
     )
     seconds = float((trials["wall_s"] / trials["steps"]).max()) * trial.cost
-    dense = Communicator(config.workers, group=None).dense_bytes(int(same["n_params"].iloc[0]))
+    dense = dense_bytes(int(same["n_params"].iloc[0]), config.workers)
     sent = trial.cost * config.workers * dense / METHOD_BUDGETS[config.method].formula(config.structure)
     return Cost(1, seconds, seconds * float(trials["processes"].max()), sent)

@@ -1,29 +1,24 @@
-"""A study: one task, several methods at given ratios, treated equally; and the plan of its trials.
+"""A study: one task, several methods at given ratios, treated equally; its cells, their candidates and its trials.
 
-The plan is a function of the study and of the rows that are in the store, nothing else. The same command on the same
-folder therefore goes on where a killed one stopped. Every method gets the same number of runs at every ratio:
-
-  screen   each candidate once. A candidate is a structure (H, R_C1, R_C2) with the study's learning rates; a method that
-           has no structure to search spends the same number of runs on further learning rates.
-  repeat   the candidate with the best validation loss gets the other repeats.
-  real     the first repeat of the chosen configuration once more, on real Ray Train workers, to stand beside its virtual twin.
+`tuning.plan` says which of the trials run, and when.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cser_ray.budget import Structure, budget_of, number
 from cser_ray.train.config import RunConfig
 from tuning.defaults import METHODS
+from tuning.grid import nearest, refine
 from tuning.lattice import candidates
 from tuning.searchers import LEARNING, SEARCHERS, Losses
-from tuning.selection import REFERENCES, choose, loss_of, promote
+from tuning.selection import REFERENCES, RUNG
 
-if TYPE_CHECKING:
-    import pandas as pd
+REAL = "real"
+"""The stage that runs on real workers."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +42,16 @@ class Study:
     """Candidates for each method and ratio."""
     searcher: str = "spread"
     """Which structures they are: a key of `SEARCHERS`."""
+    starts: tuple[tuple[str, float, int, float, float], ...] = ()
+    """(method, R_C, H, R_C1, R_C2) to try before them: what earlier studies chose."""
+    rungs: tuple[int, ...] = ()
+    """Steps of shorter runs that candidates pass first, increasing; the best go on."""
+    transfer_lrs: bool = False
+    """All candidates of a cell but the first try only the rates nearest to its best."""
+    extend_lrs: int = 0
+    """How often the grid may grow, for every method, while a chosen rate stands on its edge."""
+    confirm: int = 0
+    """Repeats on fresh seeds, of the chosen configurations; results are reported of these."""
     distributed: int = 1
     """How many chosen configurations run again on real workers."""
     batch_size: int = 16
@@ -82,11 +87,20 @@ class Study:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.searcher not in SEARCHERS:
             raise ValueError(f"there is no searcher {self.searcher!r}: take one of {', '.join(SEARCHERS)}")
-        if self.distributed < 0:
-            raise ValueError(f"distributed counts configurations, so it is at least 0, not {self.distributed}")
+        for name in ("distributed", "confirm", "extend_lrs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is a count, so it is at least 0, not {getattr(self, name)}")
+        if self.extend_lrs and len(self.lrs) < 2:
+            raise ValueError("extend_lrs needs a grid to extend: two learning rates or more")
+        lengths = (self.evaluations - 1, *self.rungs, self.steps)
+        if any(short >= long for short, long in itertools.pairwise(lengths)) and self.rungs:
+            raise ValueError(
+                f"rungs are steps of shorter runs, increasing, from the number of evaluations ({self.evaluations}) to "
+                f"under {self.steps}, not {', '.join(map(str, self.rungs))}"
+            )
         self.run_config("sgd", 1.0, Structure(), self.lrs[0], 0)  # the fields it shares are checked there
         for method, ratio in self.cells():
-            self.cell(method, ratio)
+            self.candidates(method, ratio)
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings that make two studies the same; what may differ when going on is left out."""
@@ -116,48 +130,55 @@ class Study:
             raise ValueError(next(iter(reasons.values())))
         return reasons
 
-    def cell(self, method: str, ratio: float, losses: Losses = ()) -> list["Trial"]:
-        """The cell's candidates so far, each with its first repeat (all repeats where there is nothing to screen).
+    def candidates(
+        self, method: str, ratio: float, losses: Losses = (), first_lr: float | None = None
+    ) -> list["Candidate"]:
+        """The cell's candidates so far. `losses`: of the candidates in order, where known; `first_lr`: the first one's best.
 
-        `losses`: of the candidates in order, where known. A searcher that learns from them has further candidates then;
-        the others name all `trials` of them at once.
+        A searcher that learns has further candidates once the losses of the former are known, and with `transfer_lrs`
+        all but the first one wait for `first_lr`. Else all `trials` of them are there at once.
         """
         if method in REFERENCES:
-            return [self.trial(method, ratio, Structure(), self.lrs, range(self.repeats), 0, "screen")]
-        structures = SEARCHERS[self.searcher](method, ratio, self.trials, self.steps, self.seed, losses)
-        grids = [self.lrs] * len(structures)
-        rates = list(self.lrs)
-        if self.searcher in LEARNING and None in [*losses, None][: len(structures)]:
-            return self._screens(method, ratio, structures, grids)
-        while len(structures) < self.trials:  # no structure left to search: further learning rates, as many runs
-            more = refine(rates, len(self.lrs))
-            structures, grids, rates = [*structures, structures[0]], [*grids, more], [*rates, *more]
-        return self._screens(method, ratio, structures, grids)
+            return [Candidate(0, Structure(), self.lrs)]
+        starts = [Structure(h, rc1, rc2) for name, at, h, rc1, rc2 in self.starts if (name, at) == (method, ratio)]
+        structures = SEARCHERS[self.searcher](method, ratio, self.trials, self.steps, self.seed, losses, starts)
+        learning = self.searcher in LEARNING and None in [*losses, None][: len(structures)]
+        rates, found = list(self.lrs), []
+        for k in range(len(structures) if learning else self.trials):
+            if k and self.transfer_lrs and first_lr is None:
+                break
+            if k < len(structures):
+                found.append(Candidate(k, structures[k], self.lrs if k == 0 else self.further_lrs(first_lr)))
+            else:  # no structure left to search: further learning rates, as many runs
+                more = refine(rates, len(self.further_lrs(self.lrs[0])))
+                rates += more
+                found.append(Candidate(k, structures[0], more))
+        return found
 
-    def _screens(
-        self, method: str, ratio: float, structures: Sequence[Structure], grids: Sequence[tuple[float, ...]]
-    ) -> list["Trial"]:
-        first = range(self.repeats) if self.trials == 1 else range(1)
-        return [
-            self.trial(method, ratio, structure, grid, first, number_, "screen")
-            for number_, (structure, grid) in enumerate(zip(structures, grids, strict=True))
-        ]
+    def further_lrs(self, first_lr: float | None) -> tuple[float, ...]:
+        """Those that come after the first look at a cell: all, or with `transfer_lrs` those nearest to its best."""
+        return nearest(self.lrs, first_lr) if self.transfer_lrs and first_lr is not None else self.lrs
 
     def trial(
         self,
         method: str,
         ratio: float,
-        structure: Structure,
-        lrs: Iterable[float],
+        candidate: "Candidate",
         repeats: Iterable[int],
-        candidate: int,
         stage: str,
+        mark: int | None = None,
     ) -> "Trial":
-        """One trial of this study; its id names method, ratio, candidate and stage."""
-        runs = tuple(self.run_config(method, ratio, structure, lr, k) for lr in lrs for k in repeats)
-        if stage == "real":
-            runs = tuple(replace(run, rung="distributed") for run in runs)
-        return Trial(f"{method}-{number(ratio)}-c{candidate}-{stage}", stage, runs)
+        """One trial of this study; its id names method, ratio, candidate and stage.
+
+        `mark` tells trials of the same stage apart: of a rung, its steps; of an extension, which one it is.
+        """
+        runs = [self.run_config(method, ratio, candidate.structure, lr, k) for lr in candidate.lrs for k in repeats]
+        if stage == RUNG and mark is not None:
+            runs = [replace(run, steps=mark, warmup_steps=self.warmup_steps * mark // self.steps) for run in runs]
+        if stage == REAL:
+            runs = [replace(run, rung="distributed") for run in runs]
+        name = f"{method}-{number(ratio)}-c{candidate.number}-{stage}{'' if mark is None else mark}"
+        return Trial(name, stage, tuple(runs))
 
     def run_config(self, method: str, ratio: float, structure: Structure, lr: float, repeat: int) -> RunConfig:
         """The configuration of one run of this study."""
@@ -171,24 +192,14 @@ class Study:
             repeat=repeat,
         )
 
-    def total_runs(self) -> int:
-        """Runs of the whole study."""
-        repeats = self.repeats * len(self.lrs)  # of one candidate; where there are several, the best one alone has them
-        screened = self.trials * len(self.lrs) + repeats - len(self.lrs)
-        total = sum(repeats if self._candidates(method) == 1 else screened for method, _ in self.cells())
-        return total + len(self._real_cells())
+    def rungs_kept(self) -> tuple[int, ...]:
+        """Candidates of a cell at each rung, then at full length: each length has as many runs as its steps allow."""
+        kept = [self.trials]
+        for short, long in itertools.pairwise((*self.rungs, self.steps)):
+            kept.append(math.ceil(kept[-1] * short / long))
+        return tuple(kept)
 
-    def total_trials(self) -> int:
-        """Trials of the whole study, if none fails."""
-        screens = [self._candidates(method) for method, _ in self.cells()]
-        repeats = sum(count > 1 for count in screens) if self.repeats > 1 else 0
-        return sum(screens) + repeats + len(self._real_cells())
-
-    def _candidates(self, method: str) -> int:
-        """Candidates of each cell of a method."""
-        return 1 if method in REFERENCES else self.trials
-
-    def _real_cells(self) -> list[tuple[str, float]]:
+    def real_cells(self) -> list[tuple[str, float]]:
         """The cells that run again on real workers: few messages first, and a middle ratio, where there is a choice."""
         preferred = ("cser-pl", "cser", "cser-release", "csea", "local-sgd", "diloco", "qsparse", "ef-sgd")
         order = {method: place for place, method in enumerate(preferred)}
@@ -197,61 +208,14 @@ class Study:
         cells.sort(key=lambda cell: (cell[0] in REFERENCES, cell[1] != middle, order.get(cell[0], len(order)), cell[1]))
         return cells[: self.distributed]
 
-    def plan(self, rows: "pd.DataFrame", failed: frozenset[str] = frozenset()) -> list["Trial"]:
-        """The trials that can start now, given the rows in the store; those in `failed` are not tried again.
 
-        Empty when the study is complete, or when all that is left waits for trials under way.
-        """
-        finished = set(rows.loc[rows["status"].isin(("FINISHED", "STOPPED")), "run_id"]) if len(rows) else set()
+@dataclass(frozen=True)
+class Candidate:
+    """A structure that a cell tries, with its learning rates."""
 
-        def done(trial: Trial) -> bool:
-            return trial.trial_id in failed or all(run_id in finished for run_id in trial.run_ids())
-
-        todo: list[Trial] = []
-        chosen = set()
-        for method, ratio in self.cells():
-            screens = self._screened(method, ratio, rows, failed)
-            waiting = [trial for trial in screens if not done(trial)]
-            if not waiting and self.trials > 1 and self.repeats > 1 and method not in REFERENCES:
-                repeat = self._repeat(screens, rows)
-                waiting = [repeat] if repeat is not None and not done(repeat) else []
-            todo += waiting
-            if not waiting:
-                chosen.add((method, ratio))
-        real = [self._real(*cell, rows) for cell in self._real_cells() if cell in chosen]
-        return todo + [trial for trial in real if trial and not done(trial)]
-
-    def _screened(self, method: str, ratio: float, rows: "pd.DataFrame", failed: frozenset[str]) -> list["Trial"]:
-        """The cell's candidates; as many as the results so far allow, where the searcher learns from them."""
-        losses: list[float | None] = []
-        while True:
-            screens = self.cell(method, ratio, losses)
-            if self.searcher not in LEARNING or len(screens) == len(losses):
-                return screens
-            for screen in screens[len(losses) :]:
-                found = rows[rows["trial_id"] == screen.trial_id] if len(rows) else rows
-                losses.append(math.inf if screen.trial_id in failed else loss_of(found, screen.run_ids(), self.select))
-            if None in losses:
-                return screens
-
-    def _repeat(self, screens: Sequence["Trial"], rows: "pd.DataFrame") -> "Trial | None":
-        ids = {trial.trial_id for trial in screens}
-        screened = rows[rows["trial_id"].isin(ids)]
-        if not (screened["status"] == "FINISHED").any():
-            return None  # every candidate of this cell failed
-        winner = promote(screened, self.select).trial_id
-        screen = next(trial for trial in screens if trial.trial_id == winner)
-        first = screen.runs[0]
-        candidate = screens.index(screen)
-        lrs = [run.lr for run in screen.runs]
-        return self.trial(first.method, first.ratio, first.structure, lrs, range(1, self.repeats), candidate, "repeat")
-
-    def _real(self, method: str, ratio: float, rows: "pd.DataFrame") -> "Trial | None":
-        choice = choose(rows, self.select).get((method, ratio))
-        if choice is None:
-            return None
-        structure = choice.configuration.structure or Structure()
-        return self.trial(method, ratio, structure, [choice.configuration.lr], range(1), 0, "real")
+    number: int
+    structure: Structure
+    lrs: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -275,25 +239,3 @@ class Trial:
     def cost(self) -> int:
         """Steps times runs: how long it takes, in arbitrary units."""
         return sum(run.run_steps for run in self.runs)
-
-
-def refine(rates: Sequence[float], count: int) -> tuple[float, ...]:
-    """`count` further learning rates between those given: each halves, on a log scale, the widest gap that is left.
-
-    A single rate has no gap: it is extended by factors of two, up and down in turn. So are, upwards, rates that differ
-    by too little to have another between them. None repeats.
-    """
-    known, new = sorted(rates), []
-    for k in range(count):
-        if len(known) < 2:
-            rate = known[0] * 2
-        elif len(rates) == 1:
-            rate = known[-1] * 2 if k % 2 == 0 else known[0] / 2
-        else:
-            gaps = [b / a for a, b in itertools.pairwise(known)]
-            i = max(range(len(gaps)), key=lambda i: (round(gaps[i], 9), -i))
-            between = float(f"{math.sqrt(known[i] * known[i + 1]):.3g}")
-            rate = between if known[i] < between < known[i + 1] else known[-1] * 2
-        new.append(rate)
-        known = sorted([*known, rate])
-    return tuple(sorted(new))

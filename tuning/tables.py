@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from cser_ray.structure import number
-from tuning.comparison import Cell, Comparison, ConfigurationRow, Twin, spread
+from tuning.comparison import Agreement, Cell, Comparison, ConfigurationRow, Twin, spread
 from tuning.selection import REFERENCES
 from tuning.text import Table
 from tuning.verdict import simplicity
@@ -25,10 +25,11 @@ def _matrix(c: Comparison, name: str, text: Callable[[Cell], str]) -> Table:
 
 def accuracy(c: Comparison) -> Table:
     """Test accuracy of the chosen configurations, with marks: a row a ratio, a column a method."""
-    return _matrix(c, "Test accuracy, %", _cell)
+    return _matrix(c, "Test accuracy, %", accuracy_text)
 
 
-def _cell(cell: Cell) -> str:
+def accuracy_text(cell: Cell) -> str:
+    """An entry of the table of accuracies, with its marks."""
     if cell.test_acc is None:
         return "diverged" if cell.diverged else NONE
     marks = "*" * cell.winner + "†" * bool(cell.lr_edge) + "‡" * cell.under_floor
@@ -53,16 +54,18 @@ def references(c: Comparison) -> Table:
 
 def value_retained(c: Comparison) -> Table:
     """Between not communicating and synchronous SGD; without rows where neither is known."""
-
-    def text(cell: Cell) -> str:
-        if cell.value_retained is None:
-            return "diverged" if cell.test_acc is None and cell.diverged else NONE
-        value = f"{cell.value_retained:.2f}"
-        return value if c.shows_value else f"({value})"
-
-    table = _matrix(c, "Value retained: 0 is not worth a cable, 1 is free compression", text)
+    title = "Value retained: 0 is not worth a cable, 1 is free compression"
+    table = _matrix(c, title, lambda cell: value_text(cell, c))
     known = any(cell.value_retained is not None for cell in c.cells if cell.method not in REFERENCES)
     return table if known else Table(table.title, table.columns, ())
+
+
+def value_text(cell: Cell, c: Comparison) -> str:
+    """An entry of the table of values retained: in parentheses where the task cannot show value."""
+    if cell.value_retained is None:
+        return "diverged" if cell.test_acc is None and cell.diverged else NONE
+    value = f"{cell.value_retained:.2f}"
+    return value if c.shows_value else f"({value})"
 
 
 def chosen_configurations(c: Comparison) -> Table:
@@ -154,6 +157,26 @@ def twins_table(twins: Iterable[Twin]) -> Table:
     return Table("On real workers, beside the virtual runs of the same repeats", columns, tuple(rows), keys=2)
 
 
+def agreements_table(found: Iterable[Agreement]) -> Table:
+    """Whether the cheaper rungs could be trusted."""
+    columns = ("R_C", "from", "to", "n", "rank correlation", "mean change", "largest", "diverged on one only")
+    rows = [
+        (
+            "all" if a.ratio is None else number(a.ratio),
+            a.below,
+            a.above,
+            str(a.n),
+            NONE if a.tau is None else f"{a.tau:.2f}",
+            NONE if a.mean_difference is None else f"{a.mean_difference:+.3g}",
+            NONE if a.largest_difference is None else f"{a.largest_difference:.3g}",
+            str(a.diverged_on_one),
+        )
+        for a in found
+    ]
+    title = "How far cheaper runs foretold dearer ones: the score chosen by, of what ran on both (Kendall's tau)"
+    return Table(title, columns, tuple(rows), keys=3)
+
+
 def every_configuration(rows: Sequence[ConfigurationRow]) -> Table:
     """For `--all`: a row a configuration and rung."""
     columns = (
@@ -163,7 +186,7 @@ def every_configuration(rows: Sequence[ConfigurationRow]) -> Table:
     lines = [
         (
             number(r.ratio),
-            r.method + " r" * (r.rung == "distributed"),
+            r.method + {"virtual": "", "distributed": " r"}.get(r.rung, f" {r.rung.partition(' ')[0]}"),
             _number(r.reset_interval),
             _number(r.reset_ratio),
             _number(r.gradient_ratio),
@@ -181,8 +204,8 @@ def every_configuration(rows: Sequence[ConfigurationRow]) -> Table:
         for r in rows
     ]
     name = (
-        "Every configuration (r: on real workers; p: a learning rate of the paper's grid; d: diverged; u: unfinished; "
-        "test accuracy of the chosen ones only)"
+        "Every configuration (r: on real workers; a number: in so many steps; p: a learning rate of the paper's grid; "
+        "d: diverged; u: unfinished; test accuracy of the chosen ones only)"
     )
     return Table(name, columns, tuple(lines), keys=6)
 

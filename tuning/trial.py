@@ -12,21 +12,22 @@ from typing import Any
 
 from cser_ray.budget import METHOD_BUDGETS, Structure
 from cser_ray.communicator import Communicator
-from cser_ray.results import EpochRow, RunRow, read_runs
+from cser_ray.results import EpochRow, RunRow
 from cser_ray.store import Store
 from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.config import RunConfig
+from cser_ray.train.logistics import Logistics
 from cser_ray.train.loop import train
+from cser_ray.train.models import KeptModels
 from cser_ray.train.record import Identity
+from cser_ray.train.telemetry import telling
 from cser_ray.train.trainer import fit_distributed
 from tuning.study import Trial
 
 SHARED = tuple(f.name for f in fields(RunConfig) if f.name not in ("lr", "repeat"))
 
 
-def to_config(
-    trial: Trial, study: str, store: str, scratch: str, cpus_per_worker: float, checkpoint_s: float
-) -> dict[str, Any]:
+def to_config(trial: Trial, study: str, store: str, scratch: str, logistics: Logistics) -> dict[str, Any]:
     """The flat configuration that Tune hands to the trial; its keys are the columns of the results table."""
     shared = {name: _plain(getattr(trial.runs[0], name)) for name in SHARED}
     return shared | {
@@ -36,8 +37,7 @@ def to_config(
         "study": study,
         "store": store,
         "scratch": scratch,
-        "cpus_per_worker": cpus_per_worker,
-        "checkpoint_s": checkpoint_s,
+        **asdict(logistics),
     }
 
 
@@ -63,24 +63,26 @@ def run_trial(config: dict[str, Any]) -> None:
     identity = Identity(config["study"], trial.trial_id, attempt, trial.stage, git_sha(), _ray_version())
     try:
         if trial.rung == "distributed":
+            from ray.tune.integration.ray_train import TuneReportCallback
+
             fit_distributed(
                 trial.runs,
                 identity,
-                config["store"],
+                store.uri,
                 config["scratch"],
-                config["cpus_per_worker"],
-                config["checkpoint_s"],
+                Logistics.of(config),
+                summary=summary,
+                callbacks=[TuneReportCallback()],
             )
-            _tune_report(_stored_summary(trial, config["store"]))
         else:
-            _run_virtual(trial, store, identity, config["checkpoint_s"])
+            _run_virtual(trial, store, identity, Logistics.of(config))
     except Exception as error:
         with store.trial(trial.trial_id, attempt) as writer:
             writer.runs(error_rows(trial, identity, f"{error}\n{traceback.format_exc()}"))
         raise
 
 
-def _run_virtual(trial: Trial, store: Store, identity: Identity, checkpoint_s: float) -> None:
+def _run_virtual(trial: Trial, store: Store, identity: Identity, logistics: Logistics) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -93,8 +95,10 @@ def _run_virtual(trial: Trial, store: Store, identity: Identity, checkpoint_s: f
             writer.runs(runs)
             _tune_report(summary(epochs, runs))
 
-        checkpoints = Checkpoints(store.uri, trial.trial_id, checkpoint_s)
-        train(trial.runs, Communicator(trial.runs[0].workers, group=None), device, identity, report, checkpoints)
+        checkpoints = Checkpoints(store.uri, trial.trial_id, logistics.checkpoint_s)
+        models = KeptModels(store.uri, logistics.keep_models)
+        communicator = Communicator(trial.runs[0].workers, group=None)
+        train(trial.runs, communicator, device, identity, report, checkpoints, models, telling)
 
 
 def summary(epochs: list[EpochRow], runs: list[RunRow]) -> dict[str, Any]:
@@ -111,24 +115,6 @@ def summary(epochs: list[EpochRow], runs: list[RunRow]) -> dict[str, Any]:
         "diverged": sum(row.diverged for row in runs) / len(runs),
         "bytes_sent": epochs[0].bytes_sent or 0,
         "runs": len(runs),
-    }
-
-
-def _stored_summary(trial: Trial, store: str) -> dict[str, Any]:
-    """The same of a distributed trial, whose rank 0 has written its rows to the store."""
-    rows = read_runs(store)
-    rows = rows[rows["trial_id"] == trial.trial_id]
-    finite = rows[rows["val_loss"] < 1e6]
-    best = rows.loc[rows["val_acc"].astype(float).idxmax()]
-    return {
-        "evaluation": trial.runs[0].evaluations,
-        "step": int(rows["steps_done"].max()),
-        "val_loss": float(finite["val_loss"].min()) if len(finite) else 1e6,
-        "val_acc": float(best["val_acc"]),
-        "best_lr": float(best["lr"]),
-        "diverged": float(rows["diverged"].mean()),
-        "bytes_sent": int(rows["bytes_sent"].max()),
-        "runs": len(rows),
     }
 
 

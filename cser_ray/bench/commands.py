@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from cser_ray.bench.growth_command import growth
+from cser_ray.bench.output import OUTPUT_OPTIONS, Output, device_type
 from cser_ray.bench.virtual_command import virtual
-from cser_ray.options import Group, Numbers, clear_errors
+from cser_ray.options import Group, Numbers, clear_errors, with_options
 
 DEFAULT_METHODS = {
     "sgd": "torch-local,ddp,ddp-bf16,ddp-bf16-accumulate4,powersgd-1,powersgd-4,post-local-sgd,local-sgd,"
@@ -54,23 +55,8 @@ def bench() -> None:
     show_default=True,
     help="What peers and the baseline step with.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="gloo on CPUs, or NCCL with a GPU a worker.",
-)
 @click.option("--steps", type=int, help="Steps to measure for each row [about a second's].")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "csv"]),
-    default="table",
-    show_default=True,
-    help="What is printed.",
-)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Append the rows to this CSV file.")
+@with_options(OUTPUT_OPTIONS)
 def links(
     rates: str,
     workers: int,
@@ -96,28 +82,23 @@ def links(
             raise PermissionError(lacking)
         from cser_ray.bench.link_rows import LinkRow, render
         from cser_ray.bench.links import make_links, measure_link
-        from cser_ray.bench.table import append_csv, as_csv, check_csv, names_of
 
         chosen = (methods or DEFAULT_METHODS[optimizer]).split(",")
         asked = make_links(
             rates.split(","), workers, processes_per_worker, chosen, ratios, model, optimizer, device, steps
         )
-        if out:
-            check_csv(out, names_of(LinkRow))
+        output = Output(LinkRow, render, form, out)
         failures = []
         with exit_on_signals():
-            for number, rate in enumerate(asked.rates):
+            for rate in asked.rates:
 
                 def progress(done: int, cell: object, rate: str = rate) -> None:
                     click.echo(f"{rate}: {done + 1} of {len(asked.cells)}, {cell}", err=True)
 
                 rows, failure = measure_link(asked, rate, progress)
-                if out:
-                    append_csv(out, rows)
+                output.keep(rows)
                 if rows:
-                    click.echo(
-                        as_csv(rows, head=not number) if form == "csv" else f"{render(rows)}\n", nl=form == "table"
-                    )
+                    output.show(rows)
                 if failure:
                     failures.append(failure)
         for failure in failures:
@@ -137,27 +118,19 @@ def links(
     show_default=True,
     help="Whose fused step stands beside; adamw goes with the methods around AdamW.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--format", "form", type=click.Choice(["table", "csv"]), default="table", show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Append the rows to this CSV file.")
+@with_options(OUTPUT_OPTIONS)
 def step(
     params: str, methods: str, ratios: tuple[float, ...], optimizer: str, device: str, form: str, out: Path | None
 ) -> None:
     """Time the optimizer's step alone, beside torch's fused one and the time that memory traffic takes at least."""
     with clear_errors():
-        import torch
-
         from cser_ray.bench.step import StepRow, measure, render
-        from cser_ray.bench.table import append_csv, as_csv, check_csv, names_of
 
-        on = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        if out:
-            check_csv(out, names_of(StepRow))
-        for place, size in enumerate(params.split(",")):
-            rows = measure(int(float(size)), optimizer, methods.split(","), ratios, on)
-            click.echo(as_csv(rows, head=not place) if form == "csv" else f"{render(rows)}\n", nl=form == "table")
-            if out:
-                append_csv(out, rows)
+        output = Output(StepRow, render, form, out)
+        for size in params.split(","):
+            rows = measure(int(float(size)), optimizer, methods.split(","), ratios, device_type(device))
+            output.show(rows)
+            output.keep(rows)
 
 
 bench.add_command(virtual)

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cser_ray.options import Names, clear_errors
+from cser_ray.bench.output import OUTPUT_OPTIONS, Output, device_type
+from cser_ray.options import Names, clear_errors, with_options
 
 if TYPE_CHECKING:
     from cser_ray.virtual import Way
@@ -25,10 +26,8 @@ WAYS: "tuple[Way, ...]" = ("loop", "vmap", "record", "compile")
 @click.option(
     "--ways", type=Names("way", lambda: WAYS), help="loop, vmap, record and compile [all; compile only on a GPU]."
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--steps", type=int, default=50, show_default=True, help="Steps measured for each row.")
-@click.option("--format", "form", type=click.Choice(["table", "csv"]), default="table", show_default=True)
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Append the rows to this CSV file.")
+@with_options(OUTPUT_OPTIONS)
 def virtual(
     models: str | None,
     tasks: str,
@@ -47,22 +46,20 @@ def virtual(
     with clear_errors():
         import torch
 
-        from cser_ray.bench.table import append_csv, as_csv, check_csv, names_of
         from cser_ray.bench.virtual import measure
         from cser_ray.bench.virtual_rows import VirtualRow, render
 
-        gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+        on = torch.device(device_type(device))
+        gpu = on.type == "cuda"
         if models is None:
             models = "wrn-16-4-gn,wrn-16-4,transformer" if gpu else "pytext"
         names, small = (listed.split(",") if listed else [] for listed in (models, tasks))
         stacks = [int(count) for count in (runs or ("9,64,128,256" if gpu else "1,9,32")).split(",")]
         chosen = ways or (WAYS if gpu else WAYS[:-1])
-        if out:
-            check_csv(out, names_of(VirtualRow))
+        output = Output(VirtualRow, render, form, out)
         rows = []
-        for row in measure(names, small, workers, stacks, chosen, torch.device("cuda" if gpu else "cpu"), steps):
+        for row in measure(names, small, workers, stacks, chosen, on, steps):
             rows.append(row)
             click.echo(f"{row.model}, {row.runs} x {row.workers}, {row.way}: {row.step_ms:.3f} ms", err=True)
-            if out:
-                append_csv(out, [row])
-        click.echo(as_csv(rows) if form == "csv" else render(rows), nl=form == "table")
+            output.keep([row])
+        output.show(rows)

@@ -20,6 +20,7 @@ from cser_ray.compressors.base import Compressor, Selection, SharedCompressor
 from cser_ray.flat import FlatParameters
 from cser_ray.optimizers.local_step import AdamW, LocalStep, Nesterov, check_hyperparameters
 from cser_ray.optimizers.overlap import BackwardOverlap
+from cser_ray.optimizers.saving import ENTRY, checked_state, own_state, publish_buffers, take_back
 
 SEED_CHECKS = 3
 """So many times after construction or a load, the workers compare the blocks that they are about to average."""
@@ -102,6 +103,9 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
     def common_buffers(self) -> dict[str, Tensor]:
         """Named state that is one row for all workers of a run, `[..., 1, d]`."""
         return {}
+
+    def flush_error_(self) -> None:
+        """Put the error into the model, where every worker holds the mean of both: a reset that leaves nothing out."""
 
     def stream(self, compressor: Compressor, purpose: int) -> Any:
         """The compressor keyed by this optimizer's seeds, its use (C1 or C2) and the workers that live here."""
@@ -218,41 +222,16 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's: buffers by parameter, plus this worker's step count. Parameters are the module's to save."""
-        self._publish_state()
-        state = super().state_dict()
-        state["cser_ray"] = {
-            "method": self.state_kind(),
-            "t": self.t,
-            "common": {name: buffer.clone() for name, buffer in self.common_buffers().items()},
-            **self.extra_state(),
-        }
-        return state
+        publish_buffers(self)
+        return {**super().state_dict(), ENTRY: own_state(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved, on a worker with the same rows and parameters."""
-        if "cser_ray" not in state_dict:
-            raise ValueError("This state_dict is not of a cser_ray optimizer: it lacks the entry 'cser_ray'")
-        saved = state_dict["cser_ray"]
-        if saved["method"] != self.state_kind():
-            raise ValueError(
-                f"This state_dict was saved by {saved['method']}, and {self.state_kind()} keeps other state: load it into "
-                "the method that saved it, or start from its model with a new optimizer"
-            )
+        saved = checked_state(self, state_dict)
         super().load_state_dict(state_dict)
-        self.local.forget()
-        self.local.allocate(self.x, self.param_groups)
-        for name, buffer in self.buffers().items():
-            flat = buffer.view(self.flat.rows, self.flat.width)
-            for p, view in zip(self.flat.parameters, self.flat.views(flat), strict=True):
-                if name in self.state[p]:  # momentum may have been asked for only after the last step before the save
-                    view.copy_(self.state[p][name])
-        for name, buffer in self.common_buffers().items():
-            buffer.copy_(saved["common"][name])
-        self.t = saved["t"]
-        self.load_extra_state(saved)
+        take_back(self, saved)
         self.checks_left = SEED_CHECKS
         self.flat.attach_gradients()
-        self._publish_state()
 
     def __getstate__(self) -> dict[str, Any]:
         """Refuse copy.deepcopy and pickle: a copy's parameters would no longer be views of the flat vector."""
@@ -297,9 +276,3 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
     def _shaped(self, buffer: Tensor) -> Tensor:
         runs = len(self.seeds)
         return buffer.view(runs, self.communicator.workers, -1) if self.flat.stacked else buffer
-
-    def _publish_state(self) -> None:
-        for name, buffer in self.buffers().items():
-            flat = buffer.view(self.flat.rows, self.flat.width)
-            for p, view in zip(self.flat.parameters, self.flat.views(flat), strict=True):
-                self.state[p][name] = view

@@ -180,6 +180,13 @@ class CSER(FlatOptimizer):
         while self._in_flight and self._in_flight[0].due <= t:
             yield self._in_flight.popleft()
 
+    def flush_error_(self) -> None:
+        """See `FlatOptimizer.flush_error_`: the mean model has all errors in it, and resets under way add up to zero."""
+        self._in_flight.clear()
+        if self.e is not None and self.common is not None:
+            self.e.zero_()
+            self.common.copy_(self.x[..., :1, :])
+
     def buffers(self) -> dict[str, Tensor]:
         """See `FlatOptimizer.buffers`."""
         return super().buffers() | ({} if self.e is None else {"error": self.e})

@@ -43,6 +43,11 @@ class EFSGD(FlatOptimizer):
         self.e += self.local_update(x, g)
         error_feedback_(self.e, x, -1, self.gradient_compressor, self.communicator, t, "gradient")
 
+    def flush_error_(self) -> None:
+        """See `FlatOptimizer.flush_error_`: the error is what the model has still to go down by."""
+        self.x.sub_(self.e)
+        self.e.zero_()
+
     def buffers(self) -> dict[str, Tensor]:
         """See `FlatOptimizer.buffers`."""
         return super().buffers() | {"error": self.e}

@@ -12,9 +12,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from cser_ray.flat import FlatParameters
-
-EDGES = (0.0, 0.1, 0.3, 0.6, 1.0)
-"""Of the ranges, as parts of the flat vector. The first one is launched last and hides behind nothing: it is small."""
+from cser_ray.wire import EDGES
 
 
 class BackwardOverlap:

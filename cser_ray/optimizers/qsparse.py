@@ -51,6 +51,12 @@ class QSparseLocalSGD(FlatOptimizer):
         error_feedback_(self.e, self.common, 1, self.reset_compressor, self.communicator, call, "reset")  # lines 10-12
         x.copy_(self.common.expand_as(x))
 
+    def flush_error_(self) -> None:
+        """See `FlatOptimizer.flush_error_`: lines 9-12 with nothing dropped."""
+        self.x.add_(self.e)
+        self.e.zero_()
+        self.common.copy_(self.x[..., :1, :])
+
     def buffers(self) -> dict[str, Tensor]:
         """See `FlatOptimizer.buffers`."""
         return super().buffers() | {"error": self.e}

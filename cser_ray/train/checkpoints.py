@@ -15,54 +15,63 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cser_ray.checkpoint import COMMON, CheckpointStore, DamagedError, Manifest, rank_file
+from cser_ray.checkpoint import COMMON, MALFORMED, CheckpointStore, DamagedError, Manifest, rank_file
 from cser_ray.communicator import Communicator
 from cser_ray.errors import CserWarning
+from cser_ray.train.logistics import CHECKPOINT_S
 from cser_ray.train.record import Record
-from cser_ray.train.state import fingerprint, put_back_, taken
+from cser_ray.train.state import Part, fingerprint, merged, put_back_, redistribute_, taken
 
 if TYPE_CHECKING:
     from cser_ray.train.loop import Trial
 
-CHECKPOINT_S = 30.0
-"""Seconds from one checkpoint to the next, at least: a trial that takes less is cheaper to train again."""
 NOT_WRITTEN = bytes(32)
 """In place of a file's SHA-256."""
 NO, YES = b"\0", b"\1"
+Read = Callable[["Trial", Record, CheckpointStore, int], Callable[[], None]]
+"""Reads a checkpoint of a step and returns what puts it back; raises DamagedError."""
 
 
 class Checkpoints:
     """The checkpoints of one trial in the results folder `uri`, which all processes must see.
 
-    `every_s`: seconds between two, by the clock of rank 0; 0 saves after every evaluation.
+    `every_s`: seconds between two, by the clock of rank 0; 0 saves after every evaluation. `earlier`: a trial that differs
+    in its number of workers only; where this one has no checkpoint yet, it begins where that one stood.
     """
 
-    def __init__(self, uri: str, trial_id: str, every_s: float = CHECKPOINT_S):
+    def __init__(self, uri: str, trial_id: str, every_s: float = CHECKPOINT_S, earlier: str = ""):
         if not every_s >= 0:
             raise ValueError(f"Seconds between checkpoints are at least 0, not {every_s}")
         self.store, self.every_s = CheckpointStore(uri, trial_id), every_s
+        self.earlier = CheckpointStore(uri, earlier) if earlier else None
         self._saved_at = time.monotonic()
 
     def restore(self, trial: "Trial", record: Record) -> None:
-        """Go on from the newest checkpoint that every process finds whole, if there is one.
+        """Go on from the newest checkpoint that every process finds whole, if there is one; then from `earlier`'s.
 
         A damaged one is named in a CserWarning. Raises ValueError where it belongs to another configuration.
         """
+        if not self._go_on(trial, record, self.store, self._own) and self.earlier is not None:
+            self._go_on(trial, record, self.earlier, self._of_all)
+        self._saved_at = time.monotonic()
+
+    def _go_on(self, trial: "Trial", record: Record, store: CheckpointStore, read: Read) -> bool:
+        """Whether there was a checkpoint to go on from."""
         communicator = trial.communicator
-        steps = self.store.steps() if _rank(communicator) == 0 else []
+        steps = store.steps() if _rank(communicator) == 0 else []
         for step in iter(lambda: _next(communicator, steps), 0):
-            found, problem = None, ""
+            put_back, problem = None, ""
             try:
-                found = self._read(trial, step)
+                put_back = read(trial, record, store, step)
             except (DamagedError, OSError) as error:
                 problem = str(error)
-            everywhere = NO not in everyone(communicator, NO if found is None else YES)
-            if found is not None and everywhere:
-                put_back_(trial, record, step, *found)
-                break
+            everywhere = NO not in everyone(communicator, NO if put_back is None else YES)
+            if put_back is not None and everywhere:
+                put_back()
+                return True
             if problem:
-                warnings.warn(f"A damaged checkpoint is left out: {problem}", CserWarning, stacklevel=3)
-        self._saved_at = time.monotonic()
+                warnings.warn(f"A damaged checkpoint is left out: {problem}", CserWarning, stacklevel=4)
+        return False
 
     def save(self, trial: "Trial", record: Record) -> None:
         """Save, if it is time. A file that cannot be written is named in a CserWarning, and training goes on."""
@@ -84,9 +93,13 @@ class Checkpoints:
             if digests[name] != shared[32 * place : 32 * (place + 1)] or not _alike(tensor)
         }
         written = everyone(communicator, self._attempt(lambda: self.store.write(step, rank_file(rank), own, state)))
-        if rank == 0 and NOT_WRITTEN not in (common, *written):
+        if rank == 0:
             files = {COMMON: common.hex()} | {rank_file(k): digest.hex() for k, digest in enumerate(written)}
-            self._attempt(lambda: self.store.commit(step, Manifest(fingerprint(trial), files)))
+            whole = NOT_WRITTEN not in (common, *written)
+            manifest = Manifest(fingerprint(trial), files)
+            if not whole or self._attempt(lambda: self.store.commit(step, manifest)) == NOT_WRITTEN:
+                with contextlib.suppress(OSError):  # on a full disk its part would take the room of results
+                    self.store.drop(step)
         self._saved_at = time.monotonic()
         record.go_on()
 
@@ -96,29 +109,20 @@ class Checkpoints:
             with contextlib.suppress(OSError):  # what is left takes room and does no harm
                 self.store.remove()
 
-    def _read(self, trial: "Trial", step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """This process's part of a checkpoint, as `taken` gave it."""
-        manifest, expected = self.store.manifest(step), fingerprint(trial)
-        if manifest.fingerprint != expected:
-            names = sorted(manifest.fingerprint.keys() | expected.keys())
-            pairs = [(name, manifest.fingerprint.get(name), expected.get(name)) for name in names]
-            differences = "; ".join(
-                f"{name} {there} there, {here} here" for name, there, here in pairs if there != here
-            )
-            raise ValueError(
-                f"{self.store.path(step)} is a checkpoint of another configuration: {differences}. Give the settings it "
-                "was made with to go on, or another --out, or remove it to train from the beginning"
-            )
-        rank = _rank(trial.communicator)
-        common, _ = self.store.read(step, COMMON, manifest)
-        own, state = self.store.read(step, rank_file(rank), manifest)
-        tensors: dict[str, Tensor] = {}
-        for name, first in common.items():
-            if name not in own:
-                tensors[name] = first.expand(len(first), state["rows"][name], *first.shape[2:])
-            else:
-                tensors[name] = torch.cat([first, own[name]], 1) if rank == 0 else own[name]
-        return tensors, state
+    def _own(self, trial: "Trial", record: Record, store: CheckpointStore, step: int) -> Callable[[], None]:
+        """Puts back what this process, or one like it, saved."""
+        manifest = _manifest(trial, store, step, fingerprint(trial))
+        part = _part(store, step, manifest, _rank(trial.communicator))
+        return _strictly(store, step, lambda: put_back_(trial, record, step, part))
+
+    def _of_all(self, trial: "Trial", record: Record, store: CheckpointStore, step: int) -> Callable[[], None]:
+        """Redistributes what all processes of a trial with another number of workers saved."""
+        workers = store.manifest(step).fingerprint.get("workers")
+        if not isinstance(workers, int) or workers < 1:
+            raise DamagedError(f"{store.path(step)} is of {workers!r} workers")
+        manifest = _manifest(trial, store, step, fingerprint(trial) | {"workers": workers})
+        part = merged(_part(store, step, manifest, rank) for rank in range(len(manifest.files) - 1))
+        return _strictly(store, step, lambda: redistribute_(trial, record, step, part, workers))
 
     def _write_common(self, step: int, firsts: dict[str, Tensor]) -> bytes:
         self.store.begin(step)
@@ -131,6 +135,50 @@ class Checkpoints:
         except OSError as error:
             warnings.warn(f"No checkpoint was made, the last one stands: {error}", CserWarning, stacklevel=4)
             return NOT_WRITTEN
+
+
+def _manifest(trial: "Trial", store: CheckpointStore, step: int, expected: dict[str, Any]) -> Manifest:
+    """The manifest of a step; ValueError where it belongs to another configuration than `expected`."""
+    manifest = store.manifest(step)
+    if manifest.fingerprint != expected:
+        names = sorted(manifest.fingerprint.keys() | expected.keys())
+        pairs = [(name, manifest.fingerprint.get(name), expected.get(name)) for name in names]
+        differences = "; ".join(f"{name} {there} there, {here} here" for name, there, here in pairs if there != here)
+        raise ValueError(
+            f"{store.path(step)} is a checkpoint of another configuration: {differences}. Give the settings it was made "
+            "with to go on, or another --out, or remove it to train from the beginning"
+        )
+    return manifest
+
+
+def _part(store: CheckpointStore, step: int, manifest: Manifest, rank: int) -> Part:
+    """What process `rank` saved, as `taken` gave it."""
+    common, _ = store.read(step, COMMON, manifest)
+    own, state = store.read(step, rank_file(rank), manifest)
+    tensors: dict[str, Tensor] = {}
+    try:
+        for name, first in common.items():
+            if name not in own:
+                tensors[name] = first.expand(len(first), state["rows"][name], *first.shape[2:])
+            else:
+                tensors[name] = torch.cat([first, own[name]], 1) if rank == 0 else own[name]
+    except (*MALFORMED, IndexError) as error:
+        raise DamagedError(f"{store.path(step)}/{rank_file(rank)} is not of a trial: {error!r}") from error
+    return tensors, state
+
+
+def _strictly(store: CheckpointStore, step: int, put_back: Callable[[], None]) -> Callable[[], None]:
+    """The same, with one error for whatever does not fit."""
+
+    def checked() -> None:
+        try:
+            put_back()
+        except (*MALFORMED, IndexError) as error:
+            raise ValueError(
+                f"{store.path(step)} is whole, but not what a trial saves ({error!r}): remove it, and the one before is taken"
+            ) from error
+
+    return checked
 
 
 def everyone(communicator: Communicator, mine: bytes) -> list[bytes]:

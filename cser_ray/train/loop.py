@@ -5,6 +5,7 @@ The same loop runs n virtual workers in one process and one worker in each of n 
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -19,12 +20,15 @@ from cser_ray.train.build import make_optimizer
 from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.config import RunConfig
 from cser_ray.train.evaluation import Evaluator, place
+from cser_ray.train.models import KeptModels
 from cser_ray.train.record import Identity, Record
 from cser_ray.train.shards import Shards
 from cser_ray.virtual import GradientStep, VirtualWorkers, choose_way
 
 Report = Callable[[list[EpochRow], list[RunRow]], None]
 """Called on every process after each evaluation with one epoch row and one run row a run; it may raise to stop the trial."""
+Watch = Callable[["Trial", Record], AbstractContextManager[None]]
+"""Looks at a trial and its record from another thread, until it is left."""
 
 
 def stackable(configs: Sequence[RunConfig]) -> RunConfig:
@@ -126,11 +130,14 @@ def train(
     identity: Identity,
     report: Report | None = None,
     checkpoints: Checkpoints | None = None,
+    models: KeptModels | None = None,
+    watch: Watch | None = None,
 ) -> list[RunRow]:
     """Train the stacked runs to their end and return their rows, equal on every process up to its clock.
 
     A trial all of whose runs have stopped being finite ends early: nothing can bring them back. With `checkpoints` it
-    goes on from its last one, and leaves none when it has ended.
+    goes on from its last one, and leaves none when it has ended. `models`: where to keep what they end with.
+    `watch`: what looks on while the trial steps.
     """
     trial = Trial(configs, communicator, device)
     record = Record(trial, identity)
@@ -138,16 +145,19 @@ def train(
     due = {math.ceil(steps * (k + 1) / trial.config.evaluations) for k in range(trial.config.evaluations)}
     if checkpoints is not None:
         checkpoints.restore(trial, record)
-    for t in range(trial.t + 1, steps + 1):
-        trial.step()
-        if t in due:
-            ended = record.evaluate(last=t == steps)
-            if report is not None:
-                report(record.epoch_rows, record.run_rows)
-            if ended:
-                break
-            if checkpoints is not None:
-                checkpoints.save(trial, record)
+    with nullcontext() if watch is None else watch(trial, record):
+        for t in range(trial.t + 1, steps + 1):
+            trial.step()
+            if t in due:
+                ended = record.evaluate(last=t == steps)
+                if ended and models is not None:
+                    models.write(trial, record)
+                if report is not None:
+                    report(record.epoch_rows, record.run_rows)
+                if ended:
+                    break
+                if checkpoints is not None:
+                    checkpoints.save(trial, record)
     if checkpoints is not None:
         checkpoints.remove(trial)
     return record.run_rows

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from cser_ray.budget import METHOD_BUDGETS, share
 from cser_ray.communicator import HOST, Entry
@@ -49,8 +50,13 @@ class Record:
         self.evaluation = 0
         self.limit = DIVERGED_AT * trial.task.constant_loss()
         self.diverged_step: list[int | None] = [None] * len(trial.configs)
+        self.dense_before, self.steps_before = 0.0, 0
+        """Bytes that dense training would have sent in the steps taken with another number of workers."""
+        self.note: str | None = None
         self.epoch_rows: list[EpochRow] = []
         self.run_rows: list[RunRow] = []
+        self.averaged: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+        """Parameters and buffers `[runs, ...]` of the averaged models, once the trial has ended."""
 
     def state(self) -> dict[str, Any]:
         """What the rows to come need to know of those before, as JSON has it."""
@@ -58,6 +64,9 @@ class Record:
             "evaluation": self.evaluation,
             "started_at": self.started_at.isoformat(),
             "diverged_step": self.diverged_step,
+            "dense_before": self.dense_before,
+            "steps_before": self.steps_before,
+            "note": self.note,
             "training_s": self.training_s,
             "comm_s": self.comm_s,
             "wall_s": time.perf_counter() - self.start,
@@ -68,6 +77,8 @@ class Record:
         self.evaluation = saved["evaluation"]
         self.started_at = datetime.fromisoformat(saved["started_at"])
         self.diverged_step = list(saved["diverged_step"])
+        self.dense_before, self.steps_before = saved["dense_before"], saved["steps_before"]
+        self.note = saved["note"]
         self.training_s, self.comm_s = saved["training_s"], saved["comm_s"]
         self.start = time.perf_counter() - saved["wall_s"]
         self.go_on()
@@ -102,6 +113,7 @@ class Record:
             measured["error_norm"] = total.sqrt().tolist()
         final: dict[str, list[float]] = {}
         if last:
+            self.averaged = parameters, buffers
             own_test, ensemble_test = trial.evaluator.own_models("test")
             final = _columns(test=trial.evaluator.score(parameters, buffers, "test"))
             final |= {"val_loss_worker": own.loss.tolist()} | _columns("_worker", test=own_test)
@@ -168,7 +180,7 @@ class Record:
         """What all runs of the trial share."""
         trial, config, identity = self.trial, self.trial.config, self.identity
         communicator, budget = trial.communicator, METHOD_BUDGETS[config.method]
-        dense = communicator.dense_bytes(trial.n_params, trial.t)
+        dense = self.dense_before + communicator.dense_bytes(trial.n_params, trial.t - self.steps_before)
         realised = dense / sent if sent else math.inf
         structured = bool(budget.knobs)
         now = datetime.now(UTC)
@@ -211,6 +223,7 @@ class Record:
             "syncs_per_block": trial.t / realised,
             "collectives": collectives,
             "theorem1": budget.theorem1(config.structure) if budget.theorem1 else None,
+            "note": self.note,
             "started_at": self.started_at,
             "heartbeat_at": now,
             "ended_at": now if last else None,

@@ -48,6 +48,8 @@ class Shards:
             for seed, order in drawn.items()
             for worker in worker_ids
         }
+        self.ahead = 0
+        """Steps of data before step 1: those that another number of workers took as fewer or more steps of its own."""
         self._epoch, self._order = -1, torch.empty(0)
 
     def indices(self, step: int, device: torch.device | None = None) -> Tensor:
@@ -55,7 +57,7 @@ class Shards:
 
         They go to a device once a pass, without waiting for it.
         """
-        epoch, position = divmod(step - 1, self.steps_per_epoch)
+        epoch, position = divmod(step - 1 + self.ahead, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._shuffled(epoch)
             if device is not None and device.type == "cuda":
@@ -65,7 +67,7 @@ class Shards:
 
     def epochs(self, step: int) -> float:
         """Passes over the training data after `step` steps."""
-        return step / self.steps_per_epoch
+        return (step + self.ahead) / self.steps_per_epoch
 
     def calibration(self, limit: int) -> Tensor:
         """The first samples of every shard, int64 [rows, k], k <= limit: for BatchNorm's statistics."""

@@ -3,18 +3,23 @@
 Batches, blocks and dropout masks are functions of seeds and the step, so they are not in it.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Entry
+from cser_ray.communicator import Communicator, Entry
+from cser_ray.optimizers.base import SEED_CHECKS
 from cser_ray.results import jsonable
 from cser_ray.train.record import Record
 
 if TYPE_CHECKING:
     from cser_ray.train.loop import Trial
+
+Part = tuple[dict[str, Tensor], dict[str, Any]]
+"""What one process holds of a checkpoint: tensors `[runs, workers there, ...]`, and the rest as JSON has it."""
 
 
 def fingerprint(trial: "Trial") -> dict[str, Any]:
@@ -25,18 +30,16 @@ def fingerprint(trial: "Trial") -> dict[str, Any]:
     return {name: jsonable(value) for name, value in (shared | runs | data).items()}
 
 
-def taken(trial: "Trial", record: Record) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of a trial between two steps: tensors `[runs, workers here, ...]`, and the rest as JSON has it.
+def taken(trial: "Trial", record: Record) -> Part:
+    """The state of a trial between two steps. Tensors may be the live ones. Waits for a reset under way.
 
-    What all workers share has 1 for the workers here. Tensors may be the live ones. Waits for a reset under way.
+    What all workers share has 1 for the workers here.
     """
-    optimizer, workers = trial.optimizer, trial.workers
-    tensors = _live(trial) | {
-        "draws.model": _by_run(trial, workers.draws()),
-        "draws.data": _by_run(trial, torch.stack([generator.get_state() for generator in trial.generators])),
-    }
+    optimizer = trial.optimizer
+    tensors = _live(trial) | _draws(trial)
     return tensors, {
-        "passes": int(workers.step),
+        "passes": int(trial.workers.step),
+        "data_ahead": trial.shards.ahead,
         "checks_left": optimizer.checks_left,
         "extra": _taken_apart(optimizer.extra_state(), "extra", tensors),
         "ledger": {name: asdict(entry) for name, entry in trial.communicator.ledger.entries.items()},
@@ -45,21 +48,89 @@ def taken(trial: "Trial", record: Record) -> tuple[dict[str, Tensor], dict[str, 
 
 
 @torch.no_grad()
-def put_back_(trial: "Trial", record: Record, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Let a new trial of the same configuration stand where the other one stood after `step`."""
-    optimizer, workers = trial.optimizer, trial.workers
-    for name, tensor in _live(trial).items():
-        tensor.copy_(tensors[name])
-    workers.set_draws(tensors["draws.model"].flatten(0, 1))
-    for generator, draws in zip(trial.generators, tensors["draws.data"].flatten(0, 1), strict=True):
-        generator.set_state(draws.clone())
-    workers.step.fill_(state["passes"])  # in place: a recorded step reads it there
+def put_back_(trial: "Trial", record: Record, step: int, part: Part) -> None:
+    """Let a new trial of the same configuration stand where the other one stood after `step`.
+
+    Raises ValueError, before it changes anything, where the tensors are not those of such a trial.
+    """
+    tensors, state = part
+    draws = _draws(trial)
+    _check_shapes(_live(trial) | draws, tensors)
+    optimizer = trial.optimizer
     there = {name: tensor.to(trial.device) for name, tensor in tensors.items() if name.startswith("extra")}
     optimizer.load_extra_state(_put_together(state["extra"], there))
+    _stand_at(trial, record, step, part)
+    trial.workers.set_draws(tensors["draws.model"].flatten(0, 1))
+    for generator, drawn in zip(trial.generators, tensors["draws.data"].flatten(0, 1), strict=True):
+        generator.set_state(drawn.clone())
     optimizer.checks_left = state["checks_left"]
-    trial.t = optimizer.t = step
-    trial.communicator.ledger.entries = {name: Entry(**entry) for name, entry in state["ledger"].items()}
+    trial.shards.ahead = state["data_ahead"]
+
+
+@torch.no_grad()
+def redistribute_(trial: "Trial", record: Record, step: int, part: Part, workers: int) -> None:
+    """Let a new trial go on where one with another number of `workers` stood after `step`; `part`: all of it, `merged`.
+
+    Reset, then redistribute: every worker begins with the mean model, into which the mean error has been put, and with
+    the mean momentum. What is applied outside of workers, such as an outer momentum, stays. Resets under way are
+    dropped: they add up to zero. The data go on after as many samples, in shards drawn for the new number of workers.
+
+    Raises ValueError, before it changes anything, where the tensors are not those of such a trial.
+    """
+    tensors, state = part
+    _check_shapes({name: tensor[:, :1] for name, tensor in _live(trial).items()}, tensors)
+    here, batch = trial.config.workers, trial.config.batch_size
+    before = Communicator(workers, group=None).dense_bytes(trial.n_params, step - state["record"]["steps_before"])
+    samples = (step + state["data_ahead"]) * workers * batch
+    _stand_at(trial, record, step, part)
+    trial.optimizer.flush_error_()
+    trial.optimizer.checks_left = SEED_CHECKS
+    trial.shards.ahead = round(samples / (here * batch)) - step
+    record.dense_before += before
+    record.steps_before = step
+    record.note = (
+        f"went on at step {step} from {workers} workers with {here}: reset (errors into the mean model, momentum "
+        f"averaged), then redistributed; data after {samples} samples, in new shards"
+    )
+
+
+def merged(parts: Iterable[Part]) -> Part:
+    """One part for all processes: the mean over all workers, in float64, `[runs, 1, ...]`, and the first one's state.
+
+    Counts, and what all workers share, are the first worker's.
+    """
+    sums: dict[str, Tensor] = {}
+    firsts: dict[str, Tensor] = {}
+    first_state: dict[str, Any] = {}
+    rows = 0
+    for tensors, state in parts:
+        if not firsts:
+            firsts, first_state = {name: tensor[:, :1] for name, tensor in tensors.items()}, state
+        for name, first in firsts.items():
+            if first.is_floating_point() and not name.startswith(("common.", "extra.")):
+                total = tensors[name].sum(1, keepdim=True, dtype=torch.float64)
+                sums[name] = sums[name] + total if name in sums else total
+        rows += tensors["x"].shape[1]
+    return firsts | {name: (total / rows).to(firsts[name].dtype) for name, total in sums.items()}, first_state
+
+
+def _stand_at(trial: "Trial", record: Record, step: int, part: Part) -> None:
+    """What both ways of going on have in common."""
+    tensors, state = part
+    ledger = {name: Entry(**entry) for name, entry in state["ledger"].items()}
     record.load_state(state["record"])
+    for name, tensor in _live(trial).items():
+        tensor.copy_(tensors[name])
+    trial.workers.step.fill_(state["passes"])  # in place: a recorded step reads it there
+    trial.t = trial.optimizer.t = step
+    trial.communicator.ledger.entries = ledger
+
+
+def _check_shapes(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    for name, tensor in expected.items():
+        if name not in found or (found[name].shape, found[name].dtype) != (tensor.shape, tensor.dtype):
+            there = f"{found[name].dtype} {tuple(found[name].shape)}" if name in found else "nothing"
+            raise ValueError(f"{name} should be {tensor.dtype} {tuple(tensor.shape)} and is {there}")
 
 
 def _live(trial: "Trial") -> dict[str, Tensor]:
@@ -69,6 +140,12 @@ def _live(trial: "Trial") -> dict[str, Tensor]:
     common = {f"common.{name}": buffer for name, buffer in optimizer.common_buffers().items()}
     model = {f"model.{name}": _by_run(trial, buffer) for name, buffer in trial.workers.buffers.items()}
     return {"x": optimizer.x} | own | common | model
+
+
+def _draws(trial: "Trial") -> dict[str, Tensor]:
+    """Where the generators of each worker stand."""
+    data = torch.stack([generator.get_state() for generator in trial.generators])
+    return {"draws.model": _by_run(trial, trial.workers.draws()), "draws.data": _by_run(trial, data)}
 
 
 def _by_run(trial: "Trial", rows: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 No DDP wrapper and no `prepare_model`: the replicas differ by design, and the optimizer does all communication.
 """
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -15,13 +16,17 @@ from cser_ray.errors import CserWarning
 from cser_ray.host_communicator import HostCommunicator
 from cser_ray.results import EpochRow, RunRow
 from cser_ray.store import Store
-from cser_ray.train.checkpoints import CHECKPOINT_S, Checkpoints
+from cser_ray.train.checkpoints import Checkpoints
+from cser_ray.train.cluster import capacity, check_room
 from cser_ray.train.config import RunConfig
+from cser_ray.train.logistics import Logistics
 from cser_ray.train.loop import train
+from cser_ray.train.models import KeptModels
 from cser_ray.train.record import Identity
+from cser_ray.train.roll_call import PATIENCE_S, roll_call
+from cser_ray.train.telemetry import telling
 
-COLLECTIVE_TIMEOUT_S = 300
-"""A collective that waits longer ends the trial: a lost worker must not hold a cluster for ever."""
+Summary = Callable[[list[EpochRow], list[RunRow]], dict[str, Any]]
 
 
 def fit_distributed(
@@ -29,18 +34,20 @@ def fit_distributed(
     identity: Identity,
     store: str,
     scratch: str,
-    cpus_per_worker: float = 1.0,
-    checkpoint_s: float = CHECKPOINT_S,
+    logistics: Logistics,
+    earlier: str = "",
+    summary: Summary | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> None:
     """Train the stacked runs with `processes_per_worker` Ray Train workers for each of the n workers.
 
-    Rank 0 writes rows to the `store`. `scratch`: an absolute path or URI for Ray's own files. `cpus_per_worker`: of each
-    process; below 1 they share a core. `checkpoint_s`: seconds between checkpoints, from which an interrupted trial goes
-    on. Uses one GPU a process where the cluster has as many.
+    Rank 0 writes rows to the `store`. `scratch`: an absolute path or URI for Ray's own files. `earlier`: see
+    `Checkpoints`. `summary`: what Ray Train's `callbacks` see of each evaluation. Uses one GPU a process where the
+    cluster has as many.
 
     Where a process dies or raises, all start again from the last checkpoint, as long as each start gets beyond the one
     before: what happens again at the same step is no accident. Then, or without a checkpoint, raises Ray's error with
-    the process's traceback.
+    the process's traceback. Raises ValueError where the cluster has become too small.
     """
     import ray.train
 
@@ -48,45 +55,68 @@ def fit_distributed(
         "configs": [asdict(config) for config in configs],
         "identity": asdict(identity),
         "store": store,
-        "checkpoint_s": checkpoint_s,
+        "logistics": asdict(logistics),
+        "earlier": earlier,
+        "summary": summary,
     }
-    name = f"run-{identity.trial_id}-a{identity.attempt}"
+    config, starts = configs[0], 0
     checkpoints = CheckpointStore(store, identity.trial_id)
     while True:
+        check_room(config.workers, config.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
         step = max(checkpoints.steps(), default=0)
+        name = f"run-{identity.trial_id}-a{identity.attempt}-start{starts}"
         try:
-            _fit(settings, configs[0], f"{name}-from{step}", scratch, cpus_per_worker)
+            _fit(settings, config, name, scratch, logistics, callbacks)
             return
         except ray.train.TrainingFailedError as error:
+            starts += 1
+            if _waited_for_room(error):  # other trials have it, or a node has gone: then there is no room any more
+                continue
             if max(checkpoints.steps(), default=0) <= step:
                 raise
             text = f"{identity.trial_id} goes on from its last checkpoint after an error: {error}"
             warnings.warn(text, CserWarning, stacklevel=2)
 
 
-def _fit(settings: dict[str, Any], config: RunConfig, name: str, scratch: str, cpus_per_worker: float) -> None:
+def _fit(
+    settings: dict[str, Any],
+    config: RunConfig,
+    name: str,
+    scratch: str,
+    logistics: Logistics,
+    callbacks: Sequence[Any],
+) -> None:
     """Start the processes once and wait for their end."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from cser_ray.train.cluster import capacity
-
+    # Between two collectives a stopped process is in none: Ray's own waiting needs an end, too. It comes later than
+    # ours, which has the better error.
+    for variable in ("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"):
+        os.environ[variable] = str(logistics.timeout_s + 2 * PATIENCE_S)
     processes = config.workers * config.processes_per_worker
     TorchTrainer(
         _train_worker,
         train_loop_config=settings,
-        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        torch_config=TorchConfig(timeout_s=logistics.timeout_s),
         scaling_config=ray.train.ScalingConfig(
             num_workers=processes,
             use_gpu=capacity()["GPU"] >= processes,
-            resources_per_worker=None if cpus_per_worker == 1 else {"CPU": cpus_per_worker},
+            resources_per_worker=None if logistics.cpus_per_worker == 1 else {"CPU": logistics.cpus_per_worker},
         ),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=scratch,
+            callbacks=list(callbacks),
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=3),
         ),
     ).fit()
+
+
+def _waited_for_room(error: Exception) -> bool:
+    """Whether Ray gave up waiting for the processes' resources."""
+    cause = getattr(error, "controller_failure", None)
+    return type(cause).__name__ == "WorkerGroupStartupTimeoutError"  # Ray does not export it
 
 
 def _train_worker(settings: dict[str, Any]) -> None:
@@ -97,26 +127,30 @@ def _train_worker(settings: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)
     configs = [RunConfig(**config) for config in settings["configs"]]
-    communicator = _communicator(configs[0].processes_per_worker)
+    logistics = Logistics(**settings["logistics"])
     first = ray.train.get_context().get_world_rank() == 0
-    identity = Identity(**settings["identity"])
+    identity, summary = Identity(**settings["identity"]), settings["summary"]
     writer = Store(settings["store"]).trial(identity.trial_id, identity.attempt) if first else None
 
     def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:
         if writer is not None:
             writer.epoch(epochs)
             writer.runs(runs)
-        ray.train.report({"step": epochs[0].step})  # on every rank alike: uneven reports would hang
+        # on every rank alike: uneven reports would hang
+        ray.train.report({"step": epochs[0].step} if summary is None else summary(epochs, runs))
 
-    checkpoints = Checkpoints(settings["store"], identity.trial_id, settings["checkpoint_s"])
+    checkpoints = Checkpoints(settings["store"], identity.trial_id, logistics.checkpoint_s, settings["earlier"])
+    models = KeptModels(settings["store"], logistics.keep_models)
     try:
-        train(configs, communicator, get_device(), identity, report, checkpoints)
+        with roll_call(logistics.timeout_s):
+            communicator = _communicator(configs[0].processes_per_worker, logistics.timeout_s)
+            train(configs, communicator, get_device(), identity, report, checkpoints, models, telling)
     finally:
         if writer is not None:
             writer.close()
 
 
-def _communicator(processes_per_worker: int) -> Communicator:
+def _communicator(processes_per_worker: int, timeout_s: float) -> Communicator:
     """This process's place among the workers; ValueError where the processes of one would lie on two nodes."""
     import ray.train
 
@@ -129,4 +163,4 @@ def _communicator(processes_per_worker: int) -> Communicator:
             f"The {processes_per_worker} processes of a worker must lie on one node, but a node of this cluster holds "
             "another number that is no multiple of it: give every node CPUs (or GPUs) for whole workers"
         )
-    return HostCommunicator(processes_per_worker, timedelta(seconds=COLLECTIVE_TIMEOUT_S))
+    return HostCommunicator(processes_per_worker, timedelta(seconds=timeout_s))

@@ -23,7 +23,7 @@ def log(interval_s: float = 0.0) -> tuple[Progress, io.StringIO]:
 def test_a_log_gets_one_line_with_all_there_is_to_know() -> None:
     """Without a terminal an update is one plain line: done, running, best and time left."""
     progress, stream = log()
-    progress.update(126, 18, BEST, 100.0)
+    progress.update(126, 306, 18, BEST, 100.0)
     assert stream.getvalue() == f"runs 126/306, 18 running, best {BEST}, about 1 min 40 s left\n"
 
 
@@ -31,9 +31,9 @@ def test_a_log_gets_a_line_only_when_something_finished() -> None:
     """An update without a newly finished run adds nothing to a log."""
     progress, stream = log()
     for running in (1, 2, 3):
-        progress.update(0, running, "", None)
-    progress.update(1, 2, "", None)
-    progress.update(1, 3, "", None)
+        progress.update(0, 306, running, "", None)
+    progress.update(1, 306, 2, "", None)
+    progress.update(1, 306, 3, "", None)
     assert stream.getvalue().splitlines() == ["runs 1/306, 2 running"]
 
 
@@ -41,7 +41,7 @@ def test_a_log_gets_no_two_lines_within_the_interval() -> None:
     """Runs that finish within the interval share a line, and the last state is written at the end."""
     progress, stream = log(interval_s=3600.0)
     for done in range(1, 307):
-        progress.update(done, 306 - done, BEST, 1.0)
+        progress.update(done, 306, 306 - done, BEST, 1.0)
     progress.finish()
     progress.finish()
     assert [text.split(",")[0] for text in stream.getvalue().splitlines()] == ["runs 1/306", "runs 306/306"]
@@ -72,7 +72,7 @@ def test_a_terminal_gets_a_table_and_the_cursor_back(monkeypatch: pytest.MonkeyP
     with os.fdopen(writer, "w") as stream:
         progress = Progress(stream)
         progress.start(306)
-        progress.update(126, 18, f"{BEST} [x]", 100.0)
+        progress.update(126, 306, 18, f"{BEST} [x]", 100.0)
         progress.note("one trial [failed]")
         progress.finish()
         progress.finish()

@@ -4,9 +4,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import pandas as pd
+
 from cser_ray.results import RunRow
 from cser_ray.train.config import RunConfig
 from tests.tuning.rows_factory import frame, run
+from tuning.plan import make_plan
 from tuning.selection import REFERENCES
 from tuning.study import Study, Trial
 
@@ -23,8 +26,14 @@ def rows(trial: Trial, loss: Loss = lambda run: 0.5, **values: Any) -> list[RunR
         if config.method not in REFERENCES:
             own |= {name: getattr(config, name) for name in ("reset_interval", "reset_ratio", "gradient_ratio")}
         own |= {"trial_id": trial.trial_id, "run_id": run_id, "stage": trial.stage, "val_loss": loss(config)}
+        own |= {"steps": config.run_steps}
         made.append(run(**own | values))
     return made
+
+
+def plan_of(study: Study, table: pd.DataFrame, failed: frozenset[str] = frozenset()) -> list[Trial]:
+    """What can start now."""
+    return make_plan(study, table, failed).trials
 
 
 def stages(trials: list[Trial]) -> Counter[str]:
@@ -36,7 +45,7 @@ def simulate(study: Study, loss: Loss = lambda run: 0.5) -> list[Trial]:
     """Every trial that is issued until nothing is left, in rounds: each round finishes all that can start."""
     issued: list[Trial] = []
     table: list[RunRow] = []
-    while todo := study.plan(frame(table)):
+    while todo := plan_of(study, frame(table)):
         issued += todo
         table += [row for trial in todo for row in rows(trial, loss)]
         assert len(issued) < 10_000

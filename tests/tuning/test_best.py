@@ -27,6 +27,7 @@ from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
 from tests.tuning.command_line import cli, error_of
 from tests.tuning.rows_factory import frame, grid
+from tests.tuning.study_factory import EMPTY, plan_of
 from tuning.best import Best, find_best
 from tuning.lattice import candidates
 from tuning.reproduce import job_command, recorded_config, settings_file, settings_of_run, train_command
@@ -43,7 +44,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> str:
     store = Store(str(tmp_path_factory.mktemp("best") / "study"))
     study = Study(methods=("sgd", "no-sync", "local-sgd", "cser"), ratios=(4.0,), workers=2, steps=24, evaluations=1)
     store.write_study({"fingerprint": study.fingerprint()})
-    for trial in (trial for cell in study.cells() for trial in study.cell(*cell)):
+    for trial in plan_of(study, EMPTY):
         with store.trial(trial.trial_id, 0) as writer:
 
             def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:

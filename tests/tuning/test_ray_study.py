@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,34 +25,6 @@ TINY = (
     "--task fragile:Fragile --methods sgd,no-sync,cser-pl,ef-sgd --ratios 4 --steps 16 --lrs .05 --repeats 2 --trials 2 "
     "--workers 2 --max-concurrent 1"
 )
-FRAGILE = '''
-"""A task of one's own that has two accidents: one in the first trial of all, one in rank 1 of the first real trial."""
-import os
-import pathlib
-
-import torch.distributed as dist
-
-from cser_ray.tasks.digits import Digits
-
-
-def once(name):
-    try:
-        os.close(os.open(pathlib.Path(__file__).parent / name, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return
-    raise RuntimeError(f"an accident in the {name} trial")
-
-
-class Fragile(Digits):
-    name = "fragile"
-
-    def model(self):
-        if not dist.is_initialized():
-            once("virtual")
-        elif dist.get_rank() == 1:
-            once("real")
-        return super().model()
-'''
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +34,7 @@ def folder() -> Iterator[Path]:
 
     before = dict(os.environ)
     with session() as (base, environment):
-        (base / "fragile.py").write_text(FRAGILE)
+        shutil.copy(Path(__file__).with_name("fragile.py"), base)
         # not HOME: this process may have read a token there before, and keeps it
         os.environ |= {"RAY_TMPDIR": environment["RAY_TMPDIR"], "PYTHONPATH": str(base)}
         os.environ.pop("RAY_ADDRESS", None)
@@ -153,6 +126,35 @@ def test_the_rows_are_complete(study: tuple[Path, Result]) -> None:
     assert runs[measured].notna().all(axis=None)
     history = read_history(str(study[0]))
     assert history.groupby("run_id").size().to_dict() == dict.fromkeys(runs["run_id"], 2)
+
+
+def test_tensorboard_reads_every_run_from_the_folder_of_the_study(study: tuple[Path, Result]) -> None:
+    """`tensorboard --logdir RESULTS` has one folder a run, also of a trial that was tried again, each with its curve once."""
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(study[0])).Reload()
+    runs, history = read_runs(str(study[0])), read_history(str(study[0]))
+    folders = {f"tensorboard/{run.trial_id}/lr{run.lr:g}-r{run.repeat}": run for run in runs.itertuples()}
+    assert multiplexer.Runs().keys() == folders.keys()
+    for folder, run in folders.items():
+        points = history[history["run_id"] == run.run_id]
+        for name in ("val_loss", "consensus_distance", "bytes_sent"):
+            events = multiplexer.Scalars(folder, name)
+            assert [event.step for event in events] == points["step"].to_list()
+            assert [event.value for event in events] == pytest.approx(points[name].to_list(), rel=1e-6)
+        assert [event.value for event in multiplexer.Scalars(folder, "test_acc")] == [pytest.approx(run.test_acc)]
+        assert [event.value for event in multiplexer.Scalars(folder, "diverged")] == [0.0, 0.0]
+
+
+def test_every_finished_run_has_its_model(study: tuple[Path, Result], tmp_path: Path) -> None:
+    """Virtual or on real workers, of the first attempt or the second."""
+    runs = read_runs(str(study[0]))
+    assert {path.stem for path in (study[0] / "models").iterdir()} == set(runs["run_id"])
+    real = runs.loc[runs["rung"] == "distributed", "run_id"].item()
+    path = tmp_path / "model.safetensors"
+    result = CliRunner().invoke(main, ["export", str(study[0]), "--run", real, "-o", str(path)])
+    assert result.exit_code == 0, result.output
+    assert f"test accuracy {runs.set_index('run_id').loc[real, 'test_acc']:.2f} %" in result.output.replace("\n", " ")
 
 
 def test_the_real_trial_is_close_to_its_virtual_twin(study: tuple[Path, Result]) -> None:

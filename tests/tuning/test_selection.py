@@ -1,12 +1,13 @@
 """Configurations are chosen by their validation loss over repeats, and by nothing that depends on the rows' order."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from cser_ray.structure import Structure
 from tests.tuning.rows_factory import frame, repeats, run
-from tuning.selection import choose, mean_std, promote
+from tuning.selection import Standing, choose, mean_std, standing
 
 
 def test_the_lowest_mean_over_repeats_is_chosen() -> None:
@@ -85,22 +86,44 @@ def test_references_have_no_structure() -> None:
     assert {choice.configuration.structure for choice in choose(runs).values()} == {None}
 
 
-def test_promotion_goes_by_the_score_of_the_choice() -> None:
-    """The promoted candidate is the trial of the screen's best configuration, whatever was repeated since."""
-    screen = [
-        run("cser-pl", trial_id="c0", val_loss=0.5),
-        run("cser-pl", trial_id="c1", reset_interval=8, val_loss=0.4),
-    ]
-    assert promote(frame(screen)).trial_id == "c1"
-    assert promote(frame(screen)).configuration == choose(frame(screen))["cser-pl", 16.0].configuration
-    repeated = [run("cser-pl", trial_id="c0-repeat", repeat=k, val_loss=0.1) for k in (1, 2)]
-    assert promote(frame(screen, repeated)).trial_id == "c1"
+def test_a_candidate_stands_by_its_best_rate() -> None:
+    """Its loss and that rate, once all its runs have ended; a rate that diverged is worse than any loss."""
+    there = [run(lr=lr, val_loss=loss, run_id=f"{lr}") for lr, loss in ((0.1, 0.5), (0.2, 0.4), (0.4, 0.01))]
+    lost = replace(there[2], diverged=True, val_loss=None)
+    ids = [row.run_id for row in there]
+    assert standing(frame(there), ids) == Standing(0.01, 0.4, finished=True)
+    assert standing(frame(there[:2], [lost]), ids) == Standing(0.4, 0.2, finished=True)
+    assert standing(frame(there[:2]), ids) is None
+    assert standing(frame(there[:2], [replace(lost, status="RUNNING")]), ids) is None
+    assert standing(frame([replace(row, status="STOPPED") for row in there]), ids) == Standing(
+        0.01, 0.4, finished=False
+    )
+    assert standing(frame([replace(lost, run_id="x")]), ["x"]) == Standing(math.inf, 0.4, finished=True)
 
 
-def test_promotion_takes_one_cell() -> None:
-    """Runs of two cells are refused by name."""
-    with pytest.raises(ValueError, match="csea at 16, local-sgd at 16"):
-        promote(frame(run("local-sgd"), run("csea")))
+def test_a_candidate_stands_by_the_rule_of_the_choice() -> None:
+    """Accuracy counts upwards."""
+    there = [run(lr=lr, val_acc=accuracy, run_id=f"{lr}") for lr, accuracy in ((0.1, 50.0), (0.2, 70.0))]
+    assert standing(frame(there), ["0.1", "0.2"], "val-acc") == Standing(-70.0, 0.2, finished=True)
+
+
+def test_fresh_seeds_report_and_choose_nothing() -> None:
+    """However good they are, another configuration is chosen; where they are the chosen one's, it is reported by them."""
+    chosen = [run(lr=0.1, repeat=k, val_loss=0.4) for k in range(2)]
+    other = [run(lr=0.2, repeat=k, val_loss=0.5) for k in range(2)]
+    fresh = [run(lr=lr, repeat=k, val_loss=0.1, stage="confirm") for lr in (0.1, 0.2) for k in (2, 3, 4)]
+    choice = choose(frame(chosen, other, fresh))["local-sgd", 16.0]
+    assert choice.configuration.lr == 0.1
+    assert choice.score == pytest.approx(0.4)
+    assert choice.repeats == (2, 3, 4)
+    assert not choose(frame(fresh))
+
+
+def test_shorter_runs_choose_nothing() -> None:
+    """A rung's run is no repeat of a whole one."""
+    short = run(lr=0.2, val_loss=0.01, steps=512, stage="rung")
+    assert choose(frame(run(lr=0.1, val_loss=0.5), short))["local-sgd", 16.0].configuration.lr == 0.1
+    assert not choose(frame(short))
 
 
 def test_an_unknown_rule_is_refused_with_those_there_are() -> None:

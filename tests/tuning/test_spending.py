@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from tests.tuning.rows_factory import frame, run
+from tests.tuning.study_factory import plan_of
 from tuning.search import PlanSearcher
 from tuning.spending import UNITS, UNLIMITED, Cost, Meter, parse_limits, predicted, spent
 from tuning.study import Study, Trial
@@ -17,7 +18,7 @@ EMPTY = pd.DataFrame()
 
 def trial(method: str = "csea") -> Trial:
     """A trial of one run of 2048 steps."""
-    return next(each for each in STUDY.plan(EMPTY) if each.runs[0].method == method)
+    return next(each for each in plan_of(STUDY, EMPTY) if each.runs[0].method == method)
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_the_plan_ends_with_the_first_trial_that_does_not_fit() -> None:
     """Two trials are planned and one is allowed: the search hands out one and is finished, also when that one has ended."""
     meter = Meter(parse_limits("1trials"))
     search = PlanSearcher(
-        lambda failed: STUDY.plan(EMPTY),
+        lambda failed: plan_of(STUDY, EMPTY),
         lambda each: {"id": each.trial_id},
         fits=lambda each, running: meter.fits(each, running, EMPTY, 0.0),
     )

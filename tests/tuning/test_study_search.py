@@ -7,7 +7,8 @@ import pytest
 from cser_ray.budget import share
 from cser_ray.train.config import RunConfig
 from tests.tuning.rows_factory import frame
-from tests.tuning.study_factory import EMPTY, rows, simulate, small
+from tests.tuning.study_factory import EMPTY, plan_of, rows, simulate, small
+from tuning.plan import total_runs, total_trials
 from tuning.searchers import BATCH, STARTUP
 from tuning.study import Study, Trial
 
@@ -33,8 +34,8 @@ def test_it_issues_as_many_trials_as_any_other_searcher() -> None:
     """Every method the same number at every ratio; no structure twice while the lattice has others."""
     study = tpe()
     issued = simulate(study, loss)
-    assert len(issued) == study.total_trials()
-    assert sum(len(trial.runs) for trial in issued) == study.total_runs()
+    assert len(issued) == total_trials(study)
+    assert sum(len(trial.runs) for trial in issued) == total_runs(study)
     for method in ("cser-pl", "cser"):
         for ratio in (16.0, 64.0):
             screens = of(issued, method, ratio)
@@ -46,14 +47,14 @@ def test_it_issues_as_many_trials_as_any_other_searcher() -> None:
 def test_it_waits_for_the_first_results() -> None:
     """STARTUP candidates at once; BATCH more when all of those have ended, failed ones among them."""
     study = tpe()
-    first = of(study.plan(EMPTY), "cser", 64.0)
+    first = of(plan_of(study, EMPTY), "cser", 64.0)
     assert len(first) == STARTUP
     done = [row for trial in first for row in rows(trial, loss)]
-    assert len(of(study.plan(frame(done)), "cser", 64.0)) == BATCH
+    assert len(of(plan_of(study, frame(done)), "cser", 64.0)) == BATCH
     without_last = [row for row in done if row.trial_id != first[-1].trial_id]
-    assert of(study.plan(frame(without_last)), "cser", 64.0) == [first[-1]]
+    assert of(plan_of(study, frame(without_last)), "cser", 64.0) == [first[-1]]
     failed = frozenset({first[-1].trial_id})
-    assert len(of(study.plan(frame(without_last), failed), "cser", 64.0)) == BATCH
+    assert len(of(plan_of(study, frame(without_last), failed), "cser", 64.0)) == BATCH
 
 
 def test_a_resumed_study_issues_what_an_undisturbed_one_does() -> None:
@@ -63,7 +64,7 @@ def test_a_resumed_study_issues_what_an_undisturbed_one_does() -> None:
     ids = {trial.trial_id: trial for trial in issued}
     for k in range(0, len(issued), 5):
         table = [row for trial in issued[:k] for row in rows(trial, loss)]
-        for trial in study.plan(frame(table)):
+        for trial in plan_of(study, frame(table)):
             assert ids[trial.trial_id] == trial
 
 

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from cser_ray.budget import Structure
 from cser_ray.optimizers import OPTIMIZERS
 from tests.tuning.study_factory import small
-from tuning.study import METHODS, Study, refine
+from tuning.grid import refine
+from tuning.study import METHODS, Study
 
 
 def test_a_method_without_structure_searches_learning_rates() -> None:
     """Its further candidates lie between the study's, so that none runs twice."""
     study = Study(methods=("csea", "sgd"), ratios=(16.0,), trials=3, lrs=(0.05, 0.1, 0.5))
-    tried = [{run.lr for run in trial.runs} for trial in study.cell("csea", 16.0)]
+    tried = [set(candidate.lrs) for candidate in study.candidates("csea", 16.0)]
     assert [len(lrs) for lrs in tried] == [3, 3, 3]
     assert len(set.union(*tried)) == 9
     assert (min(set.union(*tried)), max(set.union(*tried))) == (0.05, 0.5)
@@ -64,7 +65,7 @@ def test_a_study_of_which_nothing_can_be_reached_is_refused() -> None:
         ({"lrs": (math.inf,)}, "A learning rate is positive, not inf"),
         ({"repeats": 0}, "repeats must be at least 1, not 0"),
         ({"trials": -1}, "trials must be at least 1, not -1"),
-        ({"distributed": -1}, "distributed counts configurations, so it is at least 0, not -1"),
+        ({"distributed": -1}, "distributed is a count, so it is at least 0, not -1"),
         ({"workers": 0}, "workers must be a whole number of at least 1, not 0"),
         ({"schedule": "linear"}, "Unknown schedule 'linear'"),
         ({"momentum": 1.5}, r"momentum lies in \[0, 1\)"),

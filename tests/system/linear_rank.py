@@ -1,4 +1,4 @@
-"""One of two gloo ranks that train a linear model; run by test_wire.py, once on each host."""
+"""One gloo rank of two hosts that train a linear model; run by test_wire.py, on each host once or several times."""
 
 import json
 import sys
@@ -8,7 +8,10 @@ import torch.distributed as dist
 
 from cser_ray.communicator import Communicator
 from cser_ray.compressors import GRBS
+from cser_ray.host_communicator import HostCommunicator
 from cser_ray.optimizers import CSER, EFSGD, SGD, FlatOptimizer
+
+HOSTS = 2
 
 
 def build(method: str, model: torch.nn.Module, communicator: Communicator) -> FlatOptimizer:
@@ -27,11 +30,11 @@ def build(method: str, model: torch.nn.Module, communicator: Communicator) -> Fl
     )
 
 
-def main(method: str, rank: int, store: str, steps: int) -> None:
+def main(method: str, per_host: int, rank: int, store: str, steps: int) -> None:
     """Train, and print the ledger of the steps as one line of JSON, between two lines that mark their begin and end."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    communicator = Communicator()
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=HOSTS * per_host)
+    communicator = Communicator() if per_host == 1 else HostCommunicator(per_host)
     model = torch.nn.Linear(1000, 1000)
     optimizer = build(method, model, communicator)
     dist.barrier()
@@ -48,4 +51,4 @@ def main(method: str, rank: int, store: str, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], int(sys.argv[5]))

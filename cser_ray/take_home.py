@@ -1,0 +1,91 @@
+"""The commands that take a study's results elsewhere: `best`, `export` and `push`."""
+
+import click
+
+from cser_ray.options import METHOD, SELECT, clear_errors, selection_rule
+
+
+@click.command()
+@click.argument("results")
+@click.option("--ratio", type=float, required=True, help="Overall ratio R_C.")
+@click.option("--method", type=METHOD, help="This method's settings [those of the one that the comparison recommends].")
+@SELECT
+@click.option("--out", help="Write the settings to this YAML file [to standard output].")
+def best(results: str, ratio: float, method: str | None, select: str | None, out: str | None) -> None:
+    """Take a study's best configuration home: its settings as YAML, and the commands that train with it."""
+    with clear_errors():
+        from cser_ray.results import read_runs
+        from tuning.best import find_best
+
+        found = find_best(read_runs(results), ratio, method, selection_rule(results, select))
+        settings = found.settings_file()
+        if out is not None:
+            with open(out, "w") as file:
+                file.write(settings)
+        click.echo(found.report(results, out), err=out is None)
+        if out is None:
+            click.echo(settings, nl=False)
+
+
+@click.command()
+@click.argument("results")
+@click.option("--ratio", type=float, help="Overall ratio R_C [none is needed where there is one finished run].")
+@click.option("--method", type=METHOD, help="This method's model [that of the one that the comparison recommends].")
+@click.option("--run", "run_id", help="The model of this run, by its id in the results, in place of --ratio.")
+@SELECT
+@click.option(
+    "-o",
+    "--out",
+    "paths",
+    multiple=True,
+    default=("model.safetensors",),
+    show_default=True,
+    help="The file: .safetensors, or .pt for torch.load; several times for both.",
+)
+def export(
+    results: str,
+    ratio: float | None,
+    method: str | None,
+    run_id: str | None,
+    select: str | None,
+    paths: tuple[str, ...],
+) -> None:
+    """Take a study's averaged model home: a state_dict that torch loads without this package."""
+    with clear_errors():
+        from tuning.export import check_kind, find_model, write_model
+
+        if run_id is not None and (ratio, method) != (None, None):
+            raise ValueError("--run names one run: leave out --ratio and --method")
+        if method is not None and ratio is None:
+            raise ValueError("--method needs the --ratio at which it stands")
+        for path in paths:
+            check_kind(path)
+        model = find_model(results, ratio, method, selection_rule(results, select), run_id)
+        for path in paths:
+            write_model(model, path)
+        click.echo(model.report(paths))
+
+
+@click.command()
+@click.argument("results")
+@click.option(
+    "--to",
+    "targets",
+    multiple=True,
+    required=True,
+    help="optuna:URL, mlflow[:URI], wandb[:offline] or tensorboard:FOLDER; several times for several.",
+)
+@click.option("--name", help="Of the Optuna study, MLflow experiment or W&B project [the study's].")
+def push(results: str, targets: tuple[str, ...], name: str | None) -> None:
+    """Hand a study's ended runs on to other trackers; again, and only what is new is added."""
+    with clear_errors():
+        from tuning.push.runs import read_pushed
+        from tuning.push.targets import parse_target
+
+        pushers = [parse_target(target) for target in targets]
+        study = read_pushed(results, name)
+        for pusher in pushers:
+            done = pusher(study, lambda line: click.echo(line, err=True))
+            click.echo(f"{done.where}: {done.added} runs added, {done.there} were there")
+        if study.left:
+            click.echo(f"{study.left} runs have no result yet; push again when they have.", err=True)

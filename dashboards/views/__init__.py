@@ -1,0 +1,70 @@
+"""All that the page shows, computed from a study's rows: pure functions from data frames to plain values.
+
+The page draws what stands here and computes nothing, so a notebook can draw it too:
+
+>>> from dashboards.snapshot import read_snapshot
+>>> from dashboards.views import payload
+>>> payload(read_snapshot("results/digits"))["decision"]["verdicts"]
+"""
+
+from typing import Any
+
+from cser_ray.results import jsonable
+from dashboards.snapshot import Snapshot
+from dashboards.views.best import best
+from dashboards.views.cost import cost
+from dashboards.views.curves import curves, ranges
+from dashboards.views.decision import decision
+from dashboards.views.importance import importance
+from dashboards.views.rungs import rungs
+from dashboards.views.step_times import step_times
+from dashboards.views.structures import heat, parallel
+from dashboards.views.tradeoff import tradeoff
+from dashboards.views.trials import counts, trials
+from tuning.compare import compare, configurations
+from tuning.selection import choose
+
+__all__ = ["payload"]
+
+
+def payload(snapshot: Snapshot) -> dict[str, Any]:
+    """Everything on the page as JSON values; infinities stand as "inf". What cannot be compared yet says why.
+
+    `study` and `trials` are always there. `decision` and all that rests on chosen configurations are null until a run
+    has finished, and `why_not` is a sentence then.
+    """
+    runs, history, select = snapshot.runs, snapshot.history, snapshot.select
+    page: dict[str, Any] = {
+        "study": {
+            "name": snapshot.name,
+            "at": snapshot.at.isoformat(timespec="seconds"),
+            "git_sha": snapshot.study.get("git_sha"),
+            "results": snapshot.results,
+            "select": select,
+            "counts": counts(runs),
+            "warnings": list(snapshot.warnings),
+        },
+        "why_not": None,
+        "decision": None,
+        "trials": trials(runs),
+        "cost": cost(runs) if len(runs) else None,
+    }
+    try:
+        comparison = compare(runs, select)
+    except ValueError as error:
+        return jsonable(page | {"why_not": str(error), "curves": curves(runs, history, {})})  # type: ignore[no-any-return]
+    choices, rows = choose(runs, select), configurations(runs, select)
+    drawn = curves(runs, history, choices)
+    compared = {
+        "decision": decision(comparison, int(snapshot.settings.get("repeats", 1))),
+        "tradeoff": tradeoff(comparison),
+        "curves": drawn,
+        "ranges": ranges(drawn),
+        "parallel": parallel(rows),
+        "heat": heat(rows),
+        "importance": importance(runs, select),
+        "rungs": rungs(runs, history, comparison),
+        "step_times": step_times(runs, choices, comparison),
+        "best": best(comparison, choices, snapshot.results),
+    }
+    return jsonable(page | compared)  # type: ignore[no-any-return]

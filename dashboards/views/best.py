@@ -1,0 +1,21 @@
+"""Each cell's configuration to take home: its settings as YAML and the commands, as `cser-ray best` gives them."""
+
+from typing import Any
+
+from tuning.best import best_of
+from tuning.cells import Choices
+from tuning.comparison import Comparison
+
+
+def best(comparison: Comparison, choices: Choices, results: str) -> list[dict[str, Any]]:
+    """An entry a cell; one that cannot be handed over says why."""
+    found = []
+    for method, ratio in choices:
+        entry: dict[str, Any] = {"method": method, "ratio": ratio}
+        try:
+            taken = best_of(comparison, choices, ratio, method)
+            entry |= {"settings": taken.settings_file(), "report": taken.report(results, None)}
+        except ValueError as error:
+            entry["why_not"] = str(error)
+        found.append(entry)
+    return found

@@ -1,0 +1,94 @@
+"""What people decide by: the table of methods and ratios, the verdict for each ratio, and the lines to compare with.
+
+Nothing is decided here. Every number and mark is the comparison's own, so the page says what `cser-ray compare` says.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from cser_ray.structure import number
+from tuning.comparison import Cell, Comparison, spread
+from tuning.render import heading, legend
+from tuning.selection import REFERENCES
+from tuning.tables import accuracy_text, value_text
+from tuning.verdict import sentence, simplicity
+
+
+def decision(comparison: Comparison, repeats: int) -> dict[str, Any]:
+    """The comparison as the page shows it. `repeats`: as many as the study plans for each chosen configuration."""
+    recommended = {(v.recommended, v.ratio) for v in comparison.verdicts}
+    compared = [cell for cell in comparison.cells if cell.method not in REFERENCES]
+    return {
+        "heading": heading(comparison),
+        "advice": list(comparison.advice),
+        "verdicts": [
+            {"ratio": v.ratio, "text": sentence(v), "winner": v.winner, "recommended": v.recommended, "best": v.best}
+            for v in comparison.verdicts
+        ],
+        "ratios": sorted({cell.ratio for cell in compared}),
+        "methods": sorted({cell.method for cell in compared}, key=simplicity),
+        "cells": [
+            _cell(cell, comparison, repeats) | {"recommended": (cell.method, cell.ratio) in recommended}
+            for cell in comparison.cells
+        ],
+        "references": [
+            {
+                "name": line.name,
+                "floor": line.is_floor,
+                "mean": line.test_acc,
+                "std": line.test_acc_std,
+                "text": spread(line.test_acc, line.test_acc_std) if line.test_acc is not None else "diverged",
+                "loss": spread(line.test_loss, line.test_loss_std, 3),
+                "n": len(line.repeats),
+            }
+            for line in comparison.references
+        ],
+        "shows_value": comparison.shows_value,
+        "legend": list(legend(comparison)),
+        "notes": list(comparison.notes),
+        "problems": list(comparison.problems),
+    }
+
+
+def _cell(cell: Cell, comparison: Comparison, repeats: int) -> dict[str, Any]:
+    names = ("method", "ratio", "n", "diverged", "winner", "under_floor", "lr_edge", "value_retained")
+    values = asdict(cell)
+    return {name: values[name] for name in names} | {
+        "reference": cell.method in REFERENCES,
+        "mean": cell.test_acc,
+        "std": cell.test_acc_std,
+        "low": None if cell.test_acc is None else cell.test_acc - (cell.test_acc_std or 0.0),
+        "high": None if cell.test_acc is None else cell.test_acc + (cell.test_acc_std or 0.0),
+        "text": accuracy_text(cell),
+        "value": value_text(cell, comparison),
+        "planned": max(repeats, cell.n),
+        "facts": _facts(cell),
+    }
+
+
+def _facts(cell: Cell) -> list[tuple[str, str]]:
+    """What stands beside a selected cell: names and values, as the tables of `compare` write them."""
+    untuned = spread(cell.untuned_test_acc, cell.untuned_test_acc_std)
+    facts = [
+        ("structure", structure_text(cell)),
+        ("learning rate", f"{cell.lr:g}" + (" (on the edge of those tried)" if cell.lr_edge else "")),
+        ("test loss", spread(cell.test_loss, cell.test_loss_std, 3)),
+        ("at sgd's rate", "–" if cell.untuned_lr is None else f"{untuned} (lr {cell.untuned_lr:g})"),
+        ("realised ratio", _number(cell.realised_ratio)),
+        ("rounds a step", _number(cell.rounds)),
+        ("syncs per block", _number(cell.syncs_per_block)),
+        ("MB sent by a worker", _number(None if cell.bytes_sent is None else cell.bytes_sent / 1e6)),
+        ("consensus distance", _number(cell.consensus_distance)),
+        ("a worker's own accuracy", spread(cell.worker_acc, None)),
+    ]
+    return [(name, text) for name, text in facts if text]
+
+
+def structure_text(cell: Cell) -> str:
+    """H, RC1 and RC2 of a cell; empty for a method without a structure."""
+    knobs = (("H", cell.reset_interval), ("RC1", cell.reset_ratio), ("RC2", cell.gradient_ratio))
+    return ", ".join(f"{name} {number(value).replace('inf', '∞')}" for name, value in knobs if value is not None)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}".replace("inf", "∞")

@@ -1,0 +1,124 @@
+"""Every configuration of a ratio: its knobs on parallel axes, and structures as a map of H against RC1."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cser_ray.budget import METHOD_BUDGETS
+from cser_ray.structure import number
+from dashboards.views.values import column, drawn
+from tuning.comparison import ConfigurationRow
+from tuning.selection import REFERENCES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AXES = {
+    "reset_interval": "H",
+    "reset_ratio": "RC1",
+    "gradient_ratio": "RC2",
+    "share": "share",
+    "lr": "lr",
+    "val_acc": "val. accuracy",
+}
+"""Columns of the parallel axes and their titles, in order."""
+LINEAR = ("share", "val_acc")
+"""Axes that are not logarithmic."""
+TICKS = 7
+"""Ticks of an axis at most."""
+
+
+def parallel(rows: Sequence[ConfigurationRow]) -> list[dict[str, Any]]:
+    """For each ratio its axes, with ticks, and a line a configuration: where it crosses each axis, from 0 to 1."""
+    table = frame(rows)
+    return [{"ratio": ratio} | _axes(at.reset_index(drop=True)) for ratio, at in table.groupby("ratio")]
+
+
+def heat(rows: Sequence[ConfigurationRow]) -> list[dict[str, Any]]:
+    """For each ratio and method with both knobs: the best validation accuracy at each (H, RC1), over learning rates."""
+    table = frame(rows)
+    both = [name for name, b in METHOD_BUDGETS.items() if {"reset_interval", "reset_ratio"} <= set(b.knobs)]
+    table = table[table["method"].isin(both)]
+    best = table.sort_values("val_acc", ascending=False, kind="stable", na_position="last")
+    best = best.drop_duplicates(["ratio", "method", "reset_interval", "reset_ratio"])
+    tried = table.groupby(["ratio", "method", "reset_interval", "reset_ratio"]).size()
+    return [
+        {
+            "ratio": row.ratio,
+            "method": row.method,
+            "h": row.reset_interval,
+            "rc1": row.reset_ratio,
+            "val_acc": drawn(row.val_acc),
+            "lr": row.lr,
+            "tried": int(tried[row.ratio, row.method, row.reset_interval, row.reset_ratio]),
+        }
+        for row in best.sort_values(["ratio", "method", "reset_interval", "reset_ratio"]).itertuples()
+    ]
+
+
+def frame(rows: Sequence[ConfigurationRow]) -> "pd.DataFrame":
+    """The virtual configurations that have a finished run, compressed methods only."""
+    import pandas as pd
+
+    columns = ["method", "ratio", *AXES, "chosen", "n", "diverged"]
+    kept = [r for r in rows if r.rung == "virtual" and r.n and r.method not in REFERENCES]
+    return pd.DataFrame([[getattr(r, name) for name in columns] for r in kept], columns=columns).astype(
+        dict.fromkeys(AXES, "float64")
+    )
+
+
+def _axes(table: "pd.DataFrame") -> dict[str, Any]:
+    axes, places = [], {}
+    for name, title in AXES.items():
+        scale = _scale(table[name], linear=name in LINEAR)
+        places[name] = column(scale)
+        axes.append({"name": name, "title": title, "ticks": _ticks(table[name], scale)})
+    lines = [
+        {
+            "method": row.method,
+            "places": [places[name][k] for name in AXES],
+            "text": _text(row),
+            "val_acc": drawn(row.val_acc),
+            "chosen": bool(row.chosen),
+            "diverged": row.diverged == row.n,
+        }
+        for k, row in enumerate(table.itertuples())
+    ]
+    return {"axes": axes, "lines": lines}
+
+
+def _scale(values: "pd.Series", linear: bool) -> "pd.Series":
+    """Places from 0 to 1 on the axis; infinity stands at its end, alone, and a single value in the middle."""
+    import numpy as np
+
+    infinite = np.isinf(values)
+    known = values.mask(infinite)
+    scaled = known if linear else np.log2(known)
+    low, high = scaled.min(), scaled.max()
+    places = (scaled - low) / (high - low) if high > low else scaled * 0 + 0.5
+    if infinite.any() and known.notna().any():
+        places = places * 0.85  # what infinity is apart from the largest finite value
+    return places.mask(infinite, 1.0)
+
+
+def _ticks(values: "pd.Series", places: "pd.Series") -> list[dict[str, Any]]:
+    """Some of the values themselves, at most TICKS, none on top of another."""
+    found: list[dict[str, Any]] = []
+    pairs = sorted({(place, value) for place, value in zip(places, values, strict=True) if not math.isnan(place)})
+    for place, value in pairs:
+        if not found or place - found[-1]["place"] >= 1 / TICKS or place == 1.0:
+            if found and place == 1.0 and place - found[-1]["place"] < 0.5 / TICKS:
+                found.pop()
+            text = "∞" if math.isinf(value) else number(float(f"{value:.3g}"))
+            found.append({"place": drawn(place), "text": text})
+    return found
+
+
+def _text(row: Any) -> str:
+    """The configuration in words."""
+    knobs = [
+        f"{title} {'∞' if math.isinf(value) else number(float(f'{value:.4g}'))}"
+        for name, title in AXES.items()
+        if name != "val_acc" and not math.isnan(value := getattr(row, name))
+    ]
+    return ", ".join(knobs)

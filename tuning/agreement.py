@@ -1,0 +1,90 @@
+"""Whether cheap runs foretell dear ones: how alike two rungs rank the configurations that ran on both.
+
+Promotion trusts the shorter rung, and a study on virtual workers trusts simulation. What went on is compared with what
+came of it, so a user sees whether that trust was earned. Only survivors are on both rungs: what was dropped wrongly is
+not seen here, and a rank correlation over similar survivors is lower than over all candidates.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Any
+
+from tuning.comparison import Agreement
+from tuning.selection import RUNG, SELECT, Run, configuration_of
+
+LEAST = 3
+"""Configurations under which a rank correlation says nothing."""
+
+
+def agreements(runs: Iterable[Run], select: str = "val-loss") -> list[Agreement]:
+    """Of neighbouring lengths, by ratio; then of virtual and real workers, over all ratios.
+
+    A point is one configuration on one repeat; its score is the column chosen by. Fewer than `LEAST` points say nothing
+    and are left out.
+    """
+    done = [run for run in runs if run["status"] == "FINISHED"]
+    virtual = [run for run in done if run["rung"] == "virtual"]
+    whole = [run for run in virtual if run["stage"] != RUNG]
+    found = []
+    for ratio in sorted({run["ratio"] for run in virtual if run["stage"] == RUNG}):
+        short: dict[int, list[Run]] = {}
+        for run in virtual:
+            if run["stage"] == RUNG and run["ratio"] == ratio:
+                short.setdefault(_asked(run), []).append(run)
+        rungs = [(f"{steps} steps", short[steps]) for steps in sorted(short)]
+        rungs.append(("full length", [run for run in whole if run["ratio"] == ratio]))
+        for (below, cheap), (above, dear) in pairwise(rungs):
+            found.append(_agreement(ratio, below, above, cheap, dear, select))
+    real = [run for run in done if run["rung"] == "distributed"]
+    if real:
+        found.append(_agreement(None, "virtual", "real workers", whole, real, select))
+    return [agreement for agreement in found if agreement.n >= LEAST]
+
+
+def _agreement(
+    ratio: float | None, below: str, above: str, cheap: list[Run], dear: list[Run], select: str
+) -> Agreement:
+    pairs = list(_pairs(cheap, dear, select))
+    finite = [high - low for low, high in pairs if math.isfinite(low) and math.isfinite(high)]
+    return Agreement(
+        ratio,
+        below,
+        above,
+        len(pairs),
+        _tau(pairs),
+        math.fsum(finite) / len(finite) if finite else None,
+        max(map(abs, finite), default=None),
+        sum(math.isfinite(low) != math.isfinite(high) for low, high in pairs),
+    )
+
+
+def _pairs(cheap: list[Run], dear: list[Run], select: str) -> Iterator[tuple[float, float]]:
+    column, _ = SELECT[select]
+
+    def score(run: Run) -> float:
+        return math.inf if run["diverged"] or run[column] is None else float(run[column])
+
+    first = {_point(run): score(run) for run in cheap}
+    for key, run in {_point(run): run for run in dear}.items():
+        if key in first:
+            yield first[key], score(run)
+
+
+def _point(run: Run) -> tuple[Any, ...]:
+    return run["method"], run["ratio"], configuration_of(run), run["repeat"]
+
+
+def _asked(run: Run) -> int:
+    """Steps of the rung: a run's own are the next multiple of its H, its trial's name says what was asked for."""
+    return int(str(run["trial_id"]).rpartition(RUNG)[2])
+
+
+def _tau(pairs: list[tuple[float, float]]) -> float | None:
+    """Kendall's tau-b; None where there are too few points, or all have one rank."""
+    if len(pairs) < LEAST:
+        return None
+    from scipy.stats import kendalltau, rankdata
+
+    tau = float(kendalltau(*(rankdata(values) for values in zip(*pairs, strict=True))).statistic)
+    return None if math.isnan(tau) else tau
