@@ -20,99 +20,19 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
-import numpy as np
-import pandas as pd
+from lattice_table import REACHED, Search, Table, cost_to_reach, ratio_of_costs, tables
 
 from cser_ray.bench.table import columns
-from cser_ray.budget import Structure, number
+from cser_ray.budget import number
 from tuning.lattice import candidates
 from tuning.searchers import tpe
 
-RUNGS = (0.25, 0.5, 1.0)
 BATCH = 4
 """Structures that enter the first rung together."""
 ASKED = 2_000
 """Suggestions of Optuna's among which none is feasible before a search is given up."""
 REPETITIONS = 30
-REACHED = 0.1
-"""Share of the gap from SGD to the floor that a search should come within."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """One ratio of the exhaustive table. `val` [structures, rates, seeds, evaluations], `test` [structures, rates]: mean."""
-
-    ratio: float
-    structures: list[Structure]
-    lrs: list[float]
-    val: np.ndarray
-    test: np.ndarray
-    best: float
-    gap: float
-
-    def regret(self, structure: int, lr: int) -> float:
-        """Of a configuration, as a share of the gap."""
-        return float((self.test[structure, lr] - self.best) / self.gap)
-
-
-def tables(path: str) -> list[Table]:
-    """One for each ratio; a diverged run's loss is infinite."""
-    rows = pd.read_csv(path).fillna({"reset_interval": 1, "reset_ratio": 1, "gradient_ratio": math.inf})
-    curve = [name for name in rows if name.startswith("val_loss_")]
-    rows[[*curve, "test_loss"]] = rows[[*curve, "test_loss"]].fillna(math.inf)
-    rows.loc[rows["diverged"] == 1, "test_loss"] = math.inf
-    reference = {
-        method: rows[rows["method"] == method].groupby("lr")["test_loss"].mean().min() for method in ("sgd", "no-sync")
-    }
-    found = []
-    for ratio, of in rows[~rows["method"].isin(reference)].groupby("ratio"):
-        knobs = ["reset_interval", "reset_ratio", "gradient_ratio"]
-        of = of.sort_values([*knobs, "lr", "repeat"])
-        points = of[knobs].drop_duplicates().itertuples(index=False)
-        structures = [Structure(int(h), float(a), float(b)) for h, a, b in points]
-        lrs = sorted(of["lr"].unique())
-        shape = (len(structures), len(lrs), of["repeat"].nunique())
-        val = of[curve].to_numpy().reshape(*shape, len(curve))
-        test = of["test_loss"].to_numpy().reshape(shape).mean(-1)
-        gap = reference["no-sync"] - reference["sgd"]
-        found.append(Table(float(ratio), structures, lrs, val, test, float(test.min()), float(gap)))
-    return found
-
-
-@dataclass
-class Search:
-    """What one repetition has paid and found: `found` holds (cost, regret of the best so far) after each batch."""
-
-    table: Table
-    seed: int
-    paid: float = 0.0
-    incumbent: tuple[float, int, int] = (math.inf, 0, 0)
-    found: list[tuple[float, float]] = field(default_factory=list)
-
-    def batch(self, structures: Sequence[int], rates: Sequence[int]) -> dict[int, float]:
-        """Take structures through the rungs; the last validation loss of each, at its best rate."""
-        left, last, before = list(structures), {}, 0.0
-        for rung in RUNGS:
-            self.paid += (rung - before) * len(left) * len(rates)
-            before = rung
-            at = max(0, round(rung * self.table.val.shape[-1]) - 1)
-            for structure in left:
-                losses = self.table.val[structure, list(rates), self.seed, at]
-                last[structure] = float(losses.min())
-                if rung == 1.0:
-                    lr = rates[int(losses.argmin())]
-                    self.incumbent = min(self.incumbent, (last[structure], structure, lr))
-            left = sorted(left, key=lambda structure: last[structure])[: math.ceil(len(left) / 2)]
-        self.found.append((self.paid, self.table.regret(*self.incumbent[1:])))
-        return last
-
-    def at(self, cost: float) -> float:
-        """The regret once so much has been paid; infinite before anything has run to its end."""
-        return next((regret for paid, regret in reversed(self.found) if paid <= cost), math.inf)
-
-
 Searcher = Callable[[Table, random.Random, Search], None]
 
 
@@ -225,6 +145,11 @@ SEARCHERS: dict[str, Searcher] = {
 }
 
 
+OURS = "transfer"
+"""What `tune --rungs --transfer-lrs` does."""
+RIVALS = ("random", "optuna", "authors")
+
+
 def replay(table: Table, searcher: Searcher, repetition: int) -> Search:
     """One repetition."""
     search = Search(table, repetition % table.val.shape[2])
@@ -233,30 +158,30 @@ def replay(table: Table, searcher: Searcher, repetition: int) -> Search:
 
 
 def main() -> None:
-    """Print, for each ratio and searcher, the cost at which the mean regret is within REACHED, and regret by cost."""
+    """Print, for each ratio, the cost from which on the mean regret is within REACHED, and ours over the best rival's."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table")
     options = parser.parse_args()
     costs = [10, 20, 40, 80, 160, 320]
     for table in tables(options.table):
-        lines = []
-        for name, searcher in SEARCHERS.items():
-            found = [replay(table, searcher, k) for k in range(REPETITIONS)]
-            means = {cost: [search.at(cost) for search in found] for cost in costs}
-            grid = sorted({paid for search in found for paid, _ in search.found})
-            reached = next((c for c in grid if statistics.fmean(s.at(c) for s in found) <= REACHED), None)
-            lines.append(
-                (
-                    name,
-                    "never" if reached is None else f"{reached:.0f}",
-                    *(_text(means[cost]) for cost in costs),
-                )
+        found = {name: [replay(table, search, k) for k in range(REPETITIONS)] for name, search in SEARCHERS.items()}
+        reached = {name: cost_to_reach(searches) for name, searches in found.items()}
+        lines = [
+            (
+                name,
+                "never" if math.isinf(reached[name]) else f"{reached[name]:.0f}",
+                *(_text([search.at(cost) for search in searches]) for cost in costs),
             )
+            for name, searches in found.items()
+        ]
         print(
             f"R_C = {number(table.ratio)}: {len(table.structures)} structures x {len(table.lrs)} rates, best "
             f"{table.best:.4f}, gap {table.gap:.4f}; mean regret of {REPETITIONS} (standard error)"
         )
-        print(columns(("searcher", f"runs to {REACHED:g}", *(f"after {cost}" for cost in costs)), lines), end="\n\n")
+        print(columns(("searcher", f"runs to {REACHED:g}", *(f"after {cost}" for cost in costs)), lines))
+        rival = min(RIVALS, key=lambda name: reached[name])
+        ratio, low, high = ratio_of_costs(found[OURS], found[rival])
+        print(f"{OURS} takes {ratio:.2f} of {rival}'s cost (95 % interval {low:.2f} to {high:.2f})", end="\n\n")
 
 
 def _text(regrets: list[float]) -> str:

@@ -5,6 +5,7 @@ before anything is opened: a bucket publishes whatever had been written when a s
 """
 
 import contextlib
+import errno
 import os
 import uuid
 from dataclasses import dataclass
@@ -68,9 +69,13 @@ class Folder:
         return sorted((i for i in infos if not i.base_name.startswith(_HALF)), key=lambda i: i.base_name)
 
     def make(self, name: str = "") -> None:
-        """Make the folder, or its folder `name`. `write` does not: a folder that vanished is an error."""
+        """Make the folder, or its folder `name` where it is there; a folder that vanished is an OSError."""
+        from pyarrow.fs import FileType
+
         fs, root = self._place
         if self._local:  # a bucket has keys, not folders
+            if name and fs.get_file_info(root).type != FileType.Directory:
+                raise FileNotFoundError(errno.ENOENT, "the folder has vanished", root)
             fs.create_dir(f"{root}/{name}", recursive=True)
 
     def remove(self, name: str) -> None:

@@ -11,9 +11,8 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date, datetime
-from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cser_ray.errors import CserWarning
@@ -47,14 +46,17 @@ def read_runs(uri: str) -> "pd.DataFrame":
     return df.loc[best.drop_duplicates("run_id", keep="last").index.sort_values()].reset_index(drop=True)
 
 
-def read_history(uri: str) -> "pd.DataFrame":
+def read_history(uri: str, only: Collection[str] | None = None) -> "pd.DataFrame":
     """One row a run and evaluation, columns of EpochRow, in that order; of several attempts the highest.
 
-    Warns and raises as read_runs does.
+    `only`: these columns, and those that tell rows apart: a long history takes much memory. Warns and raises as read_runs
+    does.
     """
     key = ["run_id", "evaluation"]
-    df = _read(uri, "history").sort_values([*key, "attempt"], kind="stable")
-    return df.drop_duplicates(key, keep="last").reset_index(drop=True)
+    df = _read(uri, "history", only and {*only, *key, "attempt"})
+    df = df.sort_values([*key, "attempt"], kind="stable", ignore_index=True)
+    earlier = df.duplicated(key, keep="last")
+    return df[~earlier].reset_index(drop=True) if earlier.any() else df
 
 
 def with_staleness(df: "pd.DataFrame", now: datetime, flush_s: float = 1.0) -> "pd.DataFrame":
@@ -148,9 +150,15 @@ def _check_values(table: "pa.Table") -> None:
             pc.min_max(column).as_py()
 
 
-@lru_cache(maxsize=2048)  # a live page reads a study again and again, and few of its files have changed
+_DECODED: "dict[str, tuple[int, pa.Table]]" = {}
+"""Path -> hash of a file and its table: a live page reads a study again and again, and few of its files have changed."""
+
+
 def _decoded(data: bytes, name: str, path: str) -> "pa.Table":
-    return decode(data, TABLES[name], path)
+    known = _DECODED.get(path)
+    if known is None or known[0] != hash(data):
+        known = _DECODED[path] = hash(data), decode(data, TABLES[name], path)
+    return known[1]
 
 
 def _refuse_newer(path: str, version: Any) -> None:
@@ -164,7 +172,7 @@ def _refuse_newer(path: str, version: Any) -> None:
         )
 
 
-def _read(uri: str, name: str) -> "pd.DataFrame":
+def _read(uri: str, name: str, only: Collection[str] | None = None) -> "pd.DataFrame":
     from concurrent.futures import ThreadPoolExecutor
 
     import pyarrow as pa
@@ -182,30 +190,35 @@ def _read(uri: str, name: str) -> "pd.DataFrame":
 
     # A leading dot or underscore marks what is no part of a data set, such as the marker files of Spark.
     files = [f"{name}/{e.base_name}" for e in entries if e.is_file and not e.base_name.startswith((".", "_"))]
+    shown = [c.name for c in columns(row_type) if only is None or c.name in only]
+    tables, skipped = [_reading(row_type).empty_table().select(shown)], []
     with ThreadPoolExecutor(8) as pool:  # a bucket answers in tens of milliseconds, and a study has hundreds of trials
-        fetched = list(pool.map(fetch, files))
-    tables, skipped = [_reading(row_type).empty_table()], []
-    for file, data in zip(files, fetched, strict=True):
-        try:
-            if isinstance(data, OSError):
-                raise data
-            tables.append(_decoded(data, name, folder.path(file)))
-        except NewerError:
-            raise
-        except (OSError, ValueError) as error:
-            skipped.append(f"{file}: {error}")
+        for file, data in zip(files, pool.map(fetch, files), strict=True):
+            try:
+                if isinstance(data, OSError):
+                    raise data
+                tables.append(_decoded(data, name, folder.path(file)).select(shown))
+            except NewerError:
+                raise
+            except (OSError, ValueError) as error:
+                skipped.append(f"{file}: {error}")
     if skipped:
         text = f"{len(skipped)} of {len(files)} files of {folder.path(name)} skipped: " + "; ".join(skipped)
         warnings.warn(text, CserWarning, stacklevel=3)
     return _frame(pa.concat_tables(tables), row_type)
 
 
-@cache
+_READING: "dict[type[Row], pa.Schema]" = {}
+"""Made once: a thousand tables that share a schema take half the memory."""
+
+
 def _reading(row_type: type[Row]) -> "pa.Schema":
-    """The schema as read: any column may be null, since an older version may lack it. All tables share one."""
+    """The schema as read: any column may be null, since an older version may lack it."""
     import pyarrow as pa
 
-    return pa.schema([f.with_nullable(True) for f in schema(row_type)])
+    if row_type not in _READING:
+        _READING[row_type] = pa.schema([f.with_nullable(True) for f in schema(row_type)])
+    return _READING[row_type]
 
 
 def _frame(table: "pa.Table", row_type: type[Row]) -> "pd.DataFrame":
@@ -220,4 +233,4 @@ def _frame(table: "pa.Table", row_type: type[Row]) -> "pd.DataFrame":
         values = column.to_pandas(types_mapper=nullable if c.nullable or column.null_count else None)
         return values.astype(text) if c.kind is str else values
 
-    return pd.DataFrame({c.name: series(c) for c in columns(row_type)})
+    return pd.DataFrame({c.name: series(c) for c in columns(row_type) if c.name in table.column_names})

@@ -12,6 +12,10 @@ from cser_ray.results import read_history, read_runs, read_study, with_staleness
 if TYPE_CHECKING:
     import pandas as pd
 
+HISTORY = ("rung", "step", "epoch", "wall_s", "train_loss", "val_loss", "val_acc", "val_acc_worker", "consensus_distance",
+           "bytes_sent")  # fmt: skip
+"""Columns of the history that the views draw."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -22,6 +26,7 @@ class Snapshot:
     runs: "pd.DataFrame"
     """As `read_runs` gives them; a run that is silent has status "stale"."""
     history: "pd.DataFrame"
+    """As `read_history` gives them: the columns of `HISTORY`."""
     select: str
     """What configurations are chosen by: "val-loss", "val-acc" or "train-loss"."""
     at: datetime
@@ -49,7 +54,7 @@ def read_snapshot(results: str, select: str | None = None) -> Snapshot:
     at = datetime.now(UTC)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", CserWarning)
-        runs, history = read_runs(results), read_history(results)
+        runs, history = read_runs(results), read_history(results, HISTORY)
     texts = dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, CserWarning))
     rule = select or study.get("fingerprint", {}).get("select") or "val-loss"
     return Snapshot(results, study, with_staleness(runs, at), history, rule, at, tuple(texts))

@@ -1,4 +1,4 @@
-"""Imports point one way: dashboards -> cser_ray.results; tuning -> cser_ray; cser_ray -> neither."""
+"""Imports point one way: dashboards -> what reads studies; tuning -> cser_ray; cser_ray -> neither."""
 
 import ast
 from collections.abc import Iterator
@@ -10,7 +10,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("cser_ray", "tuning", "dashboards")
 MODULES = [path.relative_to(ROOT).as_posix() for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 HEAVY = {"torch", "ray", "torchvision"}
-COMMANDS = ("cser_ray/cli.py", "cser_ray/take_home.py")
+READING = {
+    *(f"cser_ray.{name}" for name in ("budget", "errors", "folder", "results", "rows", "structure")),
+    *(f"tuning.{name}" for name in ("advisor", "best", "cells", "compare", "comparison", "constants", "render")),
+    *(f"tuning.{name}" for name in ("selection", "spending", "tables", "verdict")),
+}
+"""What says something of a study and runs none: the page must not disagree with `compare`."""
+COMMANDS = ("cser_ray/cli.py", "cser_ray/take_home.py", "cser_ray/page_commands.py")
 
 
 def imports(module: str, at_import: bool = False) -> set[str]:
@@ -48,12 +54,12 @@ def test_tuning_knows_nothing_of_dashboards(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("dashboards/")])
-def test_dashboards_know_results_and_nothing_else(module: str) -> None:
-    """What people look at is drawn from rows, so it can be drawn elsewhere and later, without torch or ray."""
+def test_dashboards_read_studies_and_nothing_else(module: str) -> None:
+    """What people look at is made of rows and of what `compare` makes of them: elsewhere and later, without torch or ray."""
     ours = {
         name for name in imports(module) if name.partition(".")[0] in PACKAGES and not name.startswith("dashboards")
     }
-    assert ours <= {"cser_ray.results", "cser_ray.rows"}
+    assert ours <= READING
     assert packages(imports(module)).isdisjoint(HEAVY)
 
 

@@ -255,6 +255,7 @@ def test_checkpoints_with_right_checksums(
     if data.draw(st.booleans()) and tensors:
         name = data.draw(st.sampled_from(sorted(tensors)))
         tensors[name] = data.draw(st.sampled_from([torch.zeros(1), torch.zeros(2, 0, 1), torch.ones(2, 9, 3)]))
+    (folder / "forged").mkdir(exist_ok=True)
     forged = CheckpointStore(str(folder / "forged"), "trial")
     forged.begin(3)
     try:

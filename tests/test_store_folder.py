@@ -11,6 +11,7 @@ import torch
 
 from cser_ray.checkpoint import COMMON, CheckpointStore, Manifest
 from cser_ray.errors import CserWarning
+from cser_ray.folder import Folder
 from cser_ray.model_store import FACTS, ModelStore, decode, encode
 from cser_ray.results import read_history, read_runs
 from cser_ray.store import Store, check_same_study
@@ -61,6 +62,7 @@ def test_what_is_written_is_read(uri):
 
 def test_models_are_written_read_and_removed(uri):
     """On a disk and in a bucket; a run without a model has none."""
+    Folder(uri).make()
     store = ModelStore(uri)
     assert (store.read("r"), store.sizes()) == (None, {})
     facts = dict.fromkeys(FACTS, "97.2") | {"run_id": "r"}
@@ -75,6 +77,7 @@ def test_models_are_written_read_and_removed(uri):
 
 def test_checkpoints_are_written_read_and_removed(uri):
     """The last two stay, on a disk and in a bucket, and in the end none does; removing nothing is no error."""
+    Folder(uri).make()
     store = CheckpointStore(uri, "t")
     store.remove()
     for step in (1, 2, 3):
@@ -86,6 +89,13 @@ def test_checkpoints_are_written_read_and_removed(uri):
     assert (tensors["x"].tolist(), state) == ([0, 1, 2], {"step": 3})
     store.remove()
     assert store.steps() == []
+
+
+def test_a_folder_that_vanished_is_not_made_anew(tmp_path):
+    """By way of a folder in it."""
+    with pytest.raises(FileNotFoundError, match="the folder has vanished"):
+        CheckpointStore(str(tmp_path / "gone"), "t").begin(1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_next_attempt_follows_the_files(uri):

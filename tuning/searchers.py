@@ -110,7 +110,7 @@ def _proposals(told: list[dict[str, float]], losses: list[float], count: int, se
     try:
         import optuna
     except ImportError as error:
-        raise ValueError("The searcher tpe is Optuna's: pip install 'cser-ray[search]', or take random") from error
+        raise ValueError("The searcher tpe is Optuna's: pip install 'cser-ray[optuna]', or take random") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     axes: dict[str, optuna.distributions.BaseDistribution] = {
         name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in told[0]

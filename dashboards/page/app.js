@@ -4,7 +4,7 @@
 const live = document.querySelector('meta[name="live"]')?.content;
 const state = {
   ratio: null, method: null, hidden: new Set(), cost: "bytes", shown: "val_acc", over: "epoch", spent: "worker_s", heat: null,
-  rate: 8, compute: null, query: "", status: "", sort: null, down: 1, shownRuns: 100,
+  rate: 8, compute: null, query: "", status: "", sort: null, down: 1, shownRuns: 100, dark: false,
 };
 let page = null;
 
@@ -170,9 +170,11 @@ $("runs-more").addEventListener("click", () => { state.shownRuns += 200; drawRun
 const dark = matchMedia("(prefers-color-scheme: dark)");
 function useTheme(theme) {
   document.documentElement.dataset.theme = theme;
-  $("theme").textContent = theme === "dark" ? "Light" : "Dark";
+  state.dark = theme === "dark";
+  $("theme").textContent = state.dark ? "Light" : "Dark";
+  redraw(["parallel", "heat"]);
 }
-$("theme").addEventListener("click", () => useTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
+$("theme").addEventListener("click", () => useTheme(state.dark ? "light" : "dark"));
 dark.addEventListener("change", () => useTheme(dark.matches ? "dark" : "light"));
 useTheme(dark.matches ? "dark" : "light");
 

@@ -70,7 +70,7 @@ const CHARTS = {
     return {
       rows, columns: [METHOD, ["x", "epoch", (v) => digits(v)], ["y", "consensus distance", (v) => digits(v, 3)]], empty: "No method here lets its workers part.",
       description: "Consensus distance against epochs, by method",
-      caption: `(1/n) Σ ‖xᵢ − x̄‖² / ‖x̄‖² at R_C = ${ratioText(state.ratio)}: how far the workers' models are from their average.`,
+      caption: `(1/n) Σ ‖xᵢ − x̄‖² / ‖x̄‖² at R_C = ${ratioText(state.ratio)}: how far the workers' models are from their average. Not drawn where they are equal, as after a whole reset.`,
       spec: curveSpec(page, "passes over the training data", "consensus distance", { logY: true }),
     };
   },
@@ -112,7 +112,7 @@ const CHARTS = {
             mark: { type: "line", ...DATA, invalid: "filter" },
             encoding: {
               y: yPlace, detail: { field: "line" },
-              color: { field: "val_acc", type: "quantitative", scale: { scheme: "viridis", domain: [Math.min(...accuracies), Math.max(...accuracies)] }, legend: { title: "val. acc., %", orient: "bottom", direction: "horizontal", gradientLength: 160, titleOrient: "left", offset: 4 } },
+              color: { field: "val_acc", type: "quantitative", scale: { scheme: shades(state), domain: [Math.min(...accuracies), Math.max(...accuracies)] }, legend: { title: "val. acc., %", orient: "bottom", direction: "horizontal", gradientLength: 160, titleOrient: "left", offset: 4 } },
               strokeWidth: { condition: { test: "datum.chosen", value: 3.5 }, value: 1.3 }, opacity: { condition: { test: "datum.chosen", value: 1 }, value: 0.55 },
             },
           },
@@ -126,15 +126,15 @@ const CHARTS = {
   heat(page, state) {
     const rows = atRatio(page.heat, state).filter((row) => row.method === state.heat);
     return {
-      rows, columns: [METHOD, ["h", "H", (v) => digits(v)], ["rc1", "R_C1", (v) => digits(v)], ["val_acc", "val. acc., %", (v) => digits(v)], ["lr", "lr", (v) => digits(v)], ["tried", "rates tried"]],
+      rows, columns: [METHOD, ["h", "H", (v) => digits(v)], ["rc1", "RC1", (v) => digits(v)], ["val_acc", "val. acc., %", (v) => digits(v)], ["lr", "lr", (v) => digits(v)], ["tried", "rates tried"]],
       empty: "No structure of this method was run at this ratio.",
       description: `Best validation accuracy of ${state.heat} over H and RC1`,
-      caption: `${state.heat} at R_C = ${ratioText(state.ratio)}: validation accuracy at the best learning rate tried. R_C2 follows from the budget.`,
+      caption: `${state.heat} at R_C = ${ratioText(state.ratio)}: validation accuracy at the best learning rate tried. RC2 follows from the budget.`,
       spec: {
-        encoding: { x: { field: "h", type: "ordinal", title: "H, steps from one reset to the next", axis: { labelAngle: 0 } }, y: { field: "rc1", type: "ordinal", sort: "descending", title: "R_C1" } },
+        encoding: { x: { field: "h", type: "ordinal", title: "H, steps from one reset to the next", axis: { labelAngle: 0 } }, y: { field: "rc1", type: "ordinal", sort: "descending", title: "RC1" } },
         layer: [
-          { mark: { type: "rect", stroke: "var(--card)", strokeWidth: 2, cornerRadius: 4, ...DATA }, encoding: { color: { field: "val_acc", type: "quantitative", scale: { scheme: "viridis" }, legend: null } } },
-          { mark: { type: "text", stroke: "var(--card)", strokeWidth: 3, strokeJoin: "round" }, encoding: { text: { field: "val_acc", format: ".1f" } } },
+          { mark: { type: "rect", stroke: "var(--card)", strokeWidth: 2, cornerRadius: 4, ...DATA }, encoding: { color: { field: "val_acc", type: "quantitative", scale: { scheme: shades(state) }, legend: null } } },
+          { mark: { type: "text", fontWeight: "bold", stroke: "var(--card)", strokeWidth: 3, strokeJoin: "round" }, encoding: { text: { field: "val_acc", format: ".1f" } } },
           { mark: { type: "text", fontWeight: "bold" }, encoding: { text: { field: "val_acc", format: ".1f" } } },
         ],
       },
@@ -159,9 +159,9 @@ const CHARTS = {
     const twin = page.rungs[0];
     const rows = page.rungs.flatMap((t) => ["virtual", "real"].flatMap((rung) => (t[rung].epoch ?? []).map((x, k) => ({ name: `${t.method} at R_C ${ratioText(t.ratio)}`, rung, x, y: t[rung].val_acc[k] }))));
     return {
-      rows, columns: [["name", "configuration"], ["rung", "workers"], ["x", "epoch", (v) => digits(v)], ["y", "val. acc., %", (v) => digits(v)]], empty: "Nothing ran on real workers.",
+      rows, columns: [["name", "configuration"], ["rung", "workers"], ["x", "epoch", (v) => digits(v)], ["y", "val. acc., %", (v) => digits(v)]], empty: "Nothing has finished on real workers.",
       description: "Validation accuracy of configurations on virtual and on real workers, same repeats",
-      caption: ["Line: virtual workers; rings: real ones, same repeats. ", page.rungs.map((t) => h("span", {}, `${t.method} at R_C ${ratioText(t.ratio)}, ${t.backend}, n = ${t.n}: test accuracy ${digits(t.test_acc)} % real, ${digits(t.virtual_test_acc)} % virtual; realised ratio ${digits(t.realised_ratio)} and ${digits(t.virtual_realised_ratio)}. `))],
+      caption: [page.agreements.map((a) => `${a.below} and ${a.above}${a.ratio === null ? "" : ` at R_C = ${ratioText(a.ratio)}`} rank ${a.n} runs with τ = ${digits(a.tau, 2)}. `), "Line: virtual workers; rings: real ones, same repeats. ", page.rungs.map((t) => `${t.method} at R_C = ${ratioText(t.ratio)}, ${t.backend}, n = ${t.n}: test accuracy ${digits(t.test_acc)} % real, ${digits(t.virtual_test_acc)} % virtual; realised ratio ${digits(t.realised_ratio)} and ${digits(t.virtual_realised_ratio)}. `)],
       spec: {
         encoding: {
           x: xLinear("passes over the training data"), y: { field: "y", type: "quantitative", title: "validation accuracy, %", scale: { zero: false } },
@@ -180,20 +180,20 @@ const CHARTS = {
     if (!times) return { rows: [], columns: [], empty: "One worker communicates with nobody." };
     const [c, r] = [state.compute, state.rate];
     const forms = times.forms.filter((form) => form.ratio === null || (form.ratio === state.ratio && !state.hidden.has(form.method)));
-    const rows = forms.map((form) => ({ method: form.title, kind: "modelled", ms: form.step_ms[c][r], speedup: form.speedup[c][r] }));
+    const rows = forms.map((form) => ({ method: form.title, kind: "modelled", ms: form.step_ms[c][r], speedup: `${digits(form.speedup[c][r], 3)}×` }));
     const fastest = rows.toSorted((a, b) => a.ms - b.ms).map((row) => row.method);
     const measured = atRatio(times.measured, state).map((m) => ({ method: m.method, kind: "measured", ms: m.step_ms, comm: m.comm_ms, n: m.n }));
     return {
       rows: rows.concat(measured), height: 40 + 24 * rows.length,
-      columns: [METHOD, ["kind", "figure"], ["ms", "a step", millisecondsText], ["speedup", "over DDP", (v) => `${digits(v, 3)}×`], ["comm", "of it waiting", millisecondsText]],
+      columns: [METHOD, ["kind", "figure"], ["ms", "a step", millisecondsText], ["speedup", "over DDP"], ["comm", "of it waiting", millisecondsText]],
       description: "Time of a step by method under the chosen link, modelled, and measured where it ran on real workers",
       caption: [tag("modelled"), ` as by cser-ray plan: ${times.n_params.toLocaleString("en")} parameters, ${times.workers} workers, ${times.backend}; constants from ${times.source}. `,
         measured.length ? "◆ measured on this study's real workers, on their own machine and link." : ""],
       spec: {
-        encoding: { y: { field: "method", type: "nominal", title: null, sort: fastest, axis: { labelColor: "var(--ink)", labelFontSize: 12, labelLimit: 160 } }, x: { field: "ms", type: "quantitative", title: "milliseconds a step", axis: { grid: true } } },
+        encoding: { y: { field: "method", type: "nominal", title: null, sort: fastest, axis: { labelColor: "var(--ink)", labelFontSize: 12, labelLimit: 160 } }, x: { field: "ms", type: "quantitative", title: "milliseconds a step; × is the speed-up over DDP", axis: { grid: true, tickCount: 6 } } },
         layer: [
           { transform: [{ filter: "datum.kind == 'modelled'" }], mark: { type: "bar", fill: "var(--modelled-soft)", stroke: MODELLED, strokeDash: [4, 2], height: { band: 0.62 }, cornerRadiusEnd: 3, ...DATA } },
-          { transform: [{ filter: "datum.kind == 'modelled'" }], mark: { type: "text", align: "left", dx: 6, fill: MODELLED }, encoding: { text: { field: "speedup", format: ".2f" } } },
+          { transform: [{ filter: "datum.kind == 'modelled'" }], mark: { type: "text", align: "left", dx: 6, fill: MODELLED }, encoding: { text: { field: "speedup" } } },
           { transform: [{ filter: "datum.kind == 'measured'" }], mark: { type: "point", shape: "diamond", size: 120, fill: "var(--ink)", ...DATA } },
           { data: { values: [{ ms: times.compute_ms[c] }] }, mark: { type: "rule", strokeDash: [2, 3] }, encoding: { y: null } },
         ],
@@ -211,7 +211,7 @@ const CHARTS = {
       description: `What each method cost the study in ${title}`,
       caption: `In all ${secondsText(total.worker_s)} of processes that trained and ${bytesText(total.bytes)} sent by all workers (virtual ones: would have sent), in ${total.trials} trials and ${total.runs} runs. Light: on real workers.`,
       spec: {
-        encoding: { y: { field: "method", type: "nominal", sort: page.methods, title: null, axis: { labelColor: "var(--ink)", labelFontSize: 12 } }, x: { field: state.spent, type: "quantitative", title, axis: { grid: true, format: "~s" } } },
+        encoding: { y: { field: "method", type: "nominal", sort: page.methods, title: null, axis: { labelColor: "var(--ink)", labelFontSize: 12 } }, x: { field: state.spent, type: "quantitative", title, axis: { grid: true, format: ".3~s", tickCount: 6 } } },
         layer: [{ mark: { type: "bar", height: { band: 0.62 }, cornerRadiusEnd: 3, ...DATA }, encoding: { color: byMethod(page.methods).color, opacity: { condition: { test: "datum.kind == 'real'", value: 0.5 }, value: 1 } } }],
       },
     };
@@ -220,6 +220,7 @@ const CHARTS = {
 
 // ---- parts that several charts share
 
+const shades = (state) => ({ name: "viridis", extent: state.dark ? [0.2, 1] : [0, 0.92] }); // both ends stand out from the card
 const yPlace = { field: "place", type: "quantitative", axis: null, scale: { domain: [-0.02, 1.02] } };
 const yAccuracy = { field: "mean", type: "quantitative", title: "test accuracy, %", scale: { zero: false } };
 const xLinear = (title) => ({ field: "x", type: "quantitative", title, axis: { tickCount: 6 }, scale: { nice: false, zero: false, padding: 8 } });
@@ -236,6 +237,8 @@ function floorText(page) {
 
 function tradeoffChart(points, onFront, field, title, page, encoding) {
   const x = { field, type: "quantitative", scale: { type: "log", nice: false, padding: 14 }, title, axis: { format: "~s", tickCount: 5 } };
+  const compressed = onFront.filter((row) => row.ratio > 1);
+  const named = compressed.filter((row, k) => compressed.findLastIndex((other) => other.ratio === row.ratio) === k); // one label a ratio
   return {
     rows: points,
     description: `Test accuracy against ${title}, with the Pareto front`,
@@ -246,7 +249,7 @@ function tradeoffChart(points, onFront, field, title, page, encoding) {
         { data: { values: onFront }, mark: { type: "line", interpolate: "step-after", stroke: "var(--ink)", strokeWidth: 1.2, opacity: 0.6 }, encoding: { y: yAccuracy } },
         { mark: { type: "rule", opacity: 0.6 }, encoding: { y: { field: "low", type: "quantitative", scale: { zero: false } }, y2: { field: "high" }, color: encoding.color } },
         { mark: { type: "point", size: 85, ...DATA }, encoding: { y: yAccuracy, ...encoding } },
-        { data: { values: onFront }, mark: { type: "text", dy: -11, fontSize: 10.5, fill: "var(--quiet)" }, encoding: { y: yAccuracy, text: { field: "ratio" } } },
+        { data: { values: named }, mark: { type: "text", dy: -11, fontSize: 10.5, fill: "var(--quiet)" }, encoding: { y: yAccuracy, text: { field: "ratio" } } },
       ],
     },
   };

@@ -65,11 +65,8 @@ const secondsText = (value) => scaled(value, [[86400, "d"], [3600, "h"], [60, "m
 const millisecondsText = (value) => scaled(value, [[1000, "s"], [1, "ms"], [1e-3, "µs"]]);
 const plusMinus = (mean, std, n = 1) => (isNumber(mean) ? mean.toFixed(n) + (isNumber(std) ? ` ± ${std.toFixed(n)}` : "") : "–");
 
-// R_C as the paper prints it.
-function rich(text) {
-  if (typeof text !== "string" || !text.includes("R_C")) return text;
-  return text.split("R_C").flatMap((part, k) => (k ? ["R", h("sub", {}, "C"), part] : [part]));
-}
+// R_C as the paper prints it: one piece, or several.
+const rich = (text) => (typeof text === "string" ? text.split("R_C").flatMap((part, k) => (k ? ["R", h("sub", {}, "C"), part] : [part])) : [text]);
 
 // ---- charts
 
@@ -105,7 +102,7 @@ const views = new Map(); // figure id -> the Vega view in it
 async function draw(figure, chart) {
   const holder = figure.querySelector(".chart") ?? figure.appendChild(h("div", { class: "chart" }));
   const caption = figure.querySelector("figcaption") ?? figure.appendChild(h("figcaption"));
-  caption.replaceChildren(...[chart.caption ?? ""].flat(Infinity).map(rich).flat());
+  caption.replaceChildren(...[chart.caption ?? ""].flat(Infinity).flatMap(rich));
   numbers(figure, chart);
   if (!chart.rows.length) {
     views.get(figure.id)?.finalize();
@@ -134,7 +131,7 @@ function numbers(figure, chart) {
     const rows = (chart.numbers ?? chart.rows).slice(0, 500);
     const cells = (row) => chart.columns.map(([field, , text], k) => h(k ? "td" : "th", {}, text ? text(row[field], row) : String(row[field] ?? "–")));
     details.querySelector(".scroll").replaceChildren(
-      h("table", {}, h("thead", {}, h("tr", {}, chart.columns.map(([, title]) => h("th", { scope: "col" }, title)))), h("tbody", {}, rows.map((row) => h("tr", {}, cells(row)))))
+      h("table", {}, h("thead", {}, h("tr", {}, chart.columns.map(([, title]) => h("th", { scope: "col" }, rich(title))))), h("tbody", {}, rows.map((row) => h("tr", {}, cells(row)))))
     );
   };
   if (details.open) details.fill();
@@ -150,7 +147,7 @@ function tip(event, value, chart) {
   const shown = chart.columns.filter(([field]) => row[field] !== undefined && row[field] !== null);
   const [first, ...others] = shown.map(([field, title, text]) => [title, text ? text(row[field], row) : String(row[field])]);
   if (!first) return;
-  box.replaceChildren(h("b", {}, first[1]), h("dl", {}, others.map(([title, text]) => [h("dt", {}, title), h("dd", {}, text)])));
+  box.replaceChildren(h("b", {}, first[1]), h("dl", {}, others.map(([title, text]) => [h("dt", {}, rich(title)), h("dd", {}, text)])));
   box.hidden = false;
   const { innerWidth, innerHeight } = window;
   box.style.left = `${Math.min(event.clientX + 14, innerWidth - box.offsetWidth - 8)}px`;

@@ -25,7 +25,7 @@ function drawTable(page, state, pick) {
   const lines = references.filter((line) => line.floor || !line.name.startsWith("no-sync"));
   $("references").replaceChildren(...lines.flatMap((line, k) => [k ? " · " : "", h("b", {}, line.floor ? `floor (${line.name})` : line.name), ` ${line.text}`]));
   $("marks").replaceChildren(
-    "★ winner: a paired test supports it · ", h("u", {}, "underlined"), ": what the verdict recommends · bar and number: value retained, 0 is the floor and 1 synchronous sgd",
+    "★ winner: a paired test supports it · ", h("u", {}, "underlined"), ": what the verdict recommends · bar and number: value retained, 0 is not worth a cable and 1 is free compression",
     shows_value ? "" : " (in parentheses: this task cannot show it)", ...legend.filter((text) => !text.startsWith("*") && !text.startsWith("good")).map((text) => ` · ${text}`)
   );
 }
@@ -151,7 +151,7 @@ function drawRuns(page, state, sortBy) {
   const columns = COLUMNS.filter(([name]) => name !== "error" || hasErrors);
   const head = columns.map(([name, title, kind]) =>
     h("th", { scope: "col", class: kind === "text" || kind === "status" || kind === "error" ? "text" : "", "aria-sort": state.sort === name ? (state.down < 0 ? "descending" : "ascending") : "none" },
-      h("button", { type: "button", id: `sort-${name}`, onclick: () => sortBy(name) }, title, state.sort === name ? (state.down < 0 ? " ↓" : " ↑") : ""))
+      h("button", { type: "button", id: `sort-${name}`, onclick: () => sortBy(name) }, rich(title), state.sort === name ? (state.down < 0 ? " ↓" : " ↑") : ""))
   );
   $("runs-table").replaceChildren(h("thead", {}, h("tr", {}, head)), h("tbody", {}, shown.map((row) => h("tr", {}, columns.map(([name, , kind]) => runCell(row, name, kind))))));
   $("runs-shown").textContent = `${rows.length} of ${all.length} runs${shown.length < rows.length ? `, the first ${shown.length} shown` : ""}`;

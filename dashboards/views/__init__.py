@@ -7,6 +7,7 @@ The page draws what stands here and computes nothing, so a notebook can draw it 
 >>> payload(read_snapshot("results/digits"))["decision"]["verdicts"]
 """
 
+from dataclasses import asdict
 from typing import Any
 
 from cser_ray.results import jsonable
@@ -64,6 +65,7 @@ def payload(snapshot: Snapshot) -> dict[str, Any]:
         "heat": heat(rows),
         "importance": importance(runs, select),
         "rungs": rungs(runs, history, comparison),
+        "agreements": [asdict(agreement) for agreement in comparison.agreements],
         "step_times": step_times(runs, choices, comparison),
         "best": best(comparison, choices, snapshot.results),
     }

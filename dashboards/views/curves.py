@@ -39,7 +39,8 @@ def curves(runs: "pd.DataFrame", history: "pd.DataFrame", choices: Choices) -> l
     for key, run_id in _ahead(runs).items():
         cells.setdefault(key, ([run_id], True))
     found = []
-    by_run = dict(tuple(history[history["rung"] == "virtual"].groupby("run_id", sort=False)))
+    rows = history.loc[history["rung"] == "virtual", ["run_id", "evaluation", *OVER, *SHOWN]]
+    by_run = dict(tuple(rows.groupby("run_id", sort=False)))
     for (method, ratio), (run_ids, provisional) in sorted(cells.items(), key=lambda c: (c[0][1], simplicity(c[0][0]))):
         series = mean_curve([by_run[run_id] for run_id in run_ids if run_id in by_run])
         if series:

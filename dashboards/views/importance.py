@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from dashboards.views.values import drawn
-from tuning.selection import REFERENCES, SELECT
+from tuning.selection import REFERENCES, RUNG, SELECT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,15 +19,17 @@ KNOBS = {
 
 
 def importance(runs: "pd.DataFrame", select: str) -> list[dict[str, Any]]:
-    """For each ratio and knob: epsilon squared of the ranks of the finished virtual runs, by what is chosen by.
+    """For each ratio and knob: epsilon squared of the ranks of the finished virtual runs of full length.
 
-    Ranks, because a diverged run has no loss: it ranks behind all others, level with its like. Epsilon squared is the
-    share of their variance between the values of the knob, less what as many random groups would show; 0 at least. The
-    knobs depend on each other, so shares do not add up to 1. A knob of one value, or of a value a run, is left out.
+    Ranks of what is chosen by, because a diverged run has no loss: it ranks behind all others, level with its like.
+    Epsilon squared is the share of their variance between the values of the knob, less what as many random groups would
+    show; 0 at least. The knobs depend on each other, so shares do not add up to 1. A knob of one value, or of a value a
+    run, is left out.
     """
     column, sign = SELECT[select]
-    kept = (runs["rung"] == "virtual") & (runs["status"] == "FINISHED") & ~runs["method"].isin(REFERENCES)
-    rows = runs[kept].assign(score=sign * runs[column].astype("float64").mask(runs["diverged"].astype(bool)))
+    whole = (runs["rung"] == "virtual") & (runs["status"] == "FINISHED") & (runs["stage"] != RUNG)
+    rows = runs[whole & ~runs["method"].isin(REFERENCES)]
+    rows = rows.assign(score=sign * rows[column].astype("float64").mask(rows["diverged"].astype(bool)))
     found = []
     for ratio, at in rows.groupby("ratio"):
         ranks = at["score"].rank(method="average", na_option="bottom")
@@ -50,4 +52,4 @@ def epsilon_squared(values: "pd.Series", groups: "pd.Series") -> float | None:
     if k < 2 or n <= k or not total:
         return None
     within = ((values - values.groupby(groups).transform("mean")) ** 2).sum()
-    return max(0.0, 1 - (within / (n - k)) / (total / (n - 1)))
+    return max(0.0, float(1 - (within / (n - k)) / (total / (n - 1))))

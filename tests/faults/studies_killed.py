@@ -21,7 +21,7 @@ KILLS = 6
 """In an episode."""
 TRIAL = "ImplicitFunc"
 """As Tune names the process of a trial."""
-LONGEST_S = 300
+LONGEST_S = 900
 """A command that takes longer hangs."""
 POISON = b"cos\nabort\n(tR."
 """A pickle that ends the process that loads it."""

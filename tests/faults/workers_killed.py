@@ -5,6 +5,7 @@ import random
 import shlex
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -149,16 +150,18 @@ def _run(out: Path, strike: Callable[[Path], None] = lambda base: None, *options
 
 def _watch(command: list[str], environment: dict[str, str], strike: Callable[[], None]) -> str:
     """Start a command and strike until it has ended; what it said."""
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as running:
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT) as running,
+    ):
         try:
             deadline = time.monotonic() + LONGEST_S
             while running.poll() is None:
                 assert time.monotonic() < deadline, "the run hangs"
                 strike()
                 time.sleep(0.1)
-            return running.communicate()[0]
+            said.seek(0)
+            return said.read()
         finally:
             running.kill()
 

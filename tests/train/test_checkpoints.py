@@ -236,6 +236,7 @@ def test_what_workers_share_is_stored_once(tmp_path: Path) -> None:
     """Synchronous SGD has one model, whatever the number of workers; CSER's models differ by design."""
     stored = {}
     for method in ("sgd", "cser"):
+        (tmp_path / method).mkdir()
         saved(tmp_path / method, 7, method=method)
         store = CheckpointStore(str(tmp_path / method), "trial")
         stored[method] = set(store.read(7, "rank-0.safetensors", store.manifest(7))[0])
@@ -270,6 +271,8 @@ def test_training_goes_on_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """The second call takes the steps that are missing, and both together report every evaluation once."""
     configs = stacked("cser", evaluations=6)
     seen: list[int] = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
 
     def run(folder: str, until: int) -> list[RunRow]:
         def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:

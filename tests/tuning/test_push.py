@@ -159,6 +159,7 @@ def test_wandb_has_the_runs_off_line_and_nothing_twice(
     assert good["config"]["reset_interval"] == 16
     assert [p["val_loss"] for p in good["history"]] == [2.0, 1.5, 1.0, 0.5]
     assert [p["_step"] for p in good["history"]] == list(STEPS)
+    assert [p["_timestamp"] - BEGAN.timestamp() for p in good["history"]] == [10, 20, 30, 40]
     assert (good["summary"]["final_test_acc"], good["summary"]["final_diverged"]) == (60.0, 0)
     assert [p["diverged"] for p in runs[DIVERGED.run_id]["history"]] == [0, 1, 1, 1]
 

@@ -1,10 +1,12 @@
 """A study handed on to TensorBoard, and read back by TensorBoard's own readers."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cser_ray.errors import CserWarning
 from tests.tuning.pushed_study import BEGAN, DIVERGED, GOOD, SGD, SILENT, STEPS, make_study, pushed
 
 
@@ -71,3 +73,18 @@ def test_tensorboard_gets_nothing_twice_and_what_was_cut_short_again(study: str,
     (good / "whole").unlink()
     assert "1 runs added, 3 were there" in pushed(study, "--to", f"tensorboard:{logs}")
     assert len(scalars(good, "val_loss")) == 4
+
+
+def test_a_study_goes_on_where_its_event_files_cannot_be_written(study: str) -> None:
+    """It is said once a trial; what can be written later is written."""
+    from tuning.events import StudyEvents
+
+    (Path(study) / "tensorboard").touch()
+    events, trial = StudyEvents(study), SimpleNamespace(config={"trial_name": GOOD.trial_id})
+    with pytest.warns(CserWarning, match=f"TensorBoard's files of {GOOD.trial_id} are not whole: .*tensorboard"):
+        events.log_trial_result(0, trial, {})
+    events.log_trial_end(trial)
+    (Path(study) / "tensorboard").unlink()
+    events.log_trial_end(SimpleNamespace(config={"trial_name": SGD.trial_id}))
+    (folder,) = (Path(study) / "tensorboard").glob("*/*")
+    assert scalars(folder, "test_acc") == [(2048, 60.0)]

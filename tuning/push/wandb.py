@@ -8,6 +8,8 @@ from typing import Any
 from tuning.push.runs import Pushed, PushedRun, PushedStudy, Say, lacking
 
 MODES = ("online", "offline")
+DONE = "pushed-by-cser-ray"
+"""A file in the folder of an offline run that is whole: what a killed push left is pushed again."""
 
 
 def push(study: PushedStudy, mode: str, say: Say) -> Pushed:
@@ -25,11 +27,7 @@ def push(study: PushedStudy, mode: str, say: Say) -> Pushed:
         raise lacking("W&B", "wandb", error) from error
     folder = os.environ.get("WANDB_DIR", ".")
     try:
-        known = (
-            {path.name.rpartition("-")[2] for path in _folders(folder, "*", DONE)}
-            if mode == "offline"
-            else _online(wandb, study.name)
-        )
+        known = _offline(folder) if mode == "offline" else _online(wandb, study.name)
         new = [run for run in study.runs if run.key not in known]
         for number, run in enumerate(new, 1):
             _add(wandb, study.name, run, mode, folder)
@@ -60,8 +58,9 @@ def _add(wandb: Any, project: str, run: PushedRun, mode: str, folder: str) -> No
             (written / DONE).touch()
 
 
-DONE = "pushed-by-cser-ray"
-"""A file in the folder of an offline run that is whole: what a killed push left is pushed again."""
+def _offline(folder: str) -> set[str]:
+    """Keys of the runs that are there whole."""
+    return {path.name.rpartition("-")[2] for path in _folders(folder, "*", DONE)}
 
 
 def _folders(folder: str, key: str, holding: str = "") -> list[Path]:
