@@ -30,7 +30,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 # An interpreter of another name may be all there is; any of the supported versions will do.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt setup.py
 	@python=$$(command -v $(PYTHON) || command -v python3) && $$python -c \
 	  'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "Python 3.11, 3.12 or 3.13 is needed: make PYTHON=/path/to/python"; exit 1; }; \

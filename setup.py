@@ -10,6 +10,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 SNIPPET = "globalThis.vegaEmbed = vegaEmbed;"
+PAGE = Path("dashboards") / "page"
 
 
 class BuildPy(build_py):
@@ -19,10 +20,11 @@ class BuildPy(build_py):
         super().run()
         from vl_convert import javascript_bundle
 
-        root = Path(".") if self.editable_mode else Path(self.build_lib)
-        target = root / "dashboards" / "page" / "vega.js"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(f"(() => {{{javascript_bundle(SNIPPET)}}})();", encoding="utf-8")
+        notice = (PAGE / "LICENSE-vega.txt").read_text()  # a report hands the library on, so its licence too
+        folder = PAGE if self.editable_mode else Path(self.build_lib) / PAGE
+        folder.mkdir(parents=True, exist_ok=True)
+        script = f"/*!\n{notice}*/\n(() => {{{javascript_bundle(SNIPPET)}}})();"
+        (folder / "vega.js").write_text(script, encoding="utf-8")
 
 
 setup(cmdclass={"build_py": BuildPy})

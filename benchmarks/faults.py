@@ -42,6 +42,8 @@ PARTS: dict[str, Callable[[Path], AbstractContextManager[Episode]]] = {
     "stalled": workers_killed.stalled,
     "slow": workers_killed.slow,
 }
+KILLS = 5
+"""In an episode, before its results are compared."""
 COUNTS = ["kills", "lost", "duplicated", "differing"]
 
 
@@ -72,7 +74,7 @@ def run_part(part: str, kills: int, first_seed: int, out: Path, until: float) ->
             folder = home / f"{part}-{seed}"
             shutil.rmtree(folder, ignore_errors=True)
             started = time.monotonic()
-            outcome = episode(int(seed), folder)
+            outcome = episode(int(seed), folder, KILLS)
             seconds = round(time.monotonic() - started, 1)
             append_csv(out, [EpisodeRow(commit(), part, int(seed), **vars(outcome), seconds=seconds)])
             if outcome.harmless:

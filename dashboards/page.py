@@ -13,7 +13,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-SCRIPTS = ("vega.js", "draw.js", "charts.js", "tables.js", "app.js")
+SCRIPTS = ("vega.js", "elements.js", "draw.js", "charts.js", "charts_results.js", "charts_curves.js", "charts_structures.js",
+           "charts_costs.js", "decision.js", "take_home.js", "runs.js", "state.js", "app.js")  # fmt: skip
 """Files of `dashboards/page/`, in the order in which they run. `vega.js` is made when the package is installed."""
 STYLE = "page.css"
 

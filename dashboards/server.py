@@ -5,6 +5,7 @@ Every answer depends on the last part of the path, so that the page works behind
 
 import ipaddress
 import socket
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,17 +23,15 @@ HEADERS = {
 }
 
 
-def make_server(results: str, host: str, port: int, select: str | None = None) -> ThreadingHTTPServer:
+def make_server(results: str, host: str, port: int, select: str | None = None) -> "PageServer":
     """A server of the page of one results folder, not yet serving; port 0 takes a free one.
 
     Raises what reading the folder raises, and ValueError where the address cannot be had.
     """
-    feed, page = Feed(results, select), live_page()
+    feed = Feed(results, select)
     feed.get()  # a folder that cannot be read is said now, not in a browser
-    handler = type("Handler", (_Handler,), {"feed": feed, "page": page, "any_name": not is_loopback(host)})
-    server = type("Server", (ThreadingHTTPServer,), {"address_family": _family(host), "daemon_threads": True})
     try:
-        return server((host, port), handler)  # type: ignore[no-any-return]
+        return PageServer(feed, host, port)
     except OSError as error:
         raise ValueError(f"cannot serve on {host} port {port} ({error.strerror}): take another --port, or 0") from error
 
@@ -64,12 +63,26 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """Answers GET and HEAD; the class attributes are set for each server."""
+class PageServer(ThreadingHTTPServer):
+    """Listens at `host` and `port`; a thread for each connection."""
 
-    feed: Any
-    page: Any
-    any_name: bool
+    daemon_threads = True
+
+    def __init__(self, feed: Feed, host: str, port: int):
+        self.feed, self.page, self.any_name = feed, live_page(), not is_loopback(host)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that went away is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers GET and HEAD."""
+
+    server: PageServer
     server_version, sys_version = "cser-ray", ""
     protocol_version = "HTTP/1.1"
     timeout = 30
@@ -83,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif last == "data.json":
             self._data()
         elif not last:
-            self._send(HTTPStatus.OK, self.page.html, "text/html; charset=utf-8", self._policy())
+            self._send(HTTPStatus.OK, self.server.page.html, "text/html; charset=utf-8", self._policy())
         elif "." not in last:  # a prefix without its slash: relative addresses need it
             self._send(HTTPStatus.PERMANENT_REDIRECT, b"", "text/plain", {"Location": f"{last}/"})
         else:
@@ -93,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _data(self) -> None:
         try:
-            data = self.feed.get()
+            data = self.server.feed.get()
         except (OSError, ValueError) as error:  # the folder vanished, or is of a later version now
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, str(error).encode(), "text/plain; charset=utf-8")
             return
@@ -112,10 +125,10 @@ class _Handler(BaseHTTPRequestHandler):
             host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
         except ValueError:
             host = None
-        return self.any_name or (host is not None and is_loopback(host))
+        return self.server.any_name or (host is not None and is_loopback(host))
 
     def _policy(self) -> dict[str, str]:
-        return {"Content-Security-Policy": f"{self.page.policy}; frame-ancestors 'none'"}
+        return {"Content-Security-Policy": f"{self.server.page.policy}; frame-ancestors 'none'"}
 
     def _send(self, status: HTTPStatus, body: bytes, kind: str, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -129,10 +142,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: a poll every two seconds is no news."""
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _shown(host: str) -> str:

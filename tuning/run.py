@@ -130,14 +130,8 @@ def run_study(
 
     tuner = tune.Tuner(
         tune.with_resources(run_trial, resources),
-        tune_config=tune.TuneConfig(
-            search_alg=PlanSearcher(planned, flat, real_at_once, total, fits),
-            scheduler=make_scheduler(scheduler, study),
-            num_samples=-1,
-            max_concurrent_trials=max_concurrent,
-            reuse_actors=True,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
+        tune_config=tune_config(
+            PlanSearcher(planned, flat, real_at_once, total, fits), scheduler, study, max_concurrent
         ),
         run_config=tune.RunConfig(name="tune", storage_path=scratch, verbose=0, callbacks=callbacks, log_to_file=False),
     )
@@ -172,8 +166,24 @@ def _trial_name(trial: Any) -> str:
     return f"{trial.config['trial_name']}_{trial.trial_id}"
 
 
-def make_scheduler(name: str, study: Study) -> Any:
-    """Tune's scheduler of that name; None for "none"."""
+def tune_config(search: Any, scheduler: str, study: Study, max_concurrent: int | None) -> Any:
+    """How Tune runs the trials that `search` hands out."""
+    from ray import tune
+
+    return tune.TuneConfig(
+        search_alg=search,
+        scheduler=_scheduler(scheduler, study),
+        num_samples=-1,
+        max_concurrent_trials=max_concurrent,
+        # It saves seconds a trial. But the actor of a stopped real trial lives on, its workers with it, and Tune waits for
+        # ever for results of the next trial there.
+        reuse_actors=scheduler == "none",
+        trial_name_creator=_trial_name,
+        trial_dirname_creator=_trial_name,
+    )
+
+
+def _scheduler(name: str, study: Study) -> Any:
     if name == "none":
         return None
     from ray.tune.schedulers import ASHAScheduler

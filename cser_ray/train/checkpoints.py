@@ -49,7 +49,8 @@ class Checkpoints:
     def restore(self, trial: "Trial", record: Record) -> None:
         """Go on from the newest checkpoint that every process finds whole, if there is one; then from `earlier`'s.
 
-        A damaged one is named in a CserWarning. Raises ValueError where it belongs to another configuration.
+        A damaged one is named in a CserWarning and in the rows. Raises ValueError where it belongs to another
+        configuration.
         """
         if not self._go_on(trial, record, self.store, self._own) and self.earlier is not None:
             self._go_on(trial, record, self.earlier, self._of_all)
@@ -59,6 +60,7 @@ class Checkpoints:
         """Whether there was a checkpoint to go on from."""
         communicator = trial.communicator
         steps = store.steps() if _rank(communicator) == 0 else []
+        left_out: list[str] = []
         for step in iter(lambda: _next(communicator, steps), 0):
             put_back, problem = None, ""
             try:
@@ -68,9 +70,12 @@ class Checkpoints:
             everywhere = NO not in everyone(communicator, NO if put_back is None else YES)
             if put_back is not None and everywhere:
                 put_back()
+                record.add_notes(left_out)
                 return True
+            left_out.append(f"left out the damaged checkpoint of step {step}")
             if problem:
                 warnings.warn(f"A damaged checkpoint is left out: {problem}", CserWarning, stacklevel=4)
+        record.add_notes(left_out)
         return False
 
     def save(self, trial: "Trial", record: Record) -> None:

@@ -100,9 +100,10 @@ def check_room(workers: int, processes_per_worker: int, cpus_per_worker: float, 
 
 
 def _cpus_of_nodes() -> list[float]:
+    """Of those that have any."""
     import ray
 
-    return [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return [node["Resources"]["CPU"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
 
 
 def _fitting(nodes: list[float], cpus: float) -> int:

@@ -5,6 +5,7 @@ import math
 import platform
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,10 @@ class Record:
         self.training_s, self.comm_s = saved["training_s"], saved["comm_s"]
         self.start = time.perf_counter() - saved["wall_s"]
         self.go_on()
+
+    def add_notes(self, notes: Sequence[str]) -> None:
+        """What a reader of the rows should know."""
+        self.note = "; ".join(filter(None, [self.note, *notes])) or None
 
     def go_on(self) -> None:
         """Training begins again: what was done since the evaluation is none of its time."""

@@ -88,10 +88,11 @@ def redistribute_(trial: "Trial", record: Record, step: int, part: Part, workers
     trial.shards.ahead = round(samples / (here * batch)) - step
     record.dense_before += before
     record.steps_before = step
-    record.note = (
+    note = (
         f"went on at step {step} from {workers} workers with {here}: reset (errors into the mean model, momentum "
-        f"averaged), then redistributed; data after {samples} samples, in new shards"
+        f"averaged), then redistributed, data after {samples} samples in new shards"
     )
+    record.add_notes([note])
 
 
 def merged(parts: Iterable[Part]) -> Part:

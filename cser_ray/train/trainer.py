@@ -68,7 +68,7 @@ def fit_distributed(
         try:
             _fit(settings, config, name, scratch, logistics, callbacks)
             return
-        except ray.train.TrainingFailedError as error:
+        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:  # RayError: of Train's controller
             starts += 1
             if _waited_for_room(error):  # other trials have it, or a node has gone: then there is no room any more
                 continue

@@ -1,62 +1,21 @@
 "use strict";
-// The page: what is picked, when what is drawn, and news from a running study.
+// The page: when what is drawn, its controls, and news from a running study.
 
 const live = document.querySelector('meta[name="live"]')?.content;
-const state = {
-  ratio: null, method: null, hidden: new Set(), cost: "bytes", shown: "val_acc", over: "epoch", spent: "worker_s", heat: null,
-  rate: 8, compute: null, query: "", status: "", sort: null, down: 1, shownRuns: 100, dark: false,
-};
 let page = null;
-
-// ---- what is picked stays in the address, so that a link or a reload shows the same
-
-const KEPT = ["ratio", "method", "cost", "shown", "over", "spent", "heat", "rate", "compute", "query", "status"];
-function recall() {
-  const kept = new URLSearchParams(location.hash.slice(1));
-  for (const name of KEPT) {
-    const value = kept.get(name);
-    if (value !== null) state[name] = name === "ratio" || name === "rate" || name === "compute" ? Number(value) : value;
-  }
-  for (const method of (kept.get("hidden") ?? "").split(",").filter(Boolean)) state.hidden.add(method);
-}
-function remember() {
-  const kept = new URLSearchParams(KEPT.filter((name) => state[name] !== null && state[name] !== "").map((name) => [name, state[name]]));
-  if (state.hidden.size) kept.set("hidden", [...state.hidden].join(","));
-  history.replaceState(null, "", `#${kept}`);
-}
-
-// Picks what the data has, where what was picked before is not there (yet).
-function settle() {
-  const { decision, step_times: times } = page;
-  const compared = decision?.cells.filter((cell) => !cell.reference) ?? [];
-  const curveRatios = [...new Set(page.curves?.map((curve) => curve.ratio).filter((ratio) => ratio !== 1 && ratio !== "inf"))];
-  page.ratios = decision?.ratios.length ? decision.ratios : curveRatios;
-  page.methods = [...new Set([...(decision?.cells.map((cell) => cell.method) ?? []), ...(page.curves?.map((c) => c.method) ?? [])])];
-  if (!page.ratios.includes(state.ratio)) state.ratio = page.ratios[Math.floor((page.ratios.length - 1) / 2)] ?? null;
-  if (!page.methods.includes(state.method) && decision) {
-    const verdict = decision.verdicts.find((v) => v.ratio === state.ratio);
-    state.method = verdict?.recommended ?? verdict?.best ?? compared[0]?.method ?? page.methods[0];
-  }
-  const heats = [...new Set(page.heat?.filter((row) => row.ratio === state.ratio).map((row) => row.method))];
-  page.heats = heats;
-  if (!heats.includes(state.heat)) state.heat = heats.includes("cser") ? "cser" : heats[0] ?? null;
-  if (times) {
-    if (!(state.rate >= 0 && state.rate < times.rates.length)) state.rate = 8;
-    if (!(state.compute >= 0 && state.compute < times.compute_ms.length) || state.compute === null) {
-      state.compute = Math.max(0, times.compute_ms.indexOf(times.compute_measured ?? 10));
-    }
-  }
-}
 
 // ---- drawing: tables at once, charts when they come near the window
 
 const figures = [...document.querySelectorAll("figure")];
 const near = new Set();
 const stale = new Set();
-const watcher = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) isIntersecting ? near.add(target) : near.delete(target);
-  drawCharts();
-}, { rootMargin: "300px" });
+const watcher = new IntersectionObserver(
+  (entries) => {
+    for (const { target, isIntersecting } of entries) isIntersecting ? near.add(target) : near.delete(target);
+    drawCharts();
+  },
+  { rootMargin: "300px" },
+);
 
 function drawCharts() {
   if (!page?.decision) return;
@@ -74,7 +33,7 @@ function redraw(ids) {
 function pick(cell) {
   const other = cell.ratio !== state.ratio;
   Object.assign(state, { ratio: cell.ratio, method: cell.method });
-  if (other) settle();
+  if (other) settle(page);
   other ? drawAll() : (keepingFocus(() => drawDecision()), redraw(["workers"]));
   remember();
 }
@@ -111,29 +70,87 @@ function keepingFocus(change) {
 }
 
 function choice(name, value, label, checked, change, type = "radio") {
-  return h("label", {}, h("input", { type, name, value, id: `${name}-${value}`, checked, onchange: (event) => change(event.target.checked) }), h("span", {}, label));
+  return h(
+    "label",
+    {},
+    h("input", {
+      type,
+      name,
+      value,
+      id: `${name}-${value}`,
+      checked,
+      onchange: (event) => change(event.target.checked),
+    }),
+    h("span", {}, label),
+  );
 }
 
 function drawToolbar() {
   const legendOf = (id) => $(id).querySelector("legend");
-  $("ratios").replaceChildren(legendOf("ratios"), ...page.ratios.map((ratio) => choice("ratio", ratio, ratioText(ratio), ratio === state.ratio, () => { state.ratio = ratio; settle(); remember(); drawAll(); })));
-  $("methods").replaceChildren(legendOf("methods"), ...page.methods.map((method) =>
-    choice("method", method, [glyph(method), method].flat(), !state.hidden.has(method), (on) => { on ? state.hidden.delete(method) : state.hidden.add(method); remember(); drawAll(); }, "checkbox")));
-  $("heat-methods").replaceChildren(legendOf("heat-methods"), ...page.heats.map((method) => choice("heat", method, method, method === state.heat, () => { state.heat = method; remember(); redraw(["heat"]); })));
+  $("ratios").replaceChildren(
+    legendOf("ratios"),
+    ...page.ratios.map((ratio) =>
+      choice("ratio", ratio, ratioText(ratio), ratio === state.ratio, () => {
+        state.ratio = ratio;
+        settle(page);
+        remember();
+        drawAll();
+      }),
+    ),
+  );
+  $("methods").replaceChildren(
+    legendOf("methods"),
+    ...page.methods.map((method) =>
+      choice(
+        "method",
+        method,
+        [glyph(method), method].flat(),
+        !state.hidden.has(method),
+        (on) => {
+          on ? state.hidden.delete(method) : state.hidden.add(method);
+          remember();
+          drawAll();
+        },
+        "checkbox",
+      ),
+    ),
+  );
+  $("heat-methods").replaceChildren(
+    legendOf("heat-methods"),
+    ...page.heats.map((method) =>
+      choice("heat", method, method, method === state.heat, () => {
+        state.heat = method;
+        remember();
+        redraw(["heat"]);
+      }),
+    ),
+  );
   const times = page.step_times;
   if (times) {
     $("rate").max = times.rates.length - 1;
     $("rate").value = state.rate;
     $("rate").setAttribute("aria-valuetext", times.rate_texts[state.rate]);
     $("rate-text").textContent = times.rate_texts[state.rate];
-    $("compute").replaceChildren(...times.compute_ms.map((ms, k) => h("option", { value: k, selected: k === state.compute }, millisecondsText(ms) + (ms === times.compute_measured ? " (measured)" : ""))));
+    $("compute").replaceChildren(
+      ...times.compute_ms.map((ms, k) =>
+        h(
+          "option",
+          { value: k, selected: k === state.compute },
+          millisecondsText(ms) + (ms === times.compute_measured ? " (measured)" : ""),
+        ),
+      ),
+    );
   }
   for (const input of document.querySelectorAll("[data-state] input[type=radio]")) {
     const { state: name } = input.closest("[data-state]").dataset;
     input.checked = state[name] === input.value;
   }
   const statuses = [...new Set(page.rows.map((row) => row.shownStatus))].sort();
-  $("status").replaceChildren(...["", ...statuses].map((status) => h("option", { value: status, selected: status === state.status }, status.toLowerCase() || "all")));
+  $("status").replaceChildren(
+    ...["", ...statuses].map((status) =>
+      h("option", { value: status, selected: status === state.status }, status.toLowerCase() || "all"),
+    ),
+  );
   $("query").value = state.query;
 }
 
@@ -163,9 +180,20 @@ function linkChanged() {
 }
 $("rate").addEventListener("input", linkChanged);
 $("compute").addEventListener("change", linkChanged);
-$("status").addEventListener("change", () => { state.status = $("status").value; remember(); drawRuns(page, state, sortBy); });
-$("query").addEventListener("input", () => { state.query = $("query").value; remember(); drawRuns(page, state, sortBy); });
-$("runs-more").addEventListener("click", () => { state.shownRuns += 200; drawRuns(page, state, sortBy); });
+$("status").addEventListener("change", () => {
+  state.status = $("status").value;
+  remember();
+  drawRuns(page, state, sortBy);
+});
+$("query").addEventListener("input", () => {
+  state.query = $("query").value;
+  remember();
+  drawRuns(page, state, sortBy);
+});
+$("runs-more").addEventListener("click", () => {
+  state.shownRuns += 200;
+  drawRuns(page, state, sortBy);
+});
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 function useTheme(theme) {
@@ -179,32 +207,43 @@ dark.addEventListener("change", () => useTheme(dark.matches ? "dark" : "light"))
 useTheme(dark.matches ? "dark" : "light");
 
 let width = window.innerWidth;
-window.addEventListener("resize", () => { if (window.innerWidth !== width) { width = window.innerWidth; redraw(); } });
-window.addEventListener("keydown", (event) => { if (event.key === "Escape") $("tooltip").hidden = true; });
+window.addEventListener("resize", () => {
+  if (window.innerWidth !== width) {
+    width = window.innerWidth;
+    redraw();
+  }
+});
+window.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") $("tooltip").hidden = true;
+});
 
 // ---- data
 
 function show(data) {
   page = data;
   page.rows = runRows(page);
-  settle();
+  settle(page);
   drawAll();
 }
 
-const POLL_MS = 2000;
+const POLL_MS = 1000;
 let seen = null;
 async function follow() {
+  const start = performance.now();
   try {
     const answer = await fetch(live, { cache: "no-cache" });
     if (!answer.ok) throw new Error(await answer.text());
     const tag = answer.headers.get("ETag");
     if (tag === null || tag !== seen) show(await answer.json());
     seen = tag;
-    $("live").textContent = page.study.counts.RUNNING ? "live" : "live, nothing is running";
+    say(page.study.counts.RUNNING ? "live" : "live, nothing is running");
   } catch (error) {
-    $("live").textContent = `not reached, trying again (${error.message})`;
+    say(`not reached, trying again (${error.message})`);
   }
-  setTimeout(follow, POLL_MS);
+  setTimeout(follow, Math.max(POLL_MS, performance.now() - start)); // a slow server is asked less often
+}
+function say(text) {
+  if ($("live").textContent !== text) $("live").textContent = text; // a screen reader reads what changes
 }
 
 recall();

@@ -35,25 +35,20 @@ class Client:
             connection.close()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    """A small study."""
-    return studies.write(str(tmp_path / "results"))
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A small study; tests add to it, and leave it as whole as they found it."""
+    return studies.write(str(tmp_path_factory.mktemp("study") / "results"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(store: Store) -> Iterator[Client]:
     """A server of the study, on a free port of this machine."""
-    yield from serving(store, "127.0.0.1")
-
-
-def serving(store: Store, host: str) -> Iterator[Client]:
-    """Serves until the test is over."""
-    server = make_server(store.uri, host, 0)
+    server = make_server(store.uri, "127.0.0.1", 0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield Client(host, server.server_address[1])
+        yield Client("127.0.0.1", server.server_address[1])
     finally:
         server.shutdown()
         server.server_close()

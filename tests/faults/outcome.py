@@ -34,8 +34,8 @@ class Outcome:
         return not (self.lost or self.duplicated or self.differing)
 
 
-Episode = Callable[[int, Path], Outcome]
-"""Kills processes at moments drawn from a seed while they fill a results folder, and says what that cost."""
+Episode = Callable[[int, Path, int], Outcome]
+"""Kills so many processes at moments drawn from a seed, while they fill a results folder, and says what that cost."""
 
 
 def compared(expected: Path, found: Path, kills: int) -> Outcome:

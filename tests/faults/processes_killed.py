@@ -12,8 +12,6 @@ from tests.faults.forks import KILLED, forks
 from tests.faults.outcome import RESULTS, Episode, Outcome, compared, finished, undisturbed
 from tests.store_rows import STUDY
 
-KILLS = 5
-"""In an episode, each of the process that goes on where the last one was killed."""
 WRITER = """
 import pyarrow.parquet
 from cser_ray.store import Store
@@ -48,11 +46,11 @@ def writer(home: Path) -> Iterator[Episode]:
     """As fast as it can write. Every acknowledged row must be there, whole, once, after every kill."""
     with forks(WRITER) as processes:
 
-        def episode(seed: int, folder: Path) -> Outcome:
+        def episode(seed: int, folder: Path, kills: int) -> Outcome:
             chance, outcome, first = random.Random(seed), Outcome(0), 0
             store = Store(str(folder))
             store.write_study(STUDY)
-            for _ in range(KILLS):
+            for _ in range(kills):
                 ended, lines = processes.run(store.uri, str(first), kill_after_s=chance.uniform(0.0, 0.2))
                 assert ended == KILLED
                 first = max([first, *(int(line) + 1 for line in lines if line)])
@@ -86,15 +84,15 @@ def virtual(home: Path) -> Iterator[Episode]:
             if not finished(out):
                 assert train(method, out) == 0
 
-        def episode(seed: int, folder: Path) -> Outcome:
-            chance, kills = random.Random(seed), 0
+        def episode(seed: int, folder: Path, kills: int) -> Outcome:
+            chance, done = random.Random(seed), 0
             method = METHODS[seed % len(METHODS)]
             expected = undisturbed(home, method, lambda out: finish(method, out))
             out = folder / RESULTS
-            while kills < KILLS and train(method, out, chance.uniform(0.0, 0.6)) == KILLED:
-                kills += 1
+            while done < kills and train(method, out, chance.uniform(0.0, 0.6)) == KILLED:
+                done += 1
             finish(method, out)
             assert not list(out.glob("checkpoints/*"))
-            return compared(expected, out, kills)
+            return compared(expected, out, done)
 
         yield episode

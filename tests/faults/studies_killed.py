@@ -17,8 +17,6 @@ COMMAND = (
     "cser-ray tune --methods sgd,no-sync,csea,ef-sgd,qsparse,cser --ratios 4 --steps 512 --evaluations 32 --lrs .05,.1 "
     "--repeats 2 --workers 4 --distributed 0 --checkpoint-s 0 --max-concurrent 2 --out"
 )
-KILLS = 6
-"""In an episode."""
 TRIAL = "ImplicitFunc"
 """As Tune names the process of a trial."""
 LONGEST_S = 900
@@ -31,18 +29,18 @@ POISON = b"cos\nabort\n(tR."
 def study(home: Path) -> Iterator[Episode]:
     """Trials that die fail in their study; the same command runs them again, from their checkpoints."""
 
-    def episode(seed: int, folder: Path) -> Outcome:
-        chance, kills, out = random.Random(seed), 0, folder / RESULTS
+    def episode(seed: int, folder: Path, kills: int) -> Outcome:
+        chance, done, out = random.Random(seed), 0, folder / RESULTS
         while True:
             with session() as (base, environment), _started(out, environment) as command:
                 deadline = time.monotonic() + LONGEST_S
                 while command.poll() is None:
                     assert time.monotonic() < deadline, "the study hangs"
                     time.sleep(chance.uniform(0.2, 1.5))
-                    if kills < KILLS and (trials := named(base, TRIAL)):
-                        kills += killed(chance.choice(trials))
+                    if done < kills and (trials := named(base, TRIAL)):
+                        done += killed(chance.choice(trials))
             if command.returncode == 0:
-                return compared(undisturbed(home, "study", _run), out, kills)
+                return compared(undisturbed(home, "study", _run), out, done)
 
     yield episode
 
@@ -51,17 +49,17 @@ def study(home: Path) -> Iterator[Episode]:
 def driver(home: Path) -> Iterator[Episode]:
     """What Ray had pickled is poison for the next command; the cluster of a dead driver ends by itself."""
 
-    def episode(seed: int, folder: Path) -> Outcome:
+    def episode(seed: int, folder: Path, kills: int) -> Outcome:
         expected = undisturbed(home, "study", _run)
-        chance, kills, out = random.Random(seed), 0, folder / RESULTS
-        while kills < KILLS:
+        chance, done, out = random.Random(seed), 0, folder / RESULTS
+        while done < kills:
             with session() as (base, environment), _started(out, environment) as command:
                 if chance.random() < 0.75:
                     _wait_for_rows(out, command)
                 with suppress(subprocess.TimeoutExpired):
                     assert command.wait(chance.uniform(0.0, 10.0)) == 0
                     break
-                kills += 1
+                done += 1
                 if chance.random() < 0.5:
                     command.kill()
                     assert gone(base, 60.0), "processes of a dead driver stay"
@@ -70,7 +68,7 @@ def driver(home: Path) -> Iterator[Episode]:
                         killed(pid)
             _poison(out)
         _run(out)
-        return compared(expected, out, kills)
+        return compared(expected, out, done)
 
     yield episode
 

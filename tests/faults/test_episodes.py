@@ -15,6 +15,6 @@ ROOT = pytest.mark.skipif(bool(missing_rights()), reason=f"{missing_rights()}, w
 def test_kills_change_no_row(part: str, tmp_path: Path) -> None:
     """None is lost, none is there twice, and each has the bits of an undisturbed run."""
     with PARTS[part](tmp_path) as episode:
-        outcome = episode(0, tmp_path / "episode")
+        outcome = episode(0, tmp_path / "episode", 2)
     assert outcome.harmless, outcome
     assert outcome.kills >= 1

@@ -35,12 +35,12 @@ class Tab:
     def open(self, url: str) -> None:
         """Go there and wait until the decision is there."""
         self.page.goto(url)
-        self.page.locator("#table button").first.wait_for(timeout=20_000)
+        self.page.locator("#table button").first.wait_for(timeout=60_000)
 
     def marks(self, figure: str) -> int:
         """How many marks a chart has drawn, once it is there."""
         self.page.locator(f"#{figure}").scroll_into_view_if_needed()
-        self.page.locator(f"#{figure} svg.marks").wait_for(timeout=20_000)
+        self.page.locator(f"#{figure} svg.marks").wait_for(timeout=60_000)
         return self.page.locator(f"#{figure} svg.marks").locator(MARKS).count()
 
 

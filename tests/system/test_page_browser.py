@@ -233,7 +233,7 @@ def test_the_live_page_follows_a_real_study(browser: Browser, tmp_path: Path) ->
     options = "--methods sgd,no-sync,local-sgd,cser --ratios 16 --lrs .1,.2 --repeats 2 --steps 128 --evaluations 4"
     options += f" --workers 2 --max-concurrent 1 --out {out}"
     with (tmp_path / "log").open("w") as log:
-        study = subprocess.Popen([*CSER_RAY, "tune", *options.split()], stdout=log, stderr=log)
+        study = subprocess.Popen([*CSER_RAY, "tune", *options.split()], stdout=log, stderr=log, text=True)
     server = None
     try:
         _wait(lambda: (out / "study.json").exists(), 120)
@@ -260,9 +260,17 @@ def test_the_live_page_follows_a_real_study(browser: Browser, tmp_path: Path) ->
             assert [url for url in tab.requests if not url.startswith((address, "data:"))] == []
     finally:
         for process in (server, study):
-            if process is not None and process.poll() is None:
-                process.terminate()
-                process.wait(30)
+            if process is not None:
+                _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _finished(out: Path) -> int:

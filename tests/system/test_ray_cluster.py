@@ -2,13 +2,15 @@
 
 import os
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cser_ray.bench.hosts import missing_rights
-from cser_ray.results import read_runs
+from cser_ray.results import read_history, read_runs
 from tests.ray_hosts import Cluster, ray_hosts
 from tests.ray_session import PROGRAMS
 
@@ -20,6 +22,7 @@ pytestmark = [
 
 STEPS = 64
 STUDY = f"--methods sgd,cser-pl --ratios 4 --steps {STEPS} --lrs .05 --repeats 1 --workers 2 --distributed 2"
+TRAIN = "train --method csea --ratio 4 --steps 160 --evaluations 40 --checkpoint-s 0 --distributed"
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +62,74 @@ def test_no_node_is_this_machines_own(cluster: Cluster) -> None:
     inside = cluster.run("ray", "status")
     assert inside.returncode == 0, inside.stderr
     assert "/2.0 CPU" in inside.stdout
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ("--workers 3 --cpus-per-worker 1", "3 real workers of 1 CPU each need 3 CPUs, the cluster has 2, on 2 nodes. "
+         "Take --workers 2, or --cpus-per-worker 0.5 to let them share cores, or virtual workers only; or --wait-s"),
+        ("--workers 1 --cpus-per-worker 2", "1 real workers of 2 CPU each need 2 CPUs, the cluster has 2, on 2 nodes. "
+         "Take --cpus-per-worker 1 to let them share cores"),
+    ],
+    ids=["too many", "too wide"],
+)  # fmt: skip
+def test_what_does_not_fit_is_told_within_10_seconds(cluster: Cluster, tmp_path: Path, asked: str, answer: str) -> None:
+    """Node by node: a process has its CPUs on one."""
+    began = time.monotonic()
+    said = cluster.run("cser-ray", *TRAIN.split(), *asked.split(), "--out", str(tmp_path / "run"))
+    busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    assert time.monotonic() - began < 10 * busy
+    assert said.returncode == 1
+    assert f"Error: {answer}" in said.stderr
+
+
+def test_a_node_that_is_lost_ends_its_run_and_one_that_comes_goes_on(cluster: Cluster, tmp_path: Path) -> None:
+    """What the run had reached stays; the same command, told to wait, goes on from there once the node is back."""
+    out = tmp_path / "run"
+    command = [*TRAIN.split(), "--workers", "2", "--cpus-per-worker", "1", "--out", str(out)]
+
+    def lose_a_node() -> None:
+        while not list(out.glob("checkpoints/*/*/manifest.json")):
+            time.sleep(0.05)
+        cluster.kill(2)
+
+    loser = threading.Thread(target=lose_a_node)
+    loser.start()
+    lost = cluster.run("cser-ray", *command)
+    loser.join()
+    assert lost.returncode == 1, lost.stderr
+    assert "Error: 2 real workers of 1 CPU each need 2 CPUs, the cluster has 1. Take --workers 1" in lost.stderr
+    reached = len(read_history(str(out)))
+    assert 0 < reached < 40
+    comer = threading.Timer(5.0, cluster.start, (2,))
+    comer.start()
+    went_on = cluster.run("cser-ray", *command, "--wait-s", "120")
+    comer.join()
+    assert went_on.returncode == 0, went_on.stderr
+    history = read_history(str(out))
+    assert history["evaluation"].tolist() == list(range(40))
+    assert set(history["attempt"]) == {0, 1}
+
+
+def test_a_node_that_cannot_be_reached_is_waited_for(cluster: Cluster, tmp_path: Path) -> None:
+    """Its link is cut while it trains: a timeout ends the collective, and the run goes on once the node is back."""
+    out = tmp_path / "run"
+
+    def cut_off() -> None:
+        while not list(out.glob("checkpoints/*/*/manifest.json")):
+            time.sleep(0.05)
+        cluster.cut(2, whole=False)
+        time.sleep(15.0)
+        cluster.kill(2)  # as somebody would who finds it silent
+        cluster.cut(2, whole=True)
+        cluster.start(2)
+
+    cutter = threading.Thread(target=cut_off)
+    cutter.start()
+    command = [*TRAIN.split(), "--workers", "2", "--cpus-per-worker", "1", "--timeout-s", "5", "--wait-s", "200"]
+    done = cluster.run("cser-ray", *command, "--out", str(out))
+    cutter.join()
+    assert done.returncode == 0, done.stderr
+    assert "goes on from its last checkpoint after an error" in done.stderr
+    assert read_history(str(out))["evaluation"].tolist() == list(range(40))

@@ -194,8 +194,12 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(file: str, damage: st
     if damage == "flipped":
         data[len(data) // 2] ^= 1
     path.write_bytes(data if damage == "flipped" else data[: len(data) // 2 if damage == "cut" else 0])
+    trial, record = begin(stacked("cser"))
     with pytest.warns(CserWarning, match=f"step-00000007/{file}"):
-        assert step_after_restore(tmp_path) == 3
+        Checkpoints(str(tmp_path), "trial").restore(trial, record)
+    assert trial.t == 3
+    go(trial, record, 5)
+    assert record.run_rows[0].note == "left out the damaged checkpoint of step 7"
 
 
 def test_a_checkpoint_without_a_manifest_does_not_exist(tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ def test_it_may_happen_twice(tmp_path: Path) -> None:
     Checkpoints(str(tmp_path), "last", 0, earlier="after").restore(third, record)
     assert (9 + third.shards.ahead) * N == STOP * N + (9 - STOP) * 2
     dense = first.communicator.dense_bytes(first.n_params, STOP)
+    assert str(record.note).count("went on at step") == 2
     assert record.dense_before == dense + second.communicator.dense_bytes(first.n_params, 9 - STOP)
 
 

@@ -25,7 +25,7 @@ from cser_ray.train import cluster
 from cser_ray.train.config import config_at
 from cser_ray.train.logistics import Logistics
 from tuning.callback import StudyCallback
-from tuning.run import make_scheduler
+from tuning.run import tune_config
 from tuning.search import PlanSearcher
 from tuning.study import Study, Trial
 from tuning.trial import run_trial, to_config
@@ -36,20 +36,14 @@ class Silent:
 
 store, count = Store(sys.argv[1]), int(sys.argv[2])
 store.write_study({"fingerprint": {}})
-run = replace(config_at("csea", 4.0, workers=2, steps=32, evaluations=2), rung="distributed")
+run = replace(config_at("csea", 4.0, workers=2, steps=3000, evaluations=2), rung="distributed")
 trials = [Trial(f"trial{k}", "real", (replace(run, lr=1e-6 if k % 2 else 0.1),)) for k in range(count)]
 cluster.connect(num_cpus=2)
 logistics = Logistics(cpus_per_worker=1)
 flat = lambda trial: to_config(trial, "study", store.uri, os.path.join(store.uri, "ray", "train"), logistics)
 tune.Tuner(
     tune.with_resources(run_trial, tune.PlacementGroupFactory([{"memory": 1 << 20}])),
-    tune_config=tune.TuneConfig(
-        search_alg=PlanSearcher(lambda failed: trials, flat),
-        scheduler=make_scheduler("asha", Study(workers=2, evaluations=2)),
-        num_samples=-1,
-        max_concurrent_trials=1,
-        reuse_actors=True,
-    ),
+    tune_config=tune_config(PlanSearcher(lambda failed: trials, flat), "asha", Study(workers=2, evaluations=2), 1),
     run_config=tune.RunConfig(
         name="tune", storage_path=os.path.join(store.uri, "ray"), verbose=0,
         callbacks=[StudyCallback(store, Silent(), count, time.monotonic())],

@@ -1,0 +1,85 @@
+"""Real trials that ASHA stops leave nothing behind: no actor, no placement group, no process (Ray issue 54305)."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cser_ray.results import read_runs
+from tests.faults.studies_killed import named
+from tests.ray_session import session
+
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
+
+TRIALS = 4
+PROGRAM = """
+import json, os, sys, time
+from dataclasses import replace
+import ray
+from ray import tune
+from ray.util.state import list_actors, list_placement_groups
+from cser_ray.store import Store
+from cser_ray.train import cluster
+from cser_ray.train.config import config_at
+from cser_ray.train.logistics import Logistics
+from tuning.callback import StudyCallback
+from tuning.run import tune_config
+from tuning.search import PlanSearcher
+from tuning.study import Study, Trial
+from tuning.trial import run_trial, to_config
+
+class Silent:
+    def update(self, *numbers): pass
+    def note(self, text): print(text, file=sys.stderr)
+
+store, count = Store(sys.argv[1]), int(sys.argv[2])
+store.write_study({"fingerprint": {}})
+run = replace(config_at("csea", 4.0, workers=2, steps=3000, evaluations=2), rung="distributed")
+trials = [Trial(f"trial{k}", "real", (replace(run, lr=1e-6 if k % 2 else 0.1),)) for k in range(count)]
+cluster.connect(num_cpus=2)
+logistics = Logistics(cpus_per_worker=1)
+flat = lambda trial: to_config(trial, "study", store.uri, os.path.join(store.uri, "ray", "train"), logistics)
+tune.Tuner(
+    tune.with_resources(run_trial, tune.PlacementGroupFactory([{"memory": 1 << 20}])),
+    tune_config=tune_config(PlanSearcher(lambda failed: trials, flat), "asha", Study(workers=2, evaluations=2), 1),
+    run_config=tune.RunConfig(
+        name="tune", storage_path=os.path.join(store.uri, "ray"), verbose=0,
+        callbacks=[StudyCallback(store, Silent(), count, time.monotonic())],
+    ),
+).fit()
+deadline = time.monotonic() + 30
+while True:
+    left = {
+        "actors": [actor.class_name for actor in list_actors(filters=[("state", "!=", "DEAD")])],
+        "groups": [group.state for group in list_placement_groups() if group.state != "REMOVED"],
+        "cpus": 2 - ray.available_resources().get("CPU", 0.0),
+    }
+    if not any(left.values()) or time.monotonic() > deadline:
+        break
+    time.sleep(0.5)
+print(json.dumps(left), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_nothing_of_stopped_real_trials_stays(tmp_path: Path) -> None:
+    """Each takes all 2 CPUs for its two workers, so that one which left something would hold up the next for ever."""
+    out = tmp_path / "results"
+    command = [sys.executable, "-c", PROGRAM, str(out), str(TRIALS)]
+    with (
+        session() as (base, environment),
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program,
+    ):
+        try:
+            assert program.stdout is not None
+            answer = next(line for line in program.stdout if line.startswith('{"actors"'))
+            left = [name for name in ("RayTrainWorker", "TrainController", "ImplicitFunc") if named(base, name)]
+        finally:
+            program.kill()
+    assert json.loads(answer) == {"actors": [], "groups": [], "cpus": 0.0}
+    assert left == []
+    runs = read_runs(str(out))
+    assert runs["status"].value_counts().to_dict() == {"FINISHED": TRIALS // 2, "STOPPED": TRIALS // 2}
+    assert set(runs.loc[runs["status"] == "STOPPED", "lr"]) == {1e-6}
