@@ -39,7 +39,8 @@ class RunRow:
     attempt: int = col("1", "how often the trial had been started before; names the file")
     run_id: str = col("text", "run, unique in the study")
     stage: str = col(
-        "text", "what asked for the run: rung, screen, repeat, extend, confirm or real of a study; train for a single run"
+        "text",
+        "what asked for the run: rung, screen, repeat, extend, confirm or real of a study; train for a single run",
     )
     rung: str = col("text", "how the run was carried out: virtual or distributed")
     task: str = col("text", "model, data and loss by name")

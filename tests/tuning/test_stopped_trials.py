@@ -49,6 +49,7 @@ tune.Tuner(
         callbacks=[StudyCallback(store, Silent(), count, time.monotonic())],
     ),
 ).fit()
+os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address  # there may be other clusters
 deadline = time.monotonic() + 30
 while True:
     left = {
