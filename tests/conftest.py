@@ -1,15 +1,19 @@
 """One thread a process: on few cores, threads that wait for each other cost more than small tensors gain.
 
-And what the tests of the store share: a new study on a disk.
+No example of a property has a deadline: how long it takes says how busy the machine is. And what the tests of the store
+share: a new study on a disk.
 """
 
 import pytest
 import torch
+from hypothesis import settings
 
 from cser_ray.store import Store
 from tests.store_rows import STUDY
 
 torch.set_num_threads(1)
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -53,7 +53,11 @@ os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address  # there may b
 deadline = time.monotonic() + 30
 while True:
     left = {
-        "actors": [actor.class_name for actor in list_actors(filters=[("state", "!=", "DEAD")])],
+        "actors": [
+            actor.class_name
+            for actor in list_actors(filters=[("state", "!=", "DEAD")])
+            if actor.class_name not in ("TrainStateActor", "_AutoscalingCoordinatorActor")  # of the cluster, not of trials
+        ],
         "groups": [group.state for group in list_placement_groups() if group.state != "REMOVED"],
         "cpus": 2 - ray.available_resources().get("CPU", 0.0),
     }
