@@ -64,7 +64,7 @@ def test_every_chart_has_drawn_marks(tab: Tab, figure: str) -> None:
     assert tab.marks(figure) > 0
     numbers = tab.page.locator(f"#{figure} details.numbers")
     numbers.locator("summary").click()
-    assert numbers.locator("tbody tr").count() > 0
+    expect(numbers.locator("tbody tr")).not_to_have_count(0)  # they are written once it has opened
 
 
 def test_hostile_text_is_shown_and_does_nothing(tab: Tab) -> None:
