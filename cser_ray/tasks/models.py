@@ -2,9 +2,11 @@
 
 import difflib
 import re
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from cser_ray.tasks.wide_resnet import WideResNet
 
@@ -32,15 +34,24 @@ def build_model(name: str, classes: int) -> nn.Module:
 
 def check_model(name: str, classes: int, side: int) -> None:
     """Raise ValueError unless the model exists and takes images [2, 3, side, side]; costs no memory for weights."""
-    with torch.device("meta"):
-        try:
-            model = build_model(name, classes)
-        except NotImplementedError:  # the regnets compute their widths in tensors; they take images of any side
-            return
-        try:
-            model(torch.empty(2, 3, side, side))
-        except (RuntimeError, ValueError, AssertionError) as error:
-            raise ValueError(
-                f"the model {name!r} does not take images of {side}x{side} ({error}): choose one that does, "
-                f"for instance {'wrn-40-8 or resnet18' if side < 64 else 'resnet50'}"
-            ) from error
+    with _WithoutWeights():
+        model = build_model(name, classes).to("meta")
+    try:
+        model(torch.empty(2, 3, side, side, device="meta"))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ValueError(
+            f"the model {name!r} does not take images of {side}x{side} ({error}): choose one that does, "
+            f"for instance {'wrn-40-8 or resnet18' if side < 64 else 'resnet50'}"
+        ) from error
+
+
+class _WithoutWeights(TorchFunctionMode):
+    """Layers allocate their weights on the meta device; what a constructor computes in tensors, as regnets do, is real."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if func is torch.empty and given.get("device") is None:
+            given["device"] = "meta"
+        return func(*args, **given)

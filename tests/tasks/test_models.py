@@ -73,3 +73,10 @@ def test_checking_a_model_draws_no_random_number(name: str) -> None:
     state = torch.get_rng_state()
     check_model(name, 10, 224)
     assert torch.get_rng_state().equal(state)
+
+
+def test_a_regnet_is_checked_too() -> None:
+    """Its constructor computes widths in tensors, which must be real ones."""
+    check_model("regnet_y_400mf", 10, 64)
+    with pytest.raises(ValueError, match="'regnet_y_400mf' does not take images of 0x0"):
+        check_model("regnet_y_400mf", 10, 0)
