@@ -36,7 +36,7 @@ class RunRow:
     schema_version: int = col("1", "version of this table's columns", default=SCHEMA_VERSION)
     study: str = col("text", "study the run belongs to")
     trial_id: str = col("text", "trial: one method with one structure")
-    attempt: int = col("1", "how often the trial had been started before; names the file")
+    attempt: int = col("1", "counts starts of the trial, and ends that the study wrote down for it; names the file")
     run_id: str = col("text", "run, unique in the study")
     stage: str = col(
         "text",
@@ -135,7 +135,7 @@ class EpochRow:
     study: str = col("text", "study the run belongs to")
     trial_id: str = col("text", "trial: one method with one structure")
     run_id: str = col("text", "run, unique in the study")
-    attempt: int = col("1", "how often the trial had been started before; names the file")
+    attempt: int = col("1", "counts starts of the trial, and ends that the study wrote down for it; names the file")
     rung: str = col("text", "how the run was carried out: virtual or distributed")
     evaluation: int = col("1", "count of evaluations before this one")
     step: int = col("steps", "steps taken")

@@ -1,4 +1,4 @@
-"""What the driver does as trials come and go: progress for the user, and rows for trials that died without writing any."""
+"""What the driver does as trials come and go: progress for the user, and the rows of trials that did not finish."""
 
 import time
 from typing import Any
@@ -50,25 +50,26 @@ class StudyCallback(Callback):
         self._ended(trial, success=True)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """A trial failed; one that was killed has written no row."""
+        """A trial failed, and has written why; or it was killed, and has written nothing."""
         self._write(trial, "ERROR", _error_text(trial))
         self.progress.note(f"{trial.config['trial_name']} failed: {_error_text(trial).strip().splitlines()[-1]}")
         self._ended(trial, success=False)
 
     def _write(self, trial: Any, status: str, text: str) -> None:
-        """Rows for those runs of the trial that have no final one."""
+        """Rows for those runs of the trial that have not finished."""
         planned = from_config(trial.config)
         rows = read_runs(self.store.uri)
-        mine = rows[rows["trial_id"] == planned.trial_id]
-        attempt = int(mine["attempt"].max()) if len(mine) else self.store.next_attempt(planned.trial_id)
+        known = {run["run_id"]: run for run in records(rows[rows["trial_id"] == planned.trial_id])}
+        # A file of its own, which stands above the trial's: as its workers are taken away, they may go on for a moment, and
+        # write that they are running, or that something was taken away.
+        attempt = self.store.next_attempt(planned.trial_id)
         identity = Identity(trial.config["study"], planned.trial_id, attempt, planned.stage, git_sha())
-        known = {run["run_id"]: run for run in records(mine)}
         missing = []
         for row in error_rows(planned, identity, text, status):
             before = known.get(row.run_id)
             if before is None:
                 missing.append(row)
-            elif before["status"] not in ("FINISHED", "STOPPED", "ERROR"):  # what it had reached is kept
+            elif before["status"] not in ("FINISHED", status):  # what it had reached is kept
                 final = {"attempt": attempt, "status": status, "error": text, "ended_at": row.ended_at}
                 missing.append(RunRow(**before | final))
         if missing:
