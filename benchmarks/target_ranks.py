@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from cser_ray.bench.hosts import Host
-from cser_ray.bench.links import TWO_HOSTS, gpus
+from cser_ray.bench.hosts import Host, nccl_as_host
+from cser_ray.bench.links import gpus
 from cser_ray.bench.peers import OWN_BUFFERS
 from cser_ray.communicator import Communicator
 from cser_ray.tasks.base import losses
@@ -48,7 +48,7 @@ def on_hosts(hosts: Sequence[Host], plan: dict[str, RunConfig], gpu: bool) -> It
             for rank, host in enumerate(hosts):
                 given = {"GLOO_SOCKET_IFNAME": host.interface, "OMP_NUM_THREADS": "1"}
                 if gpu:
-                    given |= TWO_HOSTS | {"NCCL_HOSTID": f"host{rank}", "NCCL_SOCKET_IFNAME": host.interface}
+                    given |= nccl_as_host(rank, host)
                 given["CUDA_VISIBLE_DEVICES"] = gpus()[rank] if gpu else ""
                 command = host.command(sys.executable, __file__, str(path), str(rank))
                 ranks.append(subprocess.Popen(command, env=os.environ | given, stdout=subprocess.PIPE, text=True))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from cser_ray.bench.cluster_command import cluster
 from cser_ray.bench.growth_command import growth
 from cser_ray.bench.output import OUTPUT_OPTIONS, Output, device_type
 from cser_ray.bench.virtual_command import virtual
@@ -135,3 +136,4 @@ def step(
 
 bench.add_command(virtual)
 bench.add_command(growth)
+bench.add_command(cluster)

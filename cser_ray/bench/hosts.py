@@ -21,6 +21,13 @@ NAMESPACES = Path("/run/netns")
 """Where iproute2 keeps the names of namespaces."""
 SMALLEST_BURST = 128 * 1024
 """Bytes that the shaper lets through at once, at least: a segment of 64 kB must fit."""
+NETWORK_ONLY = {
+    "NCCL_P2P_DISABLE": "1",
+    "NCCL_SHM_DISABLE": "1",
+    "NCCL_IB_DISABLE": "1",
+    "NCCL_NVLS_ENABLE": "0",
+}
+"""What keeps NCCL from every way between two GPUs of one machine but the network."""
 UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 
@@ -64,6 +71,11 @@ def missing_rights() -> str:
     lacking = [] if os.geteuid() == 0 else ["root"]
     lacking += [f"`{tool}` of iproute2 on PATH" for tool in ("ip", "tc") if shutil.which(tool) is None]
     return f"Network namespaces with shaped links need {' and '.join(lacking)}" if lacking else ""
+
+
+def nccl_as_host(number: int, host: Host) -> dict[str, str]:
+    """The environment in which NCCL takes a process to be on host `number`, and every way but its link to be closed."""
+    return NETWORK_ONLY | {"NCCL_HOSTID": f"host{number}", "NCCL_SOCKET_IFNAME": host.interface}
 
 
 def address_of(number: int) -> str:

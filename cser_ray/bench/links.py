@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from cser_ray.bench.cells import Cell, plan
-from cser_ray.bench.hosts import Host, bits_per_second, linked_hosts
+from cser_ray.bench.hosts import Host, bits_per_second, linked_hosts, nccl_as_host
 from cser_ray.bench.link_rows import LinkRow, Setting, make_row
 from cser_ray.bench.links_worker import Spec
 from cser_ray.bench.models import check_workload
@@ -27,13 +27,6 @@ from cser_ray.bench.provenance import commit, today
 from cser_ray.bench.training import check_cell
 from cser_ray.bench.windows import Phase
 
-TWO_HOSTS = {
-    "NCCL_P2P_DISABLE": "1",
-    "NCCL_SHM_DISABLE": "1",
-    "NCCL_IB_DISABLE": "1",
-    "NCCL_NVLS_ENABLE": "0",
-}
-"""What keeps NCCL from every way between two GPUs of one machine but the network."""
 SECONDS = 0.8
 """About how long the windows of a cell last, where the number of steps is not given."""
 TIMEOUT = 300.0
@@ -179,15 +172,7 @@ def _environment(links: Links, rank: int, host: Host) -> dict[str, str]:
     fault = {"PYTHONFAULTHANDLER": "1"}  # the last words of a rank that crashes
     if links.device != "cuda":
         return fault | {"GLOO_SOCKET_IFNAME": host.interface, "CUDA_VISIBLE_DEVICES": ""}
-    return (
-        fault
-        | TWO_HOSTS
-        | {
-            "NCCL_HOSTID": f"host{rank}",
-            "NCCL_SOCKET_IFNAME": host.interface,
-            "CUDA_VISIBLE_DEVICES": gpus()[rank],
-        }
-    )
+    return fault | nccl_as_host(rank, host) | {"CUDA_VISIBLE_DEVICES": gpus()[rank]}
 
 
 def _answers(processes: Sequence["subprocess.Popen[str]"], logs: Sequence[Path]) -> Iterator[list[Any]]:

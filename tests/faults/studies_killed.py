@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from cser_ray.bench.ray_session import gone, processes, session
 from tests.faults.outcome import RESULTS, Episode, Outcome, compared, undisturbed
-from tests.ray_session import gone, processes, session
 
 COMMAND = (
     "cser-ray tune --methods sgd,no-sync,csea,ef-sgd,qsparse,cser --ratios 4 --steps 512 --evaluations 32 --lrs .05,.1 "

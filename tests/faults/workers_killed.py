@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cser_ray.bench.ray_hosts import Share, ray_hosts
+from cser_ray.bench.ray_session import session
 from tests.faults.outcome import RESULTS, Episode, Outcome, compared, finished, undisturbed
 from tests.faults.studies_killed import LONGEST_S, killed, named
-from tests.ray_hosts import ray_hosts
-from tests.ray_session import session
 
 COMMAND = (
     "cser-ray train --method qsparse --ratio 8 --steps 240 --evaluations 24 --workers 2 --distributed --checkpoint-s 0"
@@ -71,7 +71,7 @@ def worker(home: Path) -> Iterator[Episode]:
 @contextmanager
 def node(home: Path) -> Iterator[Episode]:
     """A head and two nodes, each a network namespace. The killed node comes back, and the command waits for it."""
-    with ray_hosts(3) as cluster:
+    with ray_hosts((Share(0), Share(1), Share(1)), "1gbit") as cluster:
 
         def episode(seed: int, folder: Path, kills: int) -> Outcome:
             out = folder / RESULTS

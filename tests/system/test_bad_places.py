@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from cser_ray.bench.ray_session import gone, session
 from cser_ray.results import read_runs
-from tests.ray_session import gone, session
 from tests.tuning.command_line import cli, error_of
 
 pytestmark = [

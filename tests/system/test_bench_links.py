@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cser_ray.bench.hosts import NAMESPACES, linked_hosts, missing_rights
+from cser_ray.results import read_runs
 
 pytestmark = [
     pytest.mark.system,
@@ -153,3 +155,17 @@ def test_hosts_on_a_bridge_reach_each_other_at_the_rate() -> None:
     assert float(seconds) == pytest.approx(0.4, rel=0.25)
     assert sent[0] == pytest.approx(2_500_000, rel=0.02)
     assert sent[1] < 10_000
+
+
+def test_a_command_runs_on_a_ray_cluster_of_hosts(tmp_path: Path) -> None:
+    """A study's real workers are on hosts of their own, and what they send goes over the links; its exit code is kept."""
+    bench = [sys.executable, "-m", "cser_ray.bench", "cluster", "--rate", "100mbit", "--device", "cpu", "--"]
+    study = "cser-ray train --method sgd --steps 64 --workers 2 --distributed --cpus-per-worker 1 --out"
+    done = subprocess.run([*bench, *study.split(), str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    sent = [1e6 * float(size) for size in re.findall(r"([\d.]+) MB", done.stderr.rpartition("Sent over the links:")[2])]
+    (ledger,) = read_runs(str(tmp_path))["bytes_sent"]
+    assert len(sent) == 2
+    assert min(sent) > ledger > 1e6
+    failed = subprocess.run([*bench, "false"], capture_output=True, text=True, timeout=300)
+    assert failed.returncode == 1, failed.stderr

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cser_ray.bench.hosts import missing_rights
+from cser_ray.bench.ray_hosts import Cluster, Share, ray_hosts
+from cser_ray.bench.ray_session import PROGRAMS
 from cser_ray.results import read_history, read_runs
-from tests.ray_hosts import Cluster, ray_hosts
-from tests.ray_session import PROGRAMS
 
 pytestmark = [
     pytest.mark.system,
@@ -28,7 +28,7 @@ TRAIN = "train --method csea --ratio 4 --steps 160 --evaluations 40 --checkpoint
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes of a CPU each, so that two workers are on two hosts."""
-    with ray_hosts(3) as hosts:
+    with ray_hosts((Share(0), Share(1), Share(1)), "1gbit") as hosts:
         yield hosts
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from cser_ray.bench.ray_session import session
 from cser_ray.results import read_runs
-from tests.ray_session import session
 
 PROGRAM = """
 import os, sys, threading, time

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from cser_ray.bench.ray_session import processes, session
 from cser_ray.communicator import Communicator
 from cser_ray.results import read_history, read_runs
 from cser_ray.tasks import make_task
@@ -20,7 +21,6 @@ from cser_ray.train.config import RunConfig
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
 from tests.processes import run_processes
-from tests.ray_session import processes, session
 from tests.train.points import CPU
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
+from cser_ray.bench.ray_session import gone, session
 from cser_ray.cli import main
 from cser_ray.results import read_history, read_runs
 from cser_ray.train import cluster
-from tests.ray_session import gone, session
 
 pytestmark = pytest.mark.ray
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cser_ray.bench.ray_session import session
 from cser_ray.results import read_runs
 from tests.faults.studies_killed import named
-from tests.ray_session import session
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
