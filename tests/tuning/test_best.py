@@ -12,22 +12,18 @@ from subprocess import list2cmdline
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cser_ray.cli import main
-from cser_ray.communicator import Communicator
 from cser_ray.options import settings_of
-from cser_ray.results import EpochRow, RunRow, jsonable, read_runs
+from cser_ray.results import RunRow, jsonable, read_runs
 from cser_ray.store import Store
 from cser_ray.train.config import RunConfig
-from cser_ray.train.loop import train
-from cser_ray.train.record import Identity
 from tests.tuning.command_line import cli, error_of
 from tests.tuning.rows_factory import frame, grid
-from tests.tuning.study_factory import EMPTY, plan_of
+from tests.tuning.trained import trained
 from tuning.best import Best, find_best
 from tuning.lattice import candidates
 from tuning.reproduce import job_command, recorded_config, settings_file, settings_of_run, train_command
@@ -40,20 +36,9 @@ from tuning.study import Study
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder of a study whose runs were trained here, stacked as in a trial."""
-    store = Store(str(tmp_path_factory.mktemp("best") / "study"))
+    """A folder of a study whose runs were trained here; it kept no models."""
     study = Study(methods=("sgd", "no-sync", "local-sgd", "cser"), ratios=(4.0,), workers=2, steps=24, evaluations=1)
-    store.write_study({"fingerprint": study.fingerprint()})
-    for trial in plan_of(study, EMPTY):
-        with store.trial(trial.trial_id, 0) as writer:
-
-            def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:
-                writer.epoch(epochs)
-                writer.runs(runs)
-
-            identity = Identity("study", trial.trial_id, 0, trial.stage)
-            train(trial.runs, Communicator(2, group=None), torch.device("cpu"), identity, report)
-    return store.uri
+    return trained(tmp_path_factory.mktemp("best") / "study", study, keep="none")
 
 
 def command_of(text: str, beginning: str) -> str:

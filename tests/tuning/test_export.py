@@ -12,50 +12,32 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from cser_ray.communicator import Communicator
 from cser_ray.errors import CserWarning
 from cser_ray.model_store import SMALL, ModelStore, encode
-from cser_ray.results import EpochRow, RunRow, read_runs
-from cser_ray.store import Store
+from cser_ray.results import read_runs
 from cser_ray.tasks import make_task
-from cser_ray.train.loop import train
-from cser_ray.train.models import KeptModels
-from cser_ray.train.record import Identity
 from tests.tuning.command_line import cli, error_of
 from tests.tuning.rows_factory import frame, grid, run
-from tests.tuning.study_factory import EMPTY, plan_of
+from tests.tuning.trained import trained
 from tuning.export import prune_models
 from tuning.study import Study
 
 
-def trained(folder: Path, task: str, keep: str = "auto") -> str:
-    """The folder of a study whose runs were trained here, stacked as in a trial."""
-    store = Store(str(folder))
-    study = Study(task=task, methods=("sgd", "no-sync", "cser"), ratios=(4.0,), workers=2, steps=48, evaluations=1)
-    store.write_study({"fingerprint": study.fingerprint()})
-    for trial in plan_of(study, EMPTY):
-        with store.trial(trial.trial_id, 0) as writer:
-
-            def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:
-                writer.epoch(epochs)
-                writer.runs(runs)
-
-            identity = Identity("study", trial.trial_id, 0, trial.stage)
-            models = KeptModels(store.uri, keep)
-            train(trial.runs, Communicator(2, group=None), torch.device("cpu"), identity, report, models=models)
-    return store.uri
+def study_of(task: str) -> Study:
+    """Three methods on a task."""
+    return Study(task=task, methods=("sgd", "no-sync", "cser"), ratios=(4.0,), workers=2, steps=48, evaluations=1)
 
 
 @pytest.fixture(scope="module", params=["digits", "tests.train.tied:TiedDigits"])
 def study(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Of a task of the package, and of one whose state_dict has tied weights and a buffer less."""
-    return trained(tmp_path_factory.mktemp("export") / "study", request.param)
+    return trained(tmp_path_factory.mktemp("export") / "study", study_of(request.param))
 
 
 @pytest.fixture(scope="module")
 def without(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A study that kept no models."""
-    return trained(tmp_path_factory.mktemp("export") / "none", "digits", "none")
+    return trained(tmp_path_factory.mktemp("export") / "study", study_of("digits"), keep="none")
 
 
 def accuracy(module: nn.Module, task: str) -> float:
@@ -181,7 +163,7 @@ def test_a_model_that_is_not_there_is_said_with_the_commands_that_make_it(withou
 
 def test_a_damaged_model_gives_way_to_the_next_repeat(tmp_path: Path) -> None:
     """It is named in a warning; with none left the command that makes it is said."""
-    uri = trained(tmp_path / "study", "digits")
+    uri = trained(tmp_path / "study", study_of("digits"))
     path, first = tmp_path / "model.safetensors", tmp_path / "first.safetensors"
     cli("export", uri, "--ratio", "4", "--method", "cser", "-o", str(first))
     damaged = Path(ModelStore(uri).path(header(first)["run_id"]))

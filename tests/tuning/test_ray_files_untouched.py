@@ -7,15 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from cser_ray.communicator import Communicator
-from cser_ray.results import EpochRow, RunRow
-from cser_ray.store import Store
-from cser_ray.train.loop import train
-from cser_ray.train.models import KeptModels
-from cser_ray.train.record import Identity
-from tests.tuning.study_factory import EMPTY, plan_of
+from tests.tuning.trained import trained
 from tuning.study import Study
 
 WATCHED = """
@@ -36,18 +29,8 @@ FILES = ("tuner.pkl", "trainable.pkl", "search_gen_state-1.pkl", "csea-4_0/param
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that ran, in whose folder of Ray's files every one waits for ever, or ends the process that loads it."""
     folder = tmp_path_factory.mktemp("study") / "results"
-    store = Store(str(folder))
     study = Study(methods=("sgd", "no-sync", "csea"), ratios=(4.0,), workers=2, steps=8, evaluations=1, repeats=1)
-    store.write_study({"fingerprint": study.fingerprint()})
-    for trial in plan_of(study, EMPTY):
-        with store.trial(trial.trial_id, 0) as writer:
-
-            def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:
-                writer.epoch(epochs)
-                writer.runs(runs)
-
-            identity, communicator = Identity("results", trial.trial_id, 0, trial.stage), Communicator(2, group=None)
-            train(trial.runs, communicator, torch.device("cpu"), identity, report, models=KeptModels(store.uri))
+    trained(folder, study)
     (folder / "ray/tune/csea-4_0").mkdir(parents=True)
     for name in FILES:
         os.mkfifo(folder / "ray/tune" / name)  # opening it waits for a writer that never comes

@@ -1,0 +1,38 @@
+"""A study whose runs were trained in this process, stacked as in a trial: real rows and models without Ray."""
+
+from pathlib import Path
+
+import torch
+
+from cser_ray.communicator import Communicator
+from cser_ray.results import EpochRow, RunRow
+from cser_ray.store import Store
+from cser_ray.train.loop import train
+from cser_ray.train.models import KeptModels
+from cser_ray.train.record import Identity
+from tests.tuning.study_factory import EMPTY, plan_of
+from tuning.study import Study, Trial
+
+
+def trained(folder: Path, study: Study, keep: str = "auto") -> str:
+    """The URI of the results folder of what a study can start at once, trained; `keep`: which models, as `KeptModels`.
+
+    The rows bear the folder's name as their study's.
+    """
+    store = Store(str(folder))
+    store.write_study({"fingerprint": study.fingerprint()})
+    for trial in plan_of(study, EMPTY):
+        train_trial(store, trial, study.workers, Identity(folder.name, trial.trial_id, 0, trial.stage), keep)
+    return store.uri
+
+
+def train_trial(store: Store, trial: Trial, workers: int, identity: Identity, keep: str) -> None:
+    """Train the runs of one trial and write their rows."""
+    with store.trial(trial.trial_id, identity.attempt) as writer:
+
+        def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:
+            writer.epoch(epochs)
+            writer.runs(runs)
+
+        communicator, models = Communicator(workers, group=None), KeptModels(store.uri, keep)
+        train(trial.runs, communicator, torch.device("cpu"), identity, report, models=models)
