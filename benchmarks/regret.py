@@ -26,7 +26,7 @@ from lattice_table import REACHED, Search, Table, cost_to_reach, ratio_of_costs,
 from cser_ray.bench.table import columns
 from cser_ray.budget import number
 from tuning.lattice import candidates
-from tuning.searchers import tpe
+from tuning.searchers import Wanted, tpe
 
 BATCH = 4
 """Structures that enter the first rung together."""
@@ -62,9 +62,9 @@ def tpe_search(table: Table, draw: random.Random, search: Search) -> None:
     simple = [k for k, s in enumerate(table.structures) if math.isinf(s.gradient_ratio)]
     in_batches(search, iter(simple), range(len(table.lrs)))
     losses: list[float | None] = []
-    seed = draw.randrange(1 << 30)
+    wanted = Wanted("cser", table.ratio, len(table.structures), steps=None, seed=draw.randrange(1 << 30))
     while len(losses) < 64:
-        proposed = tpe("cser", table.ratio, len(table.structures), None, seed, losses)[len(losses) :]
+        proposed = tpe(wanted, losses)[len(losses) :]
         proposed = [p for p in proposed if p in number_of]
         if not proposed:
             return

@@ -7,7 +7,8 @@ therefore proposes what it had proposed before.
 import math
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from cser_ray.budget import Structure, budget_of, number, share
@@ -20,60 +21,57 @@ BATCH = 2
 
 Losses = Sequence[float | None]
 """Of the structures proposed so far, in order: what is to be small; infinite where a trial failed, None: not known yet."""
-Searcher = Callable[[str, float, int, int | None, int, Losses, Sequence[Structure]], list[Structure]]
-"""(method, ratio, count, steps, seed, losses, starts) -> the first structures, at most `count`; more when losses are known.
 
-`starts` are tried first: what earlier studies chose.
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a study asks a searcher for: structures of one method at one ratio, a cell of its table."""
+
+    method: str
+    """Whose structures they are; not a reference, for it has none to choose from."""
+    ratio: float
+    """R_C, which every structure meets exactly."""
+    count: int
+    """Structures at most, `starts` among them: the study's `trials`. Fewer where the lattice has fewer."""
+    steps: int | None
+    """Length of the run, which no H exceeds; None: of any length."""
+    seed: int = 0
+    """The study's, the same for every cell; what a searcher draws is keyed by the cell besides."""
+    starts: tuple[Structure, ...] = ()
+    """Tried first, in this order: what earlier studies chose. Points of this cell's lattice."""
+
+
+Searcher = Callable[[Wanted, Losses], list[Structure]]
+"""The first structures, at most `count`, none twice; once losses are known there may be more, after the same ones.
+
+Raises ValueError as `candidates` does: a ratio that the method cannot meet, a run shorter than every interval.
 """
 
 
-def spread(
-    method: str,
-    ratio: float,
-    count: int,
-    steps: int | None,
-    seed: int = 0,
-    losses: Losses = (),
-    starts: Sequence[Structure] = (),
-) -> list[Structure]:
+def spread(wanted: Wanted, losses: Losses) -> list[Structure]:
     """The authors' configurations and rules, a long interval, then points spread over share and log H."""
-    return _first(starts, candidates(method, ratio, count, steps))[:count]
+    return _first(wanted, candidates(wanted.method, wanted.ratio, wanted.count, wanted.steps))
 
 
-def uniform(
-    method: str,
-    ratio: float,
-    count: int,
-    steps: int | None,
-    seed: int = 0,
-    losses: Losses = (),
-    starts: Sequence[Structure] = (),
-) -> list[Structure]:
+def uniform(wanted: Wanted, losses: Losses) -> list[Structure]:
     """Random search: points of the whole lattice, each as likely, none twice."""
-    there = pool(method, ratio, steps)
-    return _first(starts, random.Random(_keyed(method, ratio, seed)).sample(there, min(count, len(there))))[:count]
+    there = pool(wanted.method, wanted.ratio, wanted.steps)
+    return _first(wanted, random.Random(_keyed(wanted)).sample(there, min(wanted.count, len(there))))
 
 
-def tpe(
-    method: str,
-    ratio: float,
-    count: int,
-    steps: int | None,
-    seed: int = 0,
-    losses: Losses = (),
-    starts: Sequence[Structure] = (),
-) -> list[Structure]:
+def tpe(wanted: Wanted, losses: Losses) -> list[Structure]:
     """Optuna's tree of Parzen estimators over log H and the share of resets, each proposal moved to the nearest free point.
 
-    Raises ValueError where Optuna is not installed.
+    Raises ValueError where Optuna is not installed, too.
     """
-    found = _first(starts, candidates(method, ratio, min(STARTUP, count), steps))[:count]
+    method, ratio, count, steps = wanted.method, wanted.ratio, wanted.count, wanted.steps
+    found = _first(wanted, candidates(method, ratio, min(STARTUP, count), steps))
     left = [point for point in pool(method, ratio, steps) if point not in found]
     longest = math.log2(max((p.reset_interval for p in (*left, *found)), default=2)) or 1.0
     places = {p: {"interval": math.log2(p.reset_interval) / longest, "share": share(p, ratio)} for p in (*found, *left)}
     while left and len(found) < count and None not in losses[: len(found)] and len(losses) >= len(found):
         known = [loss for loss in losses[: len(found)] if loss is not None]
-        for wished in _proposals([places[point] for point in found], known, BATCH, _keyed(method, ratio, seed)):
+        for wished in _proposals([places[point] for point in found], known, BATCH, _keyed(wanted)):
             if left and len(found) < count:
                 nearest = min(left, key=lambda p: sum(abs(places[p][axis] - at) for axis, at in wished.items()))
                 left.remove(nearest)
@@ -85,11 +83,12 @@ SEARCHERS: dict[str, Searcher] = {"spread": spread, "random": uniform, "tpe": tp
 """Name -> searcher. `random` and `tpe`, with enough trials, try every point of the lattice."""
 
 LEARNING = ("tpe",)
-"""Those that propose more once losses are known."""
+"""Those that propose more once losses are known: a study waits for them, others it fills up with learning rates."""
 
 
-def _first(starts: Sequence[Structure], others: Sequence[Structure]) -> list[Structure]:
-    return list(dict.fromkeys([*starts, *others]))
+def _first(wanted: Wanted, others: Iterable[Structure]) -> list[Structure]:
+    """The starts, then `others`: none twice, and no more than are wanted."""
+    return list(dict.fromkeys([*wanted.starts, *others]))[: wanted.count]
 
 
 @lru_cache
@@ -125,6 +124,6 @@ def _proposals(told: list[dict[str, float]], losses: list[float], count: int, se
     return [dict(study.ask(axes).params) for _ in range(count)]
 
 
-def _keyed(method: str, ratio: float, seed: int) -> int:
+def _keyed(wanted: Wanted) -> int:
     """A seed of this cell's own, the same on every machine."""
-    return zlib.crc32(f"{method} {number(ratio)} {seed}".encode())
+    return zlib.crc32(f"{wanted.method} {number(wanted.ratio)} {wanted.seed}".encode())

@@ -14,7 +14,7 @@ from cser_ray.train.config import RunConfig
 from tuning.defaults import METHODS
 from tuning.grid import nearest, refine
 from tuning.lattice import candidates
-from tuning.searchers import LEARNING, SEARCHERS, Losses
+from tuning.searchers import LEARNING, SEARCHERS, Losses, Wanted
 from tuning.selection import REFERENCES, RUNG
 
 REAL = "real"
@@ -140,8 +140,9 @@ class Study:
         """
         if method in REFERENCES:
             return [Candidate(0, Structure(), self.lrs)]
-        starts = [Structure(h, rc1, rc2) for name, at, h, rc1, rc2 in self.starts if (name, at) == (method, ratio)]
-        structures = SEARCHERS[self.searcher](method, ratio, self.trials, self.steps, self.seed, losses, starts)
+        starts = tuple(Structure(h, rc1, rc2) for name, at, h, rc1, rc2 in self.starts if (name, at) == (method, ratio))
+        wanted = Wanted(method, ratio, count=self.trials, steps=self.steps, seed=self.seed, starts=starts)
+        structures = SEARCHERS[self.searcher](wanted, losses)
         learning = self.searcher in LEARNING and None in [*losses, None][: len(structures)]
         rates, found = list(self.lrs), []
         for k in range(len(structures) if learning else self.trials):

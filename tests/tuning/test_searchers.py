@@ -6,7 +6,7 @@ import pytest
 
 from cser_ray.budget import Structure, ratio_of, share
 from tuning.lattice import points
-from tuning.searchers import BATCH, SEARCHERS, STARTUP, Losses, Searcher, spread, tpe
+from tuning.searchers import BATCH, SEARCHERS, STARTUP, Losses, Searcher, Wanted, spread, tpe
 
 METHODS = ("cser", "cser-pl", "qsparse", "cser-release", "csea", "local-sgd")
 
@@ -15,7 +15,7 @@ def run_to_the_end(searcher: Searcher, method: str, ratio: float, count: int, lo
     """As a study does it: losses become known, and the searcher is asked again, until it has no more."""
     losses: list[float | None] = []
     while True:
-        found = searcher(method, ratio, count, 2048, 0, losses)
+        found = searcher(Wanted(method, ratio, count, 2048), losses)
         if len(found) == len(losses):
             return found
         losses += [loss(p) if callable(loss) else 1.0 for p in found[len(losses) :]]
@@ -51,21 +51,23 @@ def test_it_proposes_the_same_again(name: str) -> None:
     """After a crash a study asks anew, with the losses that it has: the beginning is what it was."""
     searcher = SEARCHERS[name]
     losses: Losses = [0.5, 0.4, 0.6, 0.3, 0.7, 0.2]
-    long = searcher("cser", 64, 8, 2048, 3, losses)
-    assert long == searcher("cser", 64, 8, 2048, 3, losses)
-    assert searcher("cser", 64, 8, 2048, 3, losses[:4])[:4] == long[:4]
+    wanted = Wanted("cser", 64, 8, 2048, seed=3)
+    long = searcher(wanted, losses)
+    assert long == searcher(wanted, losses)
+    assert searcher(wanted, losses[:4])[:4] == long[:4]
 
 
 def test_random_search_depends_on_its_seed() -> None:
-    one, two = (SEARCHERS["random"]("cser", 64, 6, 2048, seed, ()) for seed in (0, 1))
+    one, two = (SEARCHERS["random"](Wanted("cser", 64, 6, 2048, seed), ()) for seed in (0, 1))
     assert one != two
 
 
 def test_tpe_begins_as_spread_does_and_waits_for_losses() -> None:
-    first = tpe("cser", 64, 12, 2048, 0, ())
-    assert first == spread("cser", 64, STARTUP, 2048)
-    assert tpe("cser", 64, 12, 2048, 0, [0.1, None, 0.3, 0.2]) == first
-    assert len(tpe("cser", 64, 12, 2048, 0, [0.1, 0.2, 0.3, 0.4])) == STARTUP + BATCH
+    wanted = Wanted("cser", 64, 12, 2048)
+    first = tpe(wanted, ())
+    assert first == spread(Wanted("cser", 64, STARTUP, 2048), ())
+    assert tpe(wanted, [0.1, None, 0.3, 0.2]) == first
+    assert len(tpe(wanted, [0.1, 0.2, 0.3, 0.4])) == STARTUP + BATCH
 
 
 @pytest.mark.parametrize("wished", [0.1, 0.9])
@@ -82,6 +84,7 @@ def test_tpe_goes_where_losses_are_small(wished: float) -> None:
 
 def test_a_failed_trial_is_the_worst() -> None:
     """Infinite losses are told as worse than all others, not as unknown."""
-    found = tpe("cser", 64, 8, 2048, 0, [math.inf, 0.2, math.inf, 0.4])
+    wanted = Wanted("cser", 64, 8, 2048)
+    found = tpe(wanted, [math.inf, 0.2, math.inf, 0.4])
     assert len(found) == STARTUP + BATCH
-    assert len(tpe("cser", 64, 8, 2048, 0, [math.inf] * STARTUP)) == STARTUP + BATCH
+    assert len(tpe(wanted, [math.inf] * STARTUP)) == STARTUP + BATCH
