@@ -8,10 +8,12 @@ screens structures from one seed, all learning rates side by side, in rungs: tho
 steps, the better half goes on to half, the better half of those to the end; what has run to its end competes, by its last
 validation loss. 30 repetitions differ in the order of proposals and in which of the table's seeds is seen.
 
-  ours          the study's searchers, spread and tpe; and `transfer`: spread, but after its first structure only the
-                learning rate that was best there and its neighbours
+  study         the study's order: the methods' candidates in turns, so local SGD and CSEA among the first four
+  transfer      the same, but after the first four only the learning rate that was best there and its neighbours
+  tpe           the study's tpe over the lattice of cser
+  blind         the study's lattice in random order, without its knowledge of what to try first
   random        plain random search with rejection: H, R_C1, R_C2 drawn log-uniformly from a box until they meet R_C
-  optuna        TPE over the same box, told that what misses R_C failed
+  optuna        TPE over H and R_C1, told that what misses R_C failed
   authors       their rule R_C2 = 2 R_C: every H with R_C1 H = 2 R_C, in random order
 """
 
@@ -20,6 +22,7 @@ import math
 import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 
 from lattice_table import REACHED, Search, Table, cost_to_reach, ratio_of_costs, tables
 
@@ -28,6 +31,11 @@ from cser_ray.budget import number
 from tuning.lattice import candidates
 from tuning.searchers import Wanted, tpe
 
+METHODS = ("local-sgd", "csea", "cser-pl", "cser")
+MOST = 64
+"""Candidates of a method."""
+STEPS = 2048
+"""Of the table's runs: no H exceeds them."""
 BATCH = 4
 """Structures that enter the first rung together."""
 ASKED = 2_000
@@ -42,18 +50,25 @@ def in_batches(search: Search, order: Iterator[int], rates: Sequence[int]) -> No
         search.batch(chosen, rates)
 
 
-def spread_search(table: Table, draw: random.Random, search: Search) -> None:
+def study_search(table: Table, draw: random.Random, search: Search) -> None:
     """The study's own order."""
-    in_batches(search, iter(_own_order(table, draw)), range(len(table.lrs)))
+    in_batches(search, iter(_study_order(table, draw)), range(len(table.lrs)))
 
 
 def transfer_search(table: Table, draw: random.Random, search: Search) -> None:
-    """The same; after the first structure only the best rate there and its neighbours."""
-    order = _own_order(table, draw)
-    search.batch(order[:1], range(len(table.lrs)))
+    """The same; after the first batch, which has a structure of each method, the best rate there and its neighbours."""
+    order = _study_order(table, draw)
+    search.batch(order[:BATCH], range(len(table.lrs)))
     best = search.incumbent[2]
     rates = [lr for lr in (best - 1, best, best + 1) if 0 <= lr < len(table.lrs)]
-    in_batches(search, iter(order[1:]), rates)
+    in_batches(search, iter(order[BATCH:]), rates)
+
+
+def blind_search(table: Table, draw: random.Random, search: Search) -> None:
+    """The same lattice and rungs in random order: what the study's first structures are worth."""
+    order = list(range(len(table.structures)))
+    draw.shuffle(order)
+    in_batches(search, iter(order), range(len(table.lrs)))
 
 
 def tpe_search(table: Table, draw: random.Random, search: Search) -> None:
@@ -85,24 +100,21 @@ def random_search(table: Table, draw: random.Random, search: Search) -> None:
 
 
 def optuna_search(table: Table, draw: random.Random, search: Search) -> None:
-    """TPE over log H, log R_C1 and log R_C2 of the box; a suggestion off the budget is told as failed, and is free."""
+    """TPE over all H and all R_C1 of the table, in order; a pair that is not in it is told as failed, and is free."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    by_log = {
-        (round(math.log2(s.reset_interval), 3), round(math.log2(s.reset_ratio), 3)): k
-        for k, s in enumerate(table.structures)
-    }
-    top = max(at[0] for at in by_log), max(at[1] for at in by_log)
+    intervals = sorted({s.reset_interval for s in table.structures})
+    ratios = sorted({s.reset_ratio for s in table.structures})
+    number_of = {(s.reset_interval, s.reset_ratio): k for k, s in enumerate(table.structures)}
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=draw.randrange(1 << 30)))
     tried: set[int] = set()
     while len(tried) < 64:
         trials, chosen = [], []
         for _ in range(ASKED):
             trial = study.ask()
-            h = round(2 ** trial.suggest_float("interval", 0.0, top[0]))
-            ratio = round(2 ** trial.suggest_float("reset", 0.0, top[1]))
-            found = by_log.get((round(math.log2(h), 3), round(math.log2(ratio), 3)))
+            h = intervals[trial.suggest_int("interval", 0, len(intervals) - 1)]
+            found = number_of.get((h, ratios[trial.suggest_int("reset", 0, len(ratios) - 1)]))
             if found is None or found in tried:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 continue
@@ -125,20 +137,20 @@ def authors_search(table: Table, draw: random.Random, search: Search) -> None:
     in_batches(search, iter(grid), range(len(table.lrs)))
 
 
-def _own_order(table: Table, draw: random.Random) -> list[int]:
-    """The simpler methods' points and cser's candidates in turns, as a study of all methods has them."""
+def _study_order(table: Table, draw: random.Random) -> list[int]:
+    """The candidates of the methods in turns, as a study of all of them has them; `draw` moves the spread ones."""
     number_of = {structure: k for k, structure in enumerate(table.structures)}
-    cser = [number_of[s] for s in candidates("cser", table.ratio, 64, seed=draw.randrange(8)) if s in number_of]
-    simple = [k for k, s in enumerate(table.structures) if math.isinf(s.gradient_ratio)]
-    draw.shuffle(simple)
-    order = [k for pair in zip(simple, cser, strict=False) for k in pair]
-    return [*order, *(k for k in (*simple, *cser) if k not in order)]
+    seed = draw.randrange(8)
+    of = [candidates(method, table.ratio, MOST, STEPS, seed) for method in METHODS]
+    turns = [number_of[s] for turn in zip_longest(*of) for s in turn if s in number_of]
+    return list(dict.fromkeys(turns))
 
 
 SEARCHERS: dict[str, Searcher] = {
-    "spread": spread_search,
+    "study": study_search,
     "transfer": transfer_search,
     "tpe": tpe_search,
+    "blind": blind_search,
     "random": random_search,
     "optuna": optuna_search,
     "authors": authors_search,

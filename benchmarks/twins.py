@@ -3,7 +3,8 @@
     torchrun --nproc-per-node 2 benchmarks/twins.py [--task digits] [--steps 50]
 
 NCCL with one GPU a process where there are as many GPUs, gloo on CPUs otherwise. Exits with 1 where a method's twins
-differ by more than 1e-10 (float64) or 1e-5 (float32), or their ledgers differ at all.
+differ by more than 1e-10 (float64) or 1e-5 (float32), or their ledgers differ at all. For sgd-bf16 in float32 it is 2^-8,
+one unit of bf16: where the last bits of a gradient differ, some of its entries round to the next one.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from cser_ray.train.config import RunConfig, config_at
 from cser_ray.train.loop import Trial
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
+ROUNDED = {("sgd-bf16", "float32"): 2**-8}
+"""Where values are rounded on the way, which makes much of the last bit."""
 RATES = (0.05, 0.1)
 ADAM_RATES = (5e-4, 1e-3)  # AdamW's step has the length of its rate, whatever the gradient's
 
@@ -65,7 +68,7 @@ def main() -> int:
                 difference = ((real.optimizer.x - mine).norm() / mine.norm()).reshape(1)
                 dist.all_reduce(difference, op=dist.ReduceOp.MAX)
                 same = real.communicator.ledger.entries == twin.communicator.ledger.entries
-                good = difference.item() <= TOLERANCE[dtype] and same
+                good = difference.item() <= ROUNDED.get((method, dtype), TOLERANCE[dtype]) and same
                 failed += not good
                 if rank == 0:
                     print(
