@@ -62,7 +62,7 @@ def driver(home: Path) -> Iterator[Episode]:
                 done += 1
                 if chance.random() < 0.5:
                     command.kill()
-                    assert gone(base, 60.0), "processes of a dead driver stay"
+                    assert gone(base, LONGEST_S), "processes of a dead driver stay"
                 else:
                     for pid in processes(base):
                         killed(pid)

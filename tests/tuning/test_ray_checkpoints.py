@@ -1,12 +1,9 @@
 """A study whose machine dies while real workers train: the same command goes on from their checkpoint."""
 
-import json
-import math
 import os
 import shlex
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +14,11 @@ from cser_ray.bench.ray_session import processes, session
 from cser_ray.communicator import Communicator
 from cser_ray.results import read_history, read_runs
 from cser_ray.tasks import make_task
-from cser_ray.train.config import RunConfig
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
 from tests.processes import run_processes
 from tests.train.points import CPU
+from tests.tuning.interrupted import config_of, wait_for_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
@@ -72,15 +69,6 @@ def tune_until_checkpoint(out: Path) -> None:
         assert driver.returncode == -signal.SIGKILL
 
 
-def wait_for_checkpoint(out: Path, trial: str, command: "subprocess.Popen[Any]") -> None:
-    """Until the trial has one."""
-    deadline = time.monotonic() + 100
-    while not list(out.glob(f"checkpoints/{trial}/*/manifest.json")):
-        assert command.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def name_of(pid: int) -> str:
     """What the process calls itself."""
     return Path(f"/proc/{pid}/cmdline").read_text()
@@ -88,8 +76,7 @@ def name_of(pid: int) -> str:
 
 def assert_undisturbed(row: "pd.Series[Any]") -> None:
     """The row of a run of two processes holds the bits and bytes of one that nobody killed."""
-    values = {k: math.inf if v == "inf" else v for k, v in json.loads(row["config_json"]).items()}
-    config = RunConfig(**values)
+    config = config_of(row)
     make_task(config.task).splits()  # made once here rather than in every process
     (expected,), _ = run_processes(2, lambda: train([config], Communicator(), CPU, Identity("study", "trial")), 60.0)
     same = ("test_loss", "val_loss", "consensus_distance", "bytes_sent", "eval_bytes", "collectives")
