@@ -38,7 +38,7 @@ STEPS = 2048
 """Of the table's runs: no H exceeds them."""
 BATCH = 4
 """Structures that enter the first rung together."""
-ASKED = 2_000
+ASKED = 500
 """Suggestions of Optuna's among which none is feasible before a search is given up."""
 REPETITIONS = 30
 Searcher = Callable[[Table, random.Random, Search], None]
