@@ -47,7 +47,8 @@ def fit_distributed(
 
     Where a process dies or raises, all start again from the last checkpoint, as long as each start gets beyond the one
     before: what happens again at the same step is no accident. Then, or without a checkpoint, raises Ray's error with
-    the process's traceback. Raises ValueError where the cluster has become too small.
+    the process's traceback, or ChildProcessError where Train's controller died, which a start that hangs ends, too.
+    Raises ValueError where the cluster has become too small.
     """
     import ray.train
 
@@ -73,6 +74,8 @@ def fit_distributed(
             if _waited_for_room(error):  # other trials have it, or a node has gone: then there is no room any more
                 continue
             if max(checkpoints.steps(), default=0) <= step:
+                if isinstance(error, ray.exceptions.ActorDiedError):
+                    raise ChildProcessError(_controller_died(logistics)) from error
                 raise
             text = f"{identity.trial_id} goes on from its last checkpoint after an error: {error}"
             warnings.warn(text, CserWarning, stacklevel=2)
@@ -89,6 +92,8 @@ def _fit(
     """Start the processes once and wait for their end."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
+
+    from cser_ray.train.start_watch import StartWatch
 
     # Between two collectives a stopped process is in none: Ray's own waiting needs an end, too. It comes later than
     # ours, which has the better error.
@@ -107,10 +112,25 @@ def _fit(
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=scratch,
-            callbacks=list(callbacks),
+            callbacks=[*callbacks, StartWatch(_start_s(logistics))],
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=3),
         ),
     ).fit()
+
+
+def _start_s(logistics: Logistics) -> float:
+    """Seconds in which the processes must have started."""
+    from cser_ray.train.start_watch import START_S
+
+    return logistics.timeout_s + START_S
+
+
+def _controller_died(logistics: Logistics) -> str:
+    return (
+        "Ray Train's controller of the workers died. Either it was killed, or a worker stood still while Ray started it: "
+        f"then it ends after {_start_s(logistics):g} s. Give the same command again, with a longer --timeout-s if a start "
+        "takes that long"
+    )
 
 
 def _waited_for_room(error: Exception) -> bool:

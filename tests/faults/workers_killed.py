@@ -22,8 +22,13 @@ COMMAND = (
 )
 STALLED_S = 8
 """The collectives' timeout where a worker stands still."""
-NAMED = ("did not come to a collective", "have not joined the collective operation", "health check has been hanging")
-"""What is said of it: by us inside a collective, by Ray inside a report, and between the two."""
+NAMED = (
+    "did not come to a collective",
+    "have not joined the collective operation",
+    "health check has been hanging",
+    "stood still while Ray started it",
+)
+"""What is said of it: by us inside a collective, by Ray inside a report, and between the two; by us while it starts."""
 WORKER = "RayTrainWorker"
 
 
