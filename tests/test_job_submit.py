@@ -95,7 +95,13 @@ def head() -> Iterator[Head]:
             yield started
         finally:
             process.send_signal(signal.SIGINT)  # SIGTERM would first drain the node for up to 30 s
-            process.wait(timeout=60)
+            try:
+                process.wait(timeout=20)
+            except (
+                subprocess.TimeoutExpired
+            ):  # a shell has started the tests in the background: SIGINT is ignored there
+                process.terminate()
+                process.wait(timeout=60)
             assert gone(base)
 
 

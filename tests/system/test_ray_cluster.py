@@ -84,6 +84,7 @@ def test_what_does_not_fit_is_told_within_10_seconds(cluster: Cluster, tmp_path:
     assert f"Error: {answer}" in said.stderr
 
 
+@pytest.mark.faults
 def test_a_node_that_is_lost_ends_its_run_and_one_that_comes_goes_on(cluster: Cluster, tmp_path: Path) -> None:
     """What the run had reached stays; the same command, told to wait, goes on from there once the node is back."""
     out = tmp_path / "run"
