@@ -6,12 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ray.train.v2._internal.execution.callback import (
-    WorkerGroupCallback,  # a developer's API; Ray exports it nowhere else
-)
-
-START_S = 120.0
-"""Seconds that starting may take beyond the timeout of a collective: processes, imports, connections."""
+# A developer's API, which Ray exports nowhere else; RunConfig takes it.
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 
 
 class StartWatch(WorkerGroupCallback):
@@ -27,9 +23,8 @@ class StartWatch(WorkerGroupCallback):
     @contextmanager
     def on_worker_group_start(self) -> Iterator[None]:
         """From here on the clock runs."""
-        self.timer = threading.Timer(
-            self.seconds, os._exit, (1,)
-        )  # its main thread waits in Ray, where nothing reaches it
+        # No exception, and no signal's handler, would reach the main thread where it waits in Ray.
+        self.timer = threading.Timer(self.seconds, os._exit, (1,))
         self.timer.daemon = True
         self.timer.start()
         try:
