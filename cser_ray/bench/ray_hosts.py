@@ -1,6 +1,7 @@
 """A Ray cluster whose nodes are hosts of their own, each a network namespace with one shaped link."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -120,6 +121,11 @@ def ray_hosts(shares: Sequence[Share], rate: str) -> Iterator[Cluster]:
     """
     with linked_hosts(len(shares), rate) as hosts, session() as (base, environment):
         environment |= {"RAY_ADDRESS": f"{hosts[0].address}:{PORT}", "GLOO_SOCKET_IFNAME": hosts[0].interface}
+        environment |= {"HOME": os.environ.get("HOME", str(base))}  # the commands' caches and data are there
+        token = base / "token"  # not the user's own: with one in HOME, Ray asks some of its processes for it, not all
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
         cluster = Cluster(base, hosts, tuple(shares), environment)
         try:
             for number in range(len(shares)):

@@ -26,6 +26,8 @@ from cser_ray.train.record import Identity
 from cser_ray.train.roll_call import PATIENCE_S, roll_call
 from cser_ray.train.telemetry import telling
 
+START_S = 120.0
+"""Seconds that starting may take beyond the timeout of a collective: processes, imports, connections."""
 Summary = Callable[[list[EpochRow], list[RunRow]], dict[str, Any]]
 
 
@@ -108,28 +110,24 @@ def _fit(
             num_workers=processes,
             use_gpu=capacity()["GPU"] >= processes,
             resources_per_worker=None if logistics.cpus_per_worker == 1 else {"CPU": logistics.cpus_per_worker},
+            # Workers are what a slow network joins: on nodes of their own as far as there are any. The processes of a
+            # worker belong on one.
+            placement_strategy="SPREAD" if config.processes_per_worker == 1 else "PACK",
         ),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=scratch,
-            callbacks=[*callbacks, StartWatch(_start_s(logistics))],
+            callbacks=[*callbacks, StartWatch(logistics.timeout_s + START_S)],
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=3),
         ),
     ).fit()
 
 
-def _start_s(logistics: Logistics) -> float:
-    """Seconds in which the processes must have started."""
-    from cser_ray.train.start_watch import START_S
-
-    return logistics.timeout_s + START_S
-
-
 def _controller_died(logistics: Logistics) -> str:
     return (
         "Ray Train's controller of the workers died. Either it was killed, or a worker stood still while Ray started it: "
-        f"then it ends after {_start_s(logistics):g} s. Give the same command again, with a longer --timeout-s if a start "
-        "takes that long"
+        f"then it ends after {logistics.timeout_s + START_S:g} s. Give the same command again, with a longer "
+        "--timeout-s if a start takes that long"
     )
 
 

@@ -160,7 +160,7 @@ def test_hosts_on_a_bridge_reach_each_other_at_the_rate() -> None:
 def test_a_command_runs_on_a_ray_cluster_of_hosts(tmp_path: Path) -> None:
     """A study's real workers are on hosts of their own, and what they send goes over the links; its exit code is kept."""
     bench = [sys.executable, "-m", "cser_ray.bench", "cluster", "--rate", "100mbit", "--device", "cpu", "--"]
-    study = "cser-ray train --method sgd --steps 64 --workers 2 --distributed --cpus-per-worker 1 --out"
+    study = "cser-ray train --method sgd --steps 64 --workers 2 --distributed --out"
     done = subprocess.run([*bench, *study.split(), str(tmp_path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     sent = [1e6 * float(size) for size in re.findall(r"([\d.]+) MB", done.stderr.rpartition("Sent over the links:")[2])]
