@@ -10,10 +10,11 @@ validation loss. 30 repetitions differ in the order of proposals and in which of
 
   study         the study's order: the methods' candidates in turns, so local SGD and CSEA among the first four
   transfer      the same, but after the first four only the learning rate that was best there and its neighbours
+                (`--transfer-lrs` does so for each method)
   tpe           the study's tpe over the lattice of cser
   blind         the study's lattice in random order, without its knowledge of what to try first
   random        plain random search with rejection: H, R_C1, R_C2 drawn log-uniformly from a box until they meet R_C
-  optuna        TPE over H and R_C1, told that what misses R_C failed
+  optuna        TPE over H and R_C1, told that what misses R_C failed; a random structure where it proposes none
   authors       their rule R_C2 = 2 R_C: every H with R_C1 H = 2 R_C, in random order
 """
 
@@ -39,7 +40,7 @@ STEPS = 2048
 BATCH = 4
 """Structures that enter the first rung together."""
 ASKED = 500
-"""Suggestions of Optuna's among which none is feasible before a search is given up."""
+"""Suggestions of Optuna's for a batch; where too few of them are new and feasible, the rest of it is drawn at random."""
 REPETITIONS = 30
 Searcher = Callable[[Table, random.Random, Search], None]
 
@@ -100,7 +101,10 @@ def random_search(table: Table, draw: random.Random, search: Search) -> None:
 
 
 def optuna_search(table: Table, draw: random.Random, search: Search) -> None:
-    """TPE over all H and all R_C1 of the table, in order; a pair that is not in it is told as failed, and is free."""
+    """TPE over all H and all R_C1 of the table, in order; a pair that is not in it is told as failed, and is free.
+
+    It never gives up: what its suggestions do not fill of a batch is drawn at random.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -123,9 +127,10 @@ def optuna_search(table: Table, draw: random.Random, search: Search) -> None:
             chosen.append(found)
             if len(chosen) == BATCH:
                 break
-        if not chosen:
-            return
-        last = search.batch(chosen, range(len(table.lrs)))
+        rest = [k for k in range(len(table.structures)) if k not in tried]
+        others = draw.sample(rest, min(BATCH - len(chosen), len(rest)))
+        tried.update(others)
+        last = search.batch([*chosen, *others], range(len(table.lrs)))
         for trial, structure in zip(trials, chosen, strict=True):
             study.tell(trial, min(last[structure], 1e6))
 
