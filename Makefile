@@ -16,7 +16,7 @@ test: $(STAMP) lint
 	@echo "(minutes of killed runs; 'make test-faults') and 'gpu' (they need a CUDA GPU; 'make test-gpu')."
 
 test-system: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "system and not faults"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m system
 
 test-faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults

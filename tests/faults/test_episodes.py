@@ -9,9 +9,16 @@ from cser_ray.bench.hosts import missing_rights
 
 ROOT = pytest.mark.skipif(bool(missing_rights()), reason=f"{missing_rights()}, which .ci/run has and installs")
 
+QUICK = ("writer", "virtual")
+"""Parts without Ray, which take seconds."""
 
-@pytest.mark.faults
-@pytest.mark.parametrize("part", [pytest.param(part, marks=ROOT if part == "node" else ()) for part in PARTS])
+
+def marks(part: str) -> list[pytest.MarkDecorator]:
+    """What a part needs."""
+    return ([] if part in QUICK else [pytest.mark.faults]) + ([ROOT] if part == "node" else [])
+
+
+@pytest.mark.parametrize("part", [pytest.param(part, marks=marks(part)) for part in PARTS])
 def test_kills_change_no_row(part: str, tmp_path: Path) -> None:
     """None is lost, none is there twice, and each has the bits of an undisturbed run."""
     with PARTS[part](tmp_path) as episode:

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from cser_ray.bench.hosts import missing_rights
 from cser_ray.bench.ray_hosts import Cluster, Share, ray_hosts
 from cser_ray.bench.ray_session import PROGRAMS
-from cser_ray.results import read_history, read_runs
+from cser_ray.results import read_runs
 
 pytestmark = [
     pytest.mark.system,
@@ -82,55 +81,3 @@ def test_what_does_not_fit_is_told_within_10_seconds(cluster: Cluster, tmp_path:
     assert time.monotonic() - began < 10 * busy
     assert said.returncode == 1
     assert f"Error: {answer}" in said.stderr
-
-
-@pytest.mark.faults
-def test_a_node_that_is_lost_ends_its_run_and_one_that_comes_goes_on(cluster: Cluster, tmp_path: Path) -> None:
-    """What the run had reached stays; the same command, told to wait, goes on from there once the node is back."""
-    out = tmp_path / "run"
-    command = [*TRAIN.split(), "--workers", "2", "--cpus-per-worker", "1", "--out", str(out)]
-
-    def lose_a_node() -> None:
-        while not list(out.glob("checkpoints/*/*/manifest.json")):
-            time.sleep(0.05)
-        cluster.kill(2)
-
-    loser = threading.Thread(target=lose_a_node)
-    loser.start()
-    lost = cluster.run("cser-ray", *command)
-    loser.join()
-    assert lost.returncode == 1, lost.stderr
-    assert "Error: 2 real workers of 1 CPU each need 2 CPUs, the cluster has 1. Take --workers 1" in lost.stderr
-    reached = len(read_history(str(out)))
-    assert 0 < reached < 40
-    comer = threading.Timer(5.0, cluster.start, (2,))
-    comer.start()
-    went_on = cluster.run("cser-ray", *command, "--wait-s", "120")
-    comer.join()
-    assert went_on.returncode == 0, went_on.stderr
-    history = read_history(str(out))
-    assert history["evaluation"].tolist() == list(range(40))
-    assert set(history["attempt"]) == {0, 1}
-
-
-def test_a_node_that_cannot_be_reached_is_waited_for(cluster: Cluster, tmp_path: Path) -> None:
-    """Its link is cut while it trains: a timeout ends the collective, and the run goes on once the node is back."""
-    out = tmp_path / "run"
-
-    def cut_off() -> None:
-        while not list(out.glob("checkpoints/*/*/manifest.json")):
-            time.sleep(0.05)
-        cluster.cut(2, whole=False)
-        time.sleep(15.0)
-        cluster.kill(2)  # as somebody would who finds it silent
-        cluster.cut(2, whole=True)
-        cluster.start(2)
-
-    cutter = threading.Thread(target=cut_off)
-    cutter.start()
-    command = [*TRAIN.split(), "--workers", "2", "--cpus-per-worker", "1", "--timeout-s", "5", "--wait-s", "200"]
-    done = cluster.run("cser-ray", *command, "--out", str(out))
-    cutter.join()
-    assert done.returncode == 0, done.stderr
-    assert "goes on from its last checkpoint after an error" in done.stderr
-    assert read_history(str(out))["evaluation"].tolist() == list(range(40))
