@@ -1,7 +1,8 @@
 """Draws the rows of `time_to_target.py`: held-out loss against seconds, measured (solid) and predicted before (dashed).
 
-pip install vl-convert-python
-python benchmarks/draw_target.py benchmarks/results/time_to_target_cpu.csv --out docs/time_to_target_cpu.svg
+    python benchmarks/draw_target.py benchmarks/results/time_to_target_cpu.csv --out docs/time_to_target_cpu.svg
+
+Needs vl-convert-python, which otherwise only building the package needs.
 """
 
 import argparse
