@@ -217,7 +217,7 @@ def command_line(out: str) -> str:
 
 def selection_rule(results: str, select: str | None) -> str:
     """What to choose by: as asked, else as the study did."""
-    from cser_ray.results import read_study
+    from cser_ray.store.read import read_study
 
     return select or read_study(results).get("fingerprint", {}).get("select") or "val-loss"
 

@@ -14,7 +14,7 @@ from cser_ray.options import METHOD, SELECT, clear_errors, selection_rule
 def best(results: str, ratio: float, method: str | None, select: str | None, out: str | None) -> None:
     """Take a study's best configuration home: its settings as YAML, and the commands that train with it."""
     with clear_errors():
-        from cser_ray.results import read_runs
+        from cser_ray.store.read import read_runs
         from tuning.best import find_best
 
         found = find_best(read_runs(results), ratio, method, selection_rule(results, select))

@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from cser_ray.folder import Folder
+from cser_ray.store.folder import Folder
 from dashboards.snapshot import read_snapshot
 from dashboards.views import payload
 

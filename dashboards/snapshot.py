@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cser_ray.errors import CserWarning
-from cser_ray.results import read_history, read_runs, read_study, with_staleness
+from cser_ray.store.read import read_history, read_runs, read_study, with_staleness
 
 if TYPE_CHECKING:
     import pandas as pd

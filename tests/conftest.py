@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from cser_ray.store import Store
+from cser_ray.store.write import Store
 from tests.store_rows import STUDY
 
 torch.set_num_threads(1)

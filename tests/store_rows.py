@@ -4,7 +4,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-from cser_ray.results import EpochRow, RunRow, columns
+from cser_ray.store.read import EpochRow, RunRow, columns
 
 STUDY = {"fingerprint": {"task": "digits", "workers": 4, "ratios": [16, math.inf], "outer": {"lr": 0.7}}}
 SAMPLE = {int: 0, float: 0.1, str: "x", bool: False, datetime: datetime(2026, 3, 1, tzinfo=UTC)}

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from cser_ray import cli, options
 from cser_ray.compressors.grbs import ORDERS
-from cser_ray.model_store import KEEP
+from cser_ray.store.models import KEEP
 from cser_ray.tasks import TASKS
 from cser_ray.train.config import SCHEDULES
 from tuning.defaults import METHOD_LINES

@@ -143,7 +143,7 @@ def test_the_task_of_the_guide_trains_and_its_rows_are_read(modules: Path) -> No
     result = CliRunner().invoke(cli.main, arguments.split(), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     read: dict[str, object] = {}
-    exec(block(GUIDE, "from cser_ray.results import"), read)  # the documented block itself
+    exec(block(GUIDE, "from cser_ray.store.read import"), read)  # the documented block itself
     (row,) = read["runs"].itertuples()  # type: ignore[attr-defined]
     assert row.task == "tumours:Tumours"
     assert row.test_acc > 80  # 63 % are benign

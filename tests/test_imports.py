@@ -11,7 +11,7 @@ PACKAGES = ("cser_ray", "tuning", "dashboards")
 MODULES = [path.relative_to(ROOT).as_posix() for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 HEAVY = {"torch", "ray", "torchvision"}
 READING = {
-    *(f"cser_ray.{name}" for name in ("budget", "errors", "folder", "results", "rows", "structure")),
+    *(f"cser_ray.{name}" for name in ("budget", "errors", "store.folder", "store.read", "store.rows", "structure")),
     *(f"tuning.{name}" for name in ("advisor", "best", "cells", "compare", "comparison", "constants", "render")),
     *(f"tuning.{name}" for name in ("selection", "spending", "tables", "verdict")),
 }
@@ -69,13 +69,16 @@ def test_only_training_and_tuning_import_ray(module: str) -> None:
     assert "ray" not in packages(imports(module))
 
 
-@pytest.mark.parametrize("name", ["results", "rows", "store", "folder", "errors"])
+LIGHT = ("store.read", "store.rows", "store.write", "store.folder", "errors")
+
+
+@pytest.mark.parametrize("name", LIGHT)
 def test_the_results_store_is_light(name: str) -> None:
     """It imports no torch and no ray, not through another module of cser_ray either; pyarrow and pandas only when asked."""
-    module = f"cser_ray/{name}.py"
+    module = f"cser_ray/{name.replace('.', '/')}.py"
     assert packages(imports(module)).isdisjoint(HEAVY)
     ours = {n for n in imports(module) if n.startswith("cser_ray")}
-    assert ours <= {f"cser_ray.{light}" for light in ("results", "rows", "store", "folder", "errors")}
+    assert ours <= {f"cser_ray.{light}" for light in LIGHT}
     typing = {"pandas", "pyarrow"} & packages(imports(module, at_import=True))
     source = ast.parse((ROOT / module).read_text())
     guarded = [node for node in source.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]

@@ -16,7 +16,7 @@ import pytest
 
 from cser_ray.bench.ray_session import PROGRAMS, gone, session
 from cser_ray.budget import Structure
-from cser_ray.results import read_runs
+from cser_ray.store.read import read_runs
 from cser_ray.train.config import RunConfig
 from tuning.reproduce import job_command, recorded_config, settings_of_run
 

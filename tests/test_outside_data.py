@@ -12,13 +12,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cser_ray import model_store
-from cser_ray.checkpoint import DamagedError
 from cser_ray.cli import tune
 from cser_ray.errors import CserWarning
 from cser_ray.options import settings_of
-from cser_ray.results import EpochRow, RunRow, decode, read_history, read_runs, read_study
-from cser_ray.store import Store, encode
+from cser_ray.store import models as model_store
+from cser_ray.store.checkpoint import DamagedError
+from cser_ray.store.read import EpochRow, RunRow, decode, read_history, read_runs, read_study
+from cser_ray.store.write import Store, encode
 from tests.outside import BOMB, NESTED, mutated_json, mutations, no_code, often, value_or
 from tests.store_rows import STUDY, epoch_row, run_row
 from tuning.calibration import read_links

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cser_ray.errors import CserWarning
-from cser_ray.results import (
+from cser_ray.store.read import (
     EpochRow,
     NewerError,
     RunRow,
@@ -27,7 +27,7 @@ from cser_ray.results import (
     schema,
     with_staleness,
 )
-from cser_ray.store import Store, encode
+from cser_ray.store.write import Store, encode
 
 NOON = datetime(2026, 3, 1, 12, 0, 0, 250, UTC)
 SAMPLE = {int: 3, float: 0.1, str: "ä \n", bool: True, datetime: NOON}
@@ -75,8 +75,8 @@ def test_the_schema_says_what_the_annotations_say(row_type):
 
 
 def test_importing_the_reader_is_cheap():
-    """`import cser_ray.results` imports no torch, ray, pandas or pyarrow."""
-    heavy = "import sys, cser_ray.results; print({'torch', 'ray', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules))"
+    """`import cser_ray.store.read` imports no torch, ray, pandas or pyarrow."""
+    heavy = "import sys, cser_ray.store.read; print({'torch', 'ray', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -9,12 +9,12 @@ import re
 import pytest
 import torch
 
-from cser_ray.checkpoint import COMMON, CheckpointStore, Manifest
 from cser_ray.errors import CserWarning
-from cser_ray.folder import Folder
-from cser_ray.model_store import FACTS, ModelStore, decode, encode
-from cser_ray.results import read_history, read_runs
-from cser_ray.store import Store, check_same_study
+from cser_ray.store.checkpoint import COMMON, CheckpointStore, Manifest
+from cser_ray.store.folder import Folder
+from cser_ray.store.models import FACTS, ModelStore, decode, encode
+from cser_ray.store.read import read_history, read_runs
+from cser_ray.store.write import Store, check_same_study
 from tests.store_rows import STUDY, epoch_row, run_row
 
 

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from cser_ray.results import read_history, read_runs
+from cser_ray.store.read import read_history, read_runs
 from tests.store_rows import STUDY, epoch_row, run_row
 
 
@@ -155,7 +155,7 @@ WRITER = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 import pyarrow.parquet
-from cser_ray.store import Store
+from cser_ray.store.write import Store
 from store_rows import epoch_row, run_row
 
 def write(uri, flush_s, rows):

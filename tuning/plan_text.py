@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from cser_ray.results import jsonable
+from cser_ray.store.read import jsonable
 from tuning.advice import span
 from tuning.peers import PEERS
 from tuning.plan_lines import Line

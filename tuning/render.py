@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from cser_ray.results import jsonable
+from cser_ray.store.read import jsonable
 from tuning.comparison import Cell, Comparison, ConfigurationRow
 from tuning.selection import REFERENCES
 from tuning.tables import (

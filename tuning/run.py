@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cser_ray.checkpoint import CheckpointStore
-from cser_ray.results import read_runs
-from cser_ray.store import Store
+from cser_ray.store.checkpoint import CheckpointStore
+from cser_ray.store.read import read_runs
+from cser_ray.store.write import Store
 from cser_ray.train import cluster
 from cser_ray.train.logistics import Logistics
 from tuning.export import prune_models

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 
 from cser_ray.budget import Structure, share
-from cser_ray.results import read_runs
+from cser_ray.store.read import read_runs
 from tuning.searchers import pool
 from tuning.selection import REFERENCES, Choice, choose
 from tuning.study import Study

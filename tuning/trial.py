@@ -12,8 +12,8 @@ from typing import Any
 
 from cser_ray.budget import METHOD_BUDGETS, Structure
 from cser_ray.communicator import Communicator
-from cser_ray.results import EpochRow, RunRow
-from cser_ray.store import Store
+from cser_ray.store.read import EpochRow, RunRow
+from cser_ray.store.write import Store
 from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.config import RunConfig
 from cser_ray.train.logistics import Logistics

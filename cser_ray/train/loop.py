@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from cser_ray.communicator import Communicator
-from cser_ray.results import EpochRow, RunRow
 from cser_ray.seeds import Purpose, derived_seed
+from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.tasks import make_task
 from cser_ray.tasks.base import Held, Task, losses
 from cser_ray.train.build import make_optimizer

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cser_ray.errors import CserWarning
-from cser_ray.model_store import FACTS, KEEP, SMALL, ModelStore, encode
-from cser_ray.rows import RunRow
+from cser_ray.store.models import FACTS, KEEP, SMALL, ModelStore, encode
+from cser_ray.store.rows import RunRow
 from cser_ray.train.record import Record
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cser_ray.communicator import Communicator, Entry
 from cser_ray.optimizers.base import SEED_CHECKS
-from cser_ray.results import jsonable
+from cser_ray.store.read import jsonable
 from cser_ray.train.record import Record
 
 if TYPE_CHECKING:

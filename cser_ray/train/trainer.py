@@ -10,12 +10,12 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from cser_ray.checkpoint import CheckpointStore
 from cser_ray.communicator import Communicator
 from cser_ray.errors import CserWarning
 from cser_ray.host_communicator import HostCommunicator
-from cser_ray.results import EpochRow, RunRow
-from cser_ray.store import Store
+from cser_ray.store.checkpoint import CheckpointStore
+from cser_ray.store.read import EpochRow, RunRow
+from cser_ray.store.write import Store
 from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.cluster import capacity, check_room
 from cser_ray.train.config import RunConfig

@@ -10,7 +10,7 @@ The page draws what stands here and computes nothing, so a notebook can draw it 
 from dataclasses import asdict
 from typing import Any
 
-from cser_ray.results import jsonable
+from cser_ray.store.read import jsonable
 from dashboards.snapshot import Snapshot
 from dashboards.views.best import best
 from dashboards.views.cost import cost

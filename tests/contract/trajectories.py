@@ -18,7 +18,7 @@ from cser_ray.communicator import Communicator
 from cser_ray.optimizers import FlatOptimizer
 from cser_ray.train.build import make_optimizer
 from cser_ray.train.config import RunConfig, config_at
-from tests.stacked import COMPRESSOR_EXAMPLES, D, SHAPES, build, logistic, start, trajectory
+from tests.stacked import COMPRESSOR_EXAMPLES, SHAPES, D, build, logistic, start, trajectory
 
 FILE = Path(__file__).parents[1] / "golden" / "trajectories.json"
 N = 3

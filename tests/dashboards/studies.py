@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
-from cser_ray.results import EpochRow, RunRow
-from cser_ray.store import Store
+from cser_ray.store.read import EpochRow, RunRow
+from cser_ray.store.write import Store
 from cser_ray.train.config import config_at
 from tests.tuning.rows_factory import run
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.store import Store
+from cser_ray.store.write import Store
 from dashboards.server import is_loopback, make_server
 from tests.dashboards import studies
 from tests.tuning.rows_factory import run

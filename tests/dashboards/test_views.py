@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cser_ray.results import read_runs
+from cser_ray.store.read import read_runs
 from dashboards.snapshot import read_snapshot
 from dashboards.views import payload
 from dashboards.views.cost import cost

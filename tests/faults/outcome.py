@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cser_ray.results import decode, read_history, read_runs
-from cser_ray.rows import RunRow
+from cser_ray.store.read import decode, read_history, read_runs
+from cser_ray.store.rows import RunRow
 
 CLOCKS = ["wall_s", "compute_s", "comm_s", "started_at", "heartbeat_at", "ended_at"]
 """Columns that are no function of the settings; nor is the number of the attempt."""

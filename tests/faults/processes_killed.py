@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cser_ray.results import decode
-from cser_ray.rows import EpochRow, RunRow
-from cser_ray.store import Store
+from cser_ray.store.read import decode
+from cser_ray.store.rows import EpochRow, RunRow
+from cser_ray.store.write import Store
 from tests.faults.forks import KILLED, forks
 from tests.faults.outcome import RESULTS, Episode, Outcome, compared, finished, undisturbed
 from tests.store_rows import STUDY
 
 WRITER = """
 import pyarrow.parquet
-from cser_ray.store import Store
+from cser_ray.store.write import Store
 from tests.store_rows import epoch_row, run_row
 
 def run(uri, first):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.store import Store
+from cser_ray.store.write import Store
 from tests.faults.outcome import Outcome, compared
 from tests.store_rows import STUDY, epoch_row, run_row
 

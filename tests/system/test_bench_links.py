@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cser_ray.bench.hosts import NAMESPACES, linked_hosts, missing_rights
-from cser_ray.results import read_runs
+from cser_ray.store.read import read_runs
 
 pytestmark = [
     pytest.mark.system,

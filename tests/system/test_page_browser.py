@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.results import read_runs
+from cser_ray.store.read import read_runs
 from tests.dashboards import studies
 
 pytest.importorskip("playwright")

@@ -11,7 +11,7 @@ import pytest
 from cser_ray.bench.hosts import missing_rights
 from cser_ray.bench.ray_hosts import Cluster, Share, ray_hosts
 from cser_ray.bench.ray_session import PROGRAMS
-from cser_ray.results import read_runs
+from cser_ray.store.read import read_runs
 
 pytestmark = [
     pytest.mark.system,

@@ -9,7 +9,7 @@ import pytest
 
 from cser_ray.bench.hosts import missing_rights
 from cser_ray.bench.ray_hosts import Cluster, Share, ray_hosts
-from cser_ray.results import read_history
+from cser_ray.store.read import read_history
 
 pytestmark = [
     pytest.mark.system,

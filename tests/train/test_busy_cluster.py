@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from cser_ray.bench.ray_session import session
-from cser_ray.results import read_runs
+from cser_ray.store.read import read_runs
 
 PROGRAM = """
 import os, sys, threading, time
 os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "1"
 from dataclasses import replace
-from cser_ray.store import Store
+from cser_ray.store.write import Store
 from cser_ray.train import cluster
 from cser_ray.train.config import config_at
 from cser_ray.train.logistics import Logistics

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from cser_ray.budget import Structure
-from cser_ray.results import RunRow, columns
+from cser_ray.store.read import RunRow, columns
 from cser_ray.train.config import SCHEDULES, RunConfig
 
 

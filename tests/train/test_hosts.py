@@ -9,8 +9,8 @@ from torch import nn
 
 from cser_ray.communicator import Communicator
 from cser_ray.host_communicator import HostCommunicator
-from cser_ray.results import RunRow
 from cser_ray.seeds import Purpose
+from cser_ray.store.read import RunRow
 from cser_ray.tasks import make_task
 from cser_ray.tasks.digits import Digits
 from cser_ray.train.config import RunConfig

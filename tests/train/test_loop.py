@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.communicator import Communicator
-from cser_ray.results import EpochRow, RunRow, columns
+from cser_ray.store.read import EpochRow, RunRow, columns
 from cser_ray.train.build import RECIPES
 from cser_ray.train.config import RunConfig
 from cser_ray.train.loop import Trial, stackable, train

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cser_ray.communicator import Communicator
-from cser_ray.results import RunRow
+from cser_ray.store.read import RunRow
 from cser_ray.tasks.digits import Digits
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity

@@ -11,8 +11,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cser_ray import checkpoint
-from cser_ray.checkpoint import CheckpointStore, DamagedError, Manifest
+from cser_ray.store import checkpoint
+from cser_ray.store.checkpoint import CheckpointStore, DamagedError, Manifest
 from cser_ray.train.checkpoints import Checkpoints
 from tests.outside import BOMB, NESTED, json_values, mutated_json, mutations, no_code, often, value_or
 from tests.train.test_checkpoints import begin, go, stacked

@@ -5,8 +5,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cser_ray.results import EpochRow, RunRow
-from cser_ray.store import Store
+from cser_ray.store.read import EpochRow, RunRow
+from cser_ray.store.write import Store
 from tests.tuning.command_line import cli
 from tests.tuning.rows_factory import run
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from cser_ray.results import RunRow, columns
+from cser_ray.store.read import RunRow, columns
 
 
 def run(method: str = "local-sgd", ratio: float = 16.0, lr: float = 0.1, repeat: int = 0, **values: Any) -> RunRow:

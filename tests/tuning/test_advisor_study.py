@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.results import EpochRow, RunRow, read_history, read_runs
-from cser_ray.store import Store
+from cser_ray.store.read import EpochRow, RunRow, read_history, read_runs
+from cser_ray.store.write import Store
 from cser_ray.structure import Structure
 from tests.store_rows import STUDY, epoch_row
 from tests.tuning.rows_factory import repeats

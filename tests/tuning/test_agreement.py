@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from cser_ray.results import RunRow
+from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, run
 from tuning.agreement import agreements
 from tuning.compare import compare

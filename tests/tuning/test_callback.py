@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cser_ray.results import read_runs
-from cser_ray.store import Store
+from cser_ray.store.read import read_runs
+from cser_ray.store.write import Store
 from cser_ray.train.config import config_at
 from cser_ray.train.logistics import Logistics
 from tests.tuning.rows_factory import run

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.results import read_history, read_runs
-from cser_ray.store import Store
+from cser_ray.store.read import read_history, read_runs
+from cser_ray.store.write import Store
 from tests.tuning.command_line import cli, error_of
 from tuning.study import Study
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cser_ray.results import RunRow, read_runs
-from cser_ray.store import Store
+from cser_ray.store.read import RunRow, read_runs
+from cser_ray.store.write import Store
 from tests.tuning.rows_factory import frame, grid, run
 from tuning.compare import Comparison, compare, configurations
 from tuning.comparison import Cell, Verdict

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from cser_ray.cli import main
-from cser_ray.results import read_runs
+from cser_ray.store.read import read_runs
 from tests.contract.trajectories import FILE, environment
 
 GOLDEN = Path(__file__).parents[1] / "golden"

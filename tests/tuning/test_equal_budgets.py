@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cser_ray.results import RunRow
+from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, grid, run
 from tests.tuning.study_factory import plan_of, rows
 from tuning.compare import compare

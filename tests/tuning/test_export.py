@@ -13,8 +13,8 @@ from safetensors import safe_open
 from torch import nn
 
 from cser_ray.errors import CserWarning
-from cser_ray.model_store import SMALL, ModelStore, encode
-from cser_ray.results import read_runs
+from cser_ray.store.models import SMALL, ModelStore, encode
+from cser_ray.store.read import read_runs
 from cser_ray.tasks import make_task
 from tests.tuning.command_line import cli, error_of
 from tests.tuning.rows_factory import frame, grid, run

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cser_ray.results import RunRow
+from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, grid, run
 from tuning.fairness import holm, paired_p, problems
 

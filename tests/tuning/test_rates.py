@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cser_ray.results import RunRow
+from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, grid, run
 from tuning.compare import compare
 from tuning.comparison import Cell

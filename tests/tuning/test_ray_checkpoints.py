@@ -12,7 +12,7 @@ import pytest
 
 from cser_ray.bench.ray_session import processes, session
 from cser_ray.communicator import Communicator
-from cser_ray.results import read_history, read_runs
+from cser_ray.store.read import read_history, read_runs
 from cser_ray.tasks import make_task
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from cser_ray.bench.ray_session import gone, session
 from cser_ray.cli import main
-from cser_ray.results import read_history, read_runs
+from cser_ray.store.read import read_history, read_runs
 from cser_ray.train import cluster
 
 pytestmark = pytest.mark.ray

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cser_ray.bench.ray_session import session
-from cser_ray.results import read_runs
+from cser_ray.store.read import read_runs
 from tests.faults.studies_killed import named
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
@@ -20,7 +20,7 @@ from dataclasses import replace
 import ray
 from ray import tune
 from ray.util.state import list_actors, list_placement_groups
-from cser_ray.store import Store
+from cser_ray.store.write import Store
 from cser_ray.train import cluster
 from cser_ray.train.config import config_at
 from cser_ray.train.logistics import Logistics

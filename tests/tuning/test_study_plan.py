@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cser_ray.budget import ratio_of
-from cser_ray.results import RunRow
+from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame
 from tests.tuning.study_factory import EMPTY, issued_runs, plan_of, rows, simulate, small, stages
 from tuning.plan import total_runs, total_trials

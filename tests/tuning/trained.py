@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 
 from cser_ray.communicator import Communicator
-from cser_ray.results import EpochRow, RunRow
-from cser_ray.store import Store
+from cser_ray.store.read import EpochRow, RunRow
+from cser_ray.store.write import Store
 from cser_ray.train.loop import train
 from cser_ray.train.models import KeptModels
 from cser_ray.train.record import Identity

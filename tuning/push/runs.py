@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cser_ray.folder import Folder
-from cser_ray.results import EpochRow, RunRow, columns, decode, read_history, read_runs, read_study
+from cser_ray.store.folder import Folder
+from cser_ray.store.read import EpochRow, RunRow, columns, decode, read_history, read_runs, read_study
 
 if TYPE_CHECKING:
     import pandas as pd

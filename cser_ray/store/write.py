@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
-from cser_ray.folder import Folder
-from cser_ray.results import decode, jsonable, read_study
-from cser_ray.rows import SCHEMA_VERSION, EpochRow, Row, RunRow, schema
+from cser_ray.store.folder import Folder
+from cser_ray.store.read import decode, jsonable, read_study
+from cser_ray.store.rows import SCHEMA_VERSION, EpochRow, Row, RunRow, schema
 
 R = TypeVar("R", RunRow, EpochRow)
 

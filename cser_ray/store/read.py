@@ -2,9 +2,9 @@
 
 A results folder is `study.json`, `trials/<trial_id>-a<attempt>.parquet` (a row a run) and `history/...` of the same
 name (a row a run and evaluation): plain Parquet that any tool can read, on a local disk or under `s3://`. Trials under way
-keep `checkpoints/<trial_id>/` beside them (cser_ray.checkpoint), finished runs `models/` (cser_ray.model_store). One file
-a trial and attempt means no locks and any number of writers. No torch and no ray here, and pandas and pyarrow only once a
-table is asked for. The row types are re-exported: who reads results imports this module and no other.
+keep `checkpoints/<trial_id>/` beside them (`checkpoint`), finished runs `models/` (`models`). One file a trial and attempt
+means no locks and any number of writers. No torch and no ray here, and pandas and pyarrow only once a table is asked for.
+The row types are re-exported: who reads results imports this module and no other.
 """
 
 import json
@@ -16,8 +16,8 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from cser_ray.errors import CserWarning
-from cser_ray.folder import Folder
-from cser_ray.rows import RUNGS, SCHEMA_VERSION, STATUSES, Column, EpochRow, Row, RunRow, columns, schema
+from cser_ray.store.folder import Folder
+from cser_ray.store.rows import RUNGS, SCHEMA_VERSION, STATUSES, Column, EpochRow, Row, RunRow, columns, schema
 
 if TYPE_CHECKING:
     import pandas as pd

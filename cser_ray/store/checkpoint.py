@@ -20,7 +20,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from cser_ray.folder import Folder
+from cser_ray.store.folder import Folder
 
 VERSION = 1
 KEPT = 2

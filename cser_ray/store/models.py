@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from cser_ray.checkpoint import DamagedError
-from cser_ray.folder import Folder
+from cser_ray.store.checkpoint import DamagedError
+from cser_ray.store.folder import Folder
 
 KEEP = ("auto", "all", "none")
 """Which models of a trial are kept: all where they are small, else that of its best run; all; or none."""
