@@ -20,8 +20,8 @@ from dataclasses import fields, replace
 import torch
 
 from cser_ray.budget import METHOD_BUDGETS, Structure, number
-from cser_ray.communicator import Communicator
-from cser_ray.train.config import RunConfig
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
 from tuning import lattice

@@ -24,9 +24,9 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from cser_ray.config import RunConfig, config_at
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.store.write import Store
-from cser_ray.train.config import RunConfig, config_at
 
 CSER_RAY = str(Path(sys.executable).with_name("cser-ray"))
 METHODS = ("local-sgd", "ef-sgd", "qsparse", "csea", "cser-pl", "cser", "cser-release")

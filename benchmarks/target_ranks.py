@@ -25,9 +25,9 @@ from torch.nn.parallel import DistributedDataParallel
 from cser_ray.bench.hosts import Host, nccl_as_host
 from cser_ray.bench.links import gpus
 from cser_ray.bench.peers import OWN_BUFFERS
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig
 from cser_ray.tasks.base import losses
-from cser_ray.train.config import RunConfig
 from cser_ray.train.evaluation import place
 from cser_ray.train.loop import Trial
 from cser_ray.train.record import Identity, Record

@@ -23,8 +23,8 @@ from cser_ray.bench.hosts import exit_on_signals, linked_hosts
 from cser_ray.bench.links import gpus
 from cser_ray.bench.provenance import commit, hardware, today
 from cser_ray.bench.table import append_csv, check_csv, columns, names_of
-from cser_ray.communicator import Communicator
-from cser_ray.train.config import RunConfig, config_at
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig, config_at
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
 

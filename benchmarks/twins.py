@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 
 from cser_ray.budget import METHOD_BUDGETS
-from cser_ray.communicator import Communicator
-from cser_ray.train.config import RunConfig, config_at
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig, config_at
 from cser_ray.train.loop import Trial
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}

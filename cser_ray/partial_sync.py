@@ -10,7 +10,7 @@ far the worker has thereby moved from the others:
 
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import Compressor, SharedCompressor, start_average
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import COMPRESSORS, GRBS, Compressor
 from cser_ray.compressors.grbs import ORDERS
 from cser_ray.optimizers import OPTIMIZERS, FlatOptimizer

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from cser_ray import cli, options
 from cser_ray.compressors.grbs import ORDERS
+from cser_ray.config import SCHEDULES
 from cser_ray.store.models import KEEP
 from cser_ray.tasks import TASKS
-from cser_ray.train.config import SCHEDULES
 from tuning.defaults import METHOD_LINES
 
 COMMANDS = [[], *([name] for name in cli.main.commands)]

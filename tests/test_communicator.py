@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cser_ray.communicator import Communicator, Ledger
+from cser_ray.communication.communicator import Communicator, Ledger
 from tests.processes import run_processes
 
 SPREADS = [(4, 1), (2, 2), (1, 4)]

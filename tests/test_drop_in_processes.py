@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from cser_ray.communicator import Communicator, Ledger
+from cser_ray.communication.communicator import Communicator, Ledger
 from cser_ray.compressors import GRBS, TopK
 from cser_ray.optimizers import CSEA, CSER, OPTIMIZERS
 from cser_ray.virtual import backward

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.grbs import GRBS, ORDERS
 from cser_ray.partial_sync import average_compressed
 from cser_ray.seeds import Purpose

@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cser_ray.communicator import IN_RATIO, Communicator, Entry
+from cser_ray.communication.communicator import IN_RATIO, Communicator, Entry
+from cser_ray.communication.host_communicator import HostCommunicator
 from cser_ray.compressors import GRBS, TopK
-from cser_ray.host_communicator import HostCommunicator
 from cser_ray.optimizers import CSEA, CSER, SGD, FlatOptimizer, LocalSGD, QSparseLocalSGD
 from tests.beside_sgd import network
 from tests.processes import run_processes

@@ -16,8 +16,8 @@ import pytest
 
 from cser_ray.bench.ray_session import PROGRAMS, gone, session
 from cser_ray.budget import Structure
+from cser_ray.config import RunConfig
 from cser_ray.store.read import read_runs
-from cser_ray.train.config import RunConfig
 from tuning.reproduce import job_command, recorded_config, settings_of_run
 
 pytestmark = pytest.mark.ray

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import GRBS, TopK
 from cser_ray.optimizers import CSEA, CSER, CSERPL, SGD, FlatOptimizer
 from tests.processes import run_processes

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 from cser_ray.budget import METHOD_BUDGETS, Structure, ratio_of, realised, rounds
-from cser_ray.wire import EDGES, dense_bytes
+from cser_ray.communication.wire import EDGES, dense_bytes
 from tuning.constants import Constants
 from tuning.peers import PEERS, buckets, sent_share
 

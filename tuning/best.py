@@ -4,8 +4,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cser_ray.config import RunConfig
 from cser_ray.structure import number
-from cser_ray.train.config import RunConfig
 from tuning.cells import Choices
 from tuning.compare import compare
 from tuning.comparison import Cell, Comparison, Verdict, spread

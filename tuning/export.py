@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cser_ray.config import RunConfig
 from cser_ray.errors import CserWarning
 from cser_ray.store.checkpoint import DamagedError
 from cser_ray.store.folder import Folder
 from cser_ray.store.models import SMALL, ModelStore, decode
 from cser_ray.store.read import read_runs
 from cser_ray.structure import number
-from cser_ray.train.config import RunConfig
 from tuning.best import find_best
 from tuning.reproduce import recorded_config, settings_of_run, train_command
 from tuning.selection import choose

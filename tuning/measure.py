@@ -138,9 +138,9 @@ def step_of(task: str, batch_size: int | None, **options: Any) -> tuple[float, s
     """
     import torch
 
-    from cser_ray.communicator import Communicator
+    from cser_ray.communication.communicator import Communicator
+    from cser_ray.config import RunConfig
     from cser_ray.tasks import make_task
-    from cser_ray.train.config import RunConfig
     from cser_ray.train.loop import Trial
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

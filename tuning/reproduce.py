@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any, get_type_hints
 
 from cser_ray.budget import METHOD_BUDGETS
-from cser_ray.train.config import RunConfig
+from cser_ray.config import RunConfig
 
 WITHOUT_OPTION = ("beta2", "outer_lr", "outer_momentum", "dtype")
 """Fields of RunConfig that `cser-ray train` always leaves at their defaults."""

@@ -8,10 +8,10 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from cser_ray.budget import METHOD_BUDGETS, Structure, number, ratio_of, structure_for
+from cser_ray.config import RunConfig
 from cser_ray.store.checkpoint import CheckpointStore
 from cser_ray.store.read import read_runs
 from cser_ray.store.write import Store
-from cser_ray.train.config import RunConfig
 from cser_ray.train.logistics import Logistics
 from cser_ray.train.record import Identity
 from tuning.defaults import TASK_DEFAULTS
@@ -105,7 +105,7 @@ def _virtual(
 ) -> None:
     import torch
 
-    from cser_ray.communicator import Communicator
+    from cser_ray.communication.communicator import Communicator
     from cser_ray.store.read import EpochRow, RunRow
     from cser_ray.tasks import make_task
     from cser_ray.train.checkpoints import Checkpoints

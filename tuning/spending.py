@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from cser_ray.budget import METHOD_BUDGETS
-from cser_ray.wire import dense_bytes
+from cser_ray.communication.wire import dense_bytes
 from tuning.study import Trial
 
 if TYPE_CHECKING:

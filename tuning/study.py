@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from cser_ray.budget import Structure, budget_of, number
-from cser_ray.train.config import RunConfig
+from cser_ray.config import RunConfig
 from tuning.defaults import METHODS
 from tuning.grid import nearest, refine
 from tuning.lattice import candidates

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from cser_ray.budget import METHOD_BUDGETS, Structure
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.store.write import Store
 from cser_ray.train.checkpoints import Checkpoints
-from cser_ray.train.config import RunConfig
 from cser_ray.train.logistics import Logistics
 from cser_ray.train.loop import train
 from cser_ray.train.models import KeptModels

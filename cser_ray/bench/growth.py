@@ -14,9 +14,9 @@ import torch
 from cser_ray.bench.provenance import commit, hardware, today
 from cser_ray.bench.table import columns, number, size
 from cser_ray.budget import METHOD_BUDGETS
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig, config_at
 from cser_ray.store.rows import RunRow
-from cser_ray.train.config import RunConfig, config_at
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
 

@@ -21,8 +21,8 @@ from cser_ray.bench.models import Workload, make_workload
 from cser_ray.bench.peers import PEERS
 from cser_ray.bench.provenance import hardware
 from cser_ray.bench.training import Training, ours
-from cser_ray.communicator import Communicator
-from cser_ray.host_communicator import HostCommunicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.communication.host_communicator import HostCommunicator
 
 
 @dataclass(frozen=True)

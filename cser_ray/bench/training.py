@@ -7,10 +7,10 @@ from torch import nn
 
 from cser_ray.bench.cells import Cell
 from cser_ray.bench.models import Workload
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig
 from cser_ray.optimizers import FlatOptimizer
 from cser_ray.train.build import RECIPES
-from cser_ray.train.config import RunConfig
 
 LR = 1e-3
 

@@ -18,10 +18,10 @@ from torch.nn.functional import cross_entropy
 from cser_ray.bench.models import Workload, check_workload, make_workload
 from cser_ray.bench.provenance import commit, hardware, today
 from cser_ray.bench.virtual_rows import VirtualRow
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig
 from cser_ray.tasks.base import losses
 from cser_ray.train.build import make_optimizer
-from cser_ray.train.config import RunConfig
 from cser_ray.train.loop import Trial
 from cser_ray.virtual import GradientStep, VirtualWorkers, Way
 from cser_ray.virtual.recorded import as_cuda_graph

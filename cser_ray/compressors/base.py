@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from cser_ray.communicator import Communicator, Pending
+from cser_ray.communication.communicator import Communicator, Pending
 
 
 class Message(Protocol):

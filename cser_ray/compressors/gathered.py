@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.seeds import Purpose, philox
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import Compressor, Selection, SharedCompressor
 from cser_ray.flat import FlatParameters
 from cser_ray.optimizers.local_step import AdamW, LocalStep, Nesterov, check_hyperparameters

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Communicator, Pending
+from cser_ray.communication.communicator import Communicator, Pending
 from cser_ray.compressors.base import Compressor, Selection, SharedCompressor, start_average
 from cser_ray.compressors.grbs import GRBS
 from cser_ray.compressors.identity import Zero

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import SharedCompressor, start_average
 from cser_ray.compressors.identity import Zero
 from cser_ray.optimizers.base import FlatOptimizer

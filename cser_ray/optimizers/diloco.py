@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.optimizers.base import FlatOptimizer
 
 

@@ -11,8 +11,8 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from cser_ray.communication.wire import EDGES
 from cser_ray.flat import FlatParameters
-from cser_ray.wire import EDGES
 
 
 class BackwardOverlap:

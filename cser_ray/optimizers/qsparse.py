@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import Compressor
 from cser_ray.optimizers.base import FlatOptimizer
 from cser_ray.partial_sync import error_feedback_

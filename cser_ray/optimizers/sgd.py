@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Pending
+from cser_ray.communication.communicator import Pending
 from cser_ray.optimizers.base import FlatOptimizer
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import GRBS, Identity, Zero
+from cser_ray.config import RunConfig
 from cser_ray.optimizers import (
     CSEA,
     CSER,
@@ -23,7 +24,6 @@ from cser_ray.optimizers import (
     NoSync,
     QSparseLocalSGD,
 )
-from cser_ray.train.config import RunConfig
 
 
 def compressor(ratio: float, order: str) -> GRBS | Identity | Zero:

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.errors import CserWarning
 from cser_ray.store.checkpoint import COMMON, MALFORMED, CheckpointStore, DamagedError, Manifest, rank_file
 from cser_ray.train.logistics import CHECKPOINT_S

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.optimizers import FlatOptimizer
 from cser_ray.tasks.base import Dataset, Splits, correct, losses
 from cser_ray.train.shards import Shards

@@ -11,14 +11,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig
 from cser_ray.seeds import Purpose, derived_seed
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.tasks import make_task
 from cser_ray.tasks.base import Held, Task, losses
 from cser_ray.train.build import make_optimizer
 from cser_ray.train.checkpoints import Checkpoints
-from cser_ray.train.config import RunConfig
 from cser_ray.train.evaluation import Evaluator, place
 from cser_ray.train.models import KeptModels
 from cser_ray.train.record import Identity, Record

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.budget import METHOD_BUDGETS, share
-from cser_ray.communicator import HOST, Entry
+from cser_ray.communication.communicator import HOST, Entry
 from cser_ray.store.read import EpochRow, RunRow, jsonable
 from cser_ray.train.evaluation import Score
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Communicator, Entry
+from cser_ray.communication.communicator import Communicator, Entry
 from cser_ray.optimizers.base import SEED_CHECKS
 from cser_ray.store.read import jsonable
 from cser_ray.train.record import Record

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
-from cser_ray.communicator import IN_RATIO
+from cser_ray.communication.communicator import IN_RATIO
 from cser_ray.train.record import Record
 
 if TYPE_CHECKING:

@@ -10,15 +10,15 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.communication.host_communicator import HostCommunicator
+from cser_ray.config import RunConfig
 from cser_ray.errors import CserWarning
-from cser_ray.host_communicator import HostCommunicator
 from cser_ray.store.checkpoint import CheckpointStore
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.store.write import Store
 from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.cluster import capacity, check_room
-from cser_ray.train.config import RunConfig
 from cser_ray.train.logistics import Logistics
 from cser_ray.train.loop import train
 from cser_ray.train.models import KeptModels

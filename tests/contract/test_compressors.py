@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import COMPRESSORS, Compressor
 from cser_ray.partial_sync import average_compressed, partial_sync
 from tests.contract.three_workers import WORKERS, values, virtual

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import GRBS, Identity, RandomK, TopK
 from cser_ray.optimizers import OPTIMIZERS, FlatOptimizer
 from tests.contract.test_optimizers import CASES, FORMS, every_form, every_order

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import GRBS, Compressor, Identity, Message, TopK, Zero
 from cser_ray.compressors.identity import SelectAll
 from cser_ray.optimizers import CSER, QSparseLocalSGD

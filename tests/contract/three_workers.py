@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 
 WORKERS = 3
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig, config_at
 from cser_ray.optimizers import FlatOptimizer
 from cser_ray.train.build import make_optimizer
-from cser_ray.train.config import RunConfig, config_at
 from tests.stacked import COMPRESSOR_EXAMPLES, SHAPES, D, build, logistic, start, trajectory
 
 FILE = Path(__file__).parents[1] / "golden" / "trajectories.json"

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
+from cser_ray.config import config_at
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.store.write import Store
-from cser_ray.train.config import config_at
 from tests.tuning.rows_factory import run
 
 METHODS = ("sgd", "no-sync", "local-sgd", "qsparse", "cser-pl", "cser")

@@ -6,9 +6,9 @@ import sys
 import torch
 import torch.distributed as dist
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.communication.host_communicator import HostCommunicator
 from cser_ray.compressors import GRBS
-from cser_ray.host_communicator import HostCommunicator
 from cser_ray.optimizers import CSER, EFSGD, SGD, FlatOptimizer
 
 HOSTS = 2

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from cser_ray.train.config import RunConfig
+from cser_ray.config import RunConfig
 
 CPU = torch.device("cpu")
 N = 4

@@ -15,7 +15,7 @@ os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "1"
 from dataclasses import replace
 from cser_ray.store.write import Store
 from cser_ray.train import cluster
-from cser_ray.train.config import config_at
+from cser_ray.config import config_at
 from cser_ray.train.logistics import Logistics
 from cser_ray.train.record import Identity
 from cser_ray.train.trainer import fit_distributed

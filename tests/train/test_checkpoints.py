@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.communication.host_communicator import HostCommunicator
+from cser_ray.config import RunConfig
 from cser_ray.errors import CserWarning
-from cser_ray.host_communicator import HostCommunicator
 from cser_ray.optimizers import CSER
 from cser_ray.store.checkpoint import CheckpointStore
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.train import build
 from cser_ray.train.checkpoints import Checkpoints
-from cser_ray.train.config import RunConfig
 from cser_ray.train.loop import Trial, train
 from cser_ray.train.record import Identity, Record
 from tests.processes import run_processes

@@ -7,8 +7,8 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from cser_ray.budget import Structure
+from cser_ray.config import SCHEDULES, RunConfig
 from cser_ray.store.read import RunRow, columns
-from cser_ray.train.config import SCHEDULES, RunConfig
 
 
 def test_it_is_a_value() -> None:

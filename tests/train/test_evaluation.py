@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig
 from cser_ray.optimizers import NoSync
 from cser_ray.tasks.base import Splits, TensorDataset
 from cser_ray.tasks.mlp import batchnorm_mlp
 from cser_ray.train import evaluation
-from cser_ray.train.config import RunConfig
 from cser_ray.train.evaluation import Evaluator
 from cser_ray.train.loop import Trial
 from cser_ray.train.shards import Shards

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from cser_ray.communicator import Communicator
-from cser_ray.host_communicator import HostCommunicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.communication.host_communicator import HostCommunicator
+from cser_ray.config import RunConfig
 from cser_ray.seeds import Purpose
 from cser_ray.store.read import RunRow
 from cser_ray.tasks import make_task
 from cser_ray.tasks.digits import Digits
-from cser_ray.train.config import RunConfig
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
 from cser_ray.train.shards import Shards

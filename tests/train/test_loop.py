@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig
 from cser_ray.store.read import EpochRow, RunRow, columns
 from cser_ray.train.build import RECIPES
-from cser_ray.train.config import RunConfig
 from cser_ray.train.loop import Trial, stackable, train
 from cser_ray.train.record import Identity
 from tests.train.points import CPU, POINTS, N, config

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig
 from cser_ray.errors import CserWarning
 from cser_ray.store.checkpoint import DamagedError
 from cser_ray.store.models import SMALL, ModelStore, decode, encode
 from cser_ray.store.read import RunRow
-from cser_ray.train.config import RunConfig
 from cser_ray.train.loop import train
 from cser_ray.train.models import KeptModels, to_keep
 from cser_ray.train.record import Identity

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.store.read import RunRow
 from cser_ray.tasks.digits import Digits
 from cser_ray.train.loop import train

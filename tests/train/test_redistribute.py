@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.optimizers import CSER, EFSGD, DiLoCo, QSparseLocalSGD
 from cser_ray.train import build
 from cser_ray.train.checkpoints import Checkpoints

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.train.loop import Trial
 from cser_ray.train.record import Identity, Record
 from cser_ray.train.telemetry import COUNTERS, GAUGES, levels, totals

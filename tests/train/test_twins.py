@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig
 from cser_ray.tasks import make_task
-from cser_ray.train.config import RunConfig
 from cser_ray.train.loop import Trial
 from tests.processes import run_processes
 from tests.train.points import CPU, POINTS, config

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig
 from cser_ray.tasks.base import TensorDataset
 from cser_ray.tasks.digits import load
-from cser_ray.train.config import RunConfig
 from cser_ray.train.loop import Trial
 from cser_ray.virtual.step import RECORDED_STEPS, VARIABLE
 from tests.train.points import CPU, POINTS, N, config

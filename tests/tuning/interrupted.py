@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from cser_ray.train.config import RunConfig
+from cser_ray.config import RunConfig
 
 
 def wait_for_checkpoint(out: Path, trial: str, command: "subprocess.Popen[Any]") -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from cser_ray.config import RunConfig
 from cser_ray.store.read import RunRow
-from cser_ray.train.config import RunConfig
 from tests.tuning.rows_factory import frame, run
 from tuning.plan import make_plan
 from tuning.selection import REFERENCES

@@ -8,9 +8,9 @@ import torch
 from torch.nn import Parameter
 
 from cser_ray.budget import METHOD_BUDGETS, Structure, structure_for
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
+from cser_ray.config import RunConfig
 from cser_ray.train.build import make_optimizer
-from cser_ray.train.config import RunConfig
 from tests.tuning.link_table import HIDDEN_MS, HOST_MS_PER_MB, LOCAL_MS, PARAMS, REACHED, STAGE_MS, table
 from tuning.advisor import Form, Job, predict
 from tuning.calibration import cells_of

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cser_ray.cli import main
+from cser_ray.config import RunConfig
 from cser_ray.options import settings_of
 from cser_ray.store.read import RunRow, jsonable, read_runs
 from cser_ray.store.write import Store
-from cser_ray.train.config import RunConfig
 from tests.tuning.command_line import cli, error_of
 from tests.tuning.rows_factory import frame, grid
 from tests.tuning.trained import trained

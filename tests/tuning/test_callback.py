@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from cser_ray.config import config_at
 from cser_ray.store.read import read_runs
 from cser_ray.store.write import Store
-from cser_ray.train.config import config_at
 from cser_ray.train.logistics import Logistics
 from tests.tuning.rows_factory import run
 from tuning.callback import StudyCallback

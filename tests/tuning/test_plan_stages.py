@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cser_ray.budget import Structure, ratio_of, share
+from cser_ray.config import RunConfig
 from cser_ray.store.read import RunRow
 from cser_ray.store.write import Store
-from cser_ray.train.config import RunConfig
 from tests.tuning.rows_factory import frame, run
 from tests.tuning.study_factory import EMPTY, issued_runs, plan_of, rows, simulate, small, stages
 from tuning.compare import compare

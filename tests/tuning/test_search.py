@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.train.config import RunConfig
+from cser_ray.config import RunConfig
 from tuning.search import PlanSearcher
 from tuning.study import Trial
 

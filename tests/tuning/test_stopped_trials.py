@@ -22,7 +22,7 @@ from ray import tune
 from ray.util.state import list_actors, list_placement_groups
 from cser_ray.store.write import Store
 from cser_ray.train import cluster
-from cser_ray.train.config import config_at
+from cser_ray.config import config_at
 from cser_ray.train.logistics import Logistics
 from tuning.callback import StudyCallback
 from tuning.run import tune_config

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from cser_ray.budget import share
-from cser_ray.train.config import RunConfig
+from cser_ray.config import RunConfig
 from tests.tuning.rows_factory import frame
 from tests.tuning.study_factory import EMPTY, plan_of, rows, simulate, small
 from tuning.plan import total_runs, total_trials

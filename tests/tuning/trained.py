@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from cser_ray.communicator import Communicator
+from cser_ray.communication.communicator import Communicator
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.store.write import Store
 from cser_ray.train.loop import train

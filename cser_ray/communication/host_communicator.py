@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cser_ray.communicator import HOST, Communicator, Pending, alive
+from cser_ray.communication.communicator import HOST, Communicator, Pending, alive
 
 
 class HostCommunicator(Communicator):

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cser_ray.wire import dense_bytes, ring_bytes
+from cser_ray.communication.wire import dense_bytes, ring_bytes
 
 IN_RATIO = ("gradient", "reset")
 """The ledger's entries that R_C counts; all others (evaluation, batchnorm, seed-check, start) stand outside it."""

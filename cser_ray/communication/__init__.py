@@ -1,0 +1,1 @@
+"""How messages move between workers, and what that puts on the wire: the communicators and the byte ledger."""
