@@ -7,7 +7,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cser_ray import cli, options
+from cser_ray.commands import cli, options
 from cser_ray.compressors.grbs import ORDERS
 from cser_ray.config import SCHEDULES
 from cser_ray.store.models import KEEP
@@ -22,7 +22,7 @@ HEAVY = {"torch", "ray", "pandas", "pyarrow", "numpy", "scipy", "sklearn", "torc
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     """Every --help answers at once, because nothing that takes long to import is imported for it."""
     program = (
-        "import sys; from cser_ray.cli import main\n"
+        "import sys; from cser_ray.commands.cli import main\n"
         "main([*sys.argv[1:], '--help'], standalone_mode=False)\n"
         f"print(sorted({HEAVY!r} & sys.modules.keys()))"
     )

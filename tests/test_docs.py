@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from torch import Tensor
 from torch.nn import Parameter
 
-from cser_ray import cli
+from cser_ray.commands import cli
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.grbs import ORDERS
 from cser_ray.optimizers import CSER, OPTIMIZERS

@@ -16,7 +16,7 @@ READING = {
     *(f"tuning.{name}" for name in ("selection", "spending", "tables", "verdict")),
 }
 """What says something of a study and runs none: the page must not disagree with `compare`."""
-COMMANDS = ("cser_ray/cli.py", "cser_ray/take_home.py", "cser_ray/page_commands.py")
+COMMANDS = tuple(module for module in MODULES if module.startswith("cser_ray/commands/"))
 
 
 def imports(module: str, at_import: bool = False) -> set[str]:

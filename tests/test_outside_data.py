@@ -12,9 +12,9 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cser_ray.cli import tune
+from cser_ray.commands.cli import tune
+from cser_ray.commands.options import settings_of
 from cser_ray.errors import CserWarning
-from cser_ray.options import settings_of
 from cser_ray.store import models as model_store
 from cser_ray.store.checkpoint import DamagedError
 from cser_ray.store.read import EpochRow, RunRow, decode, read_history, read_runs, read_study

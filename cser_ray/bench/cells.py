@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cser_ray.budget import METHOD_BUDGETS, Structure, structure_for
-from cser_ray.options import hint
+from cser_ray.commands.options import hint
 
 BASELINES = {"sgd": "no-sync", "adamw": "no-sync-adamw"}
 """What all workers step with, SGD with Nesterov momentum or AdamW -> the method that is the same without communication."""

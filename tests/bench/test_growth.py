@@ -7,8 +7,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from cser_ray.bench.commands import bench
 from cser_ray.bench.growth import GrowthRow, Sweep, measure
+from cser_ray.commands.bench import bench
 
 SMALL = {
     "task": "digits",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cser_ray.bench.virtual_command import virtual
+from cser_ray.commands.bench_virtual import virtual
 
 
 def rows(*arguments: str) -> list[dict[str, str]]:

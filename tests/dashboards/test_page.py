@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cser_ray import cli
+from cser_ray.commands import cli
 from dashboards import page as page_module
 from dashboards.page import SCRIPTS, live_page, report_page
 from dashboards.snapshot import read_snapshot

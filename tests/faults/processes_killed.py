@@ -28,7 +28,7 @@ TRAINER = """
 import pyarrow.fs, pyarrow.parquet, torch, torch.func, sklearn.datasets
 import tuning.single
 import cser_ray.train.loop, cser_ray.virtual
-from cser_ray.cli import main
+from cser_ray.commands.cli import main
 torch.set_num_threads(1)
 
 def run(*arguments):

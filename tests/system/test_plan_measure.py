@@ -21,7 +21,7 @@ def test_the_rate_of_a_shaped_link_is_found() -> None:
     with linked_hosts(2, "100mbit") as hosts:
         ranks = [
             subprocess.Popen(
-                host.command(sys.executable, "-c", "from cser_ray.cli import main; main()", *plan),
+                host.command(sys.executable, "-c", "from cser_ray.commands.cli import main; main()", *plan),
                 stdout=subprocess.PIPE,
                 text=True,
                 env=os.environ

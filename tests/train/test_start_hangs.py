@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.faults]
 PROGRAM = """
 import cser_ray.train.trainer as trainer
 trainer.START_S = 10.0
-from cser_ray.cli import main
+from cser_ray.commands.cli import main
 main()
 """
 COMMAND = "train --method csea --ratio 16 --steps 200 --workers 2 --distributed --timeout-s 15 --out"

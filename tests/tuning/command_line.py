@@ -2,7 +2,7 @@
 
 from click.testing import CliRunner, Result
 
-from cser_ray.cli import main
+from cser_ray.commands.cli import main
 
 
 def cli(*arguments: str) -> Result:

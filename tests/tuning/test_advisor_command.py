@@ -163,7 +163,7 @@ def test_plan_refuses(arguments: tuple[str, ...], message: str) -> None:
 def test_under_torchrun_the_link_is_measured_and_one_rank_speaks() -> None:
     """Two gloo ranks time two all-reduces; the plan is printed once and says what was measured."""
     start = [sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node", "2"]
-    plan = [sys.executable, "-c", "from cser_ray.cli import main; main()", "plan", "--params", "2000000"]
+    plan = [sys.executable, "-c", "from cser_ray.commands.cli import main; main()", "plan", "--params", "2000000"]
     command = [*start, *plan, "--step-ms", "20", "--measure", "--format", "json"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)

@@ -16,9 +16,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cser_ray.cli import main
+from cser_ray.commands.cli import main
+from cser_ray.commands.options import settings_of
 from cser_ray.config import RunConfig
-from cser_ray.options import settings_of
 from cser_ray.store.read import RunRow, jsonable, read_runs
 from cser_ray.store.write import Store
 from tests.tuning.command_line import cli, error_of

@@ -6,9 +6,9 @@ from typing import Any
 import click
 import pytest
 
-from cser_ray import options
 from cser_ray.budget import METHOD_BUDGETS
-from cser_ray.cli import main
+from cser_ray.commands import options
+from cser_ray.commands.cli import main
 from cser_ray.tasks import TASKS
 from tests.tuning.command_line import error_of
 

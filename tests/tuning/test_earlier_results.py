@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cser_ray.cli import main
+from cser_ray.commands.cli import main
 from cser_ray.store.read import read_runs
 from tests.contract.trajectories import FILE, environment
 

@@ -13,7 +13,7 @@ from tuning.study import Study
 
 WATCHED = """
 import os, sys
-from cser_ray.cli import main
+from cser_ray.commands.cli import main
 
 def watch(event, arguments):
     if event == "pickle.find_class" or (event == "open" and "/results/ray" in str(arguments[0])):

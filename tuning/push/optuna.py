@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from cser_ray.budget import METHOD_BUDGETS
-from cser_ray.options import ORDERS
+from cser_ray.commands.options import ORDERS
 from tuning.push.runs import Pushed, PushedRun, PushedStudy, lacking
 from tuning.selection import SELECT
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from cser_ray.bench.cluster_command import cluster
-from cser_ray.bench.growth_command import growth
-from cser_ray.bench.output import OUTPUT_OPTIONS, Output, device_type
-from cser_ray.bench.virtual_command import virtual
-from cser_ray.options import Group, Numbers, clear_errors, with_options
+from cser_ray.commands.bench_cluster import cluster
+from cser_ray.commands.bench_growth import growth
+from cser_ray.commands.bench_output import OUTPUT_OPTIONS, Output, device_type
+from cser_ray.commands.bench_virtual import virtual
+from cser_ray.commands.options import Group, Numbers, clear_errors, with_options
 
 DEFAULT_METHODS = {
     "sgd": "torch-local,ddp,ddp-bf16,ddp-bf16-accumulate4,powersgd-1,powersgd-4,post-local-sgd,local-sgd,"

@@ -2,7 +2,7 @@
 
 import click
 
-from cser_ray.options import SELECT, clear_errors
+from cser_ray.commands.options import SELECT, clear_errors
 
 
 @click.command()

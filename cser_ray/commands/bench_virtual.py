@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cser_ray.bench.output import OUTPUT_OPTIONS, Output, device_type
-from cser_ray.options import Names, clear_errors, with_options
+from cser_ray.commands.bench_output import OUTPUT_OPTIONS, Output, device_type
+from cser_ray.commands.options import Names, clear_errors, with_options
 
 if TYPE_CHECKING:
     from cser_ray.virtual import Way

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from cser_ray.options import clear_errors
+from cser_ray.commands.options import clear_errors
 
 
 @click.command(context_settings={"ignore_unknown_options": True})

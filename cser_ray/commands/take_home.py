@@ -2,7 +2,7 @@
 
 import click
 
-from cser_ray.options import METHOD, SELECT, clear_errors, selection_rule
+from cser_ray.commands.options import METHOD, SELECT, clear_errors, selection_rule
 
 
 @click.command()

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from cser_ray.bench.output import OUTPUT_OPTIONS, Output, device_type
-from cser_ray.options import Names, Numbers, clear_errors, known_methods, with_options
+from cser_ray.commands.bench_output import OUTPUT_OPTIONS, Output, device_type
+from cser_ray.commands.options import Names, Numbers, clear_errors, known_methods, with_options
 
 SCALINGS = ("worker", "global")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from cser_ray.bench.commands import bench
-from cser_ray.options import (
+from cser_ray.commands.bench import bench
+from cser_ray.commands.options import (
     CONFIG,
     METHOD,
     PLAN_OPTIONS,
@@ -24,8 +24,8 @@ from cser_ray.options import (
     settings_of,
     with_options,
 )
-from cser_ray.page_commands import dashboard, report
-from cser_ray.take_home import best, export, push
+from cser_ray.commands.page import dashboard, report
+from cser_ray.commands.take_home import best, export, push
 
 TABLE_FORMATS = ("table", "csv", "json", "markdown")
 
