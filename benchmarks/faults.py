@@ -27,8 +27,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cser_ray.bench.provenance import commit
-from cser_ray.bench.table import append_csv
+from cser_ray.bench.report.provenance import commit
+from cser_ray.bench.report.table import append_csv
 from tests.faults import processes_killed, studies_killed, workers_killed
 from tests.faults.outcome import Episode
 

@@ -27,7 +27,7 @@ from itertools import zip_longest
 
 from lattice_table import REACHED, Search, Table, cost_to_reach, ratio_of_costs, tables
 
-from cser_ray.bench.table import columns
+from cser_ray.bench.report.table import columns
 from cser_ray.budget import number
 from tuning.lattice import candidates
 from tuning.searchers import Wanted, tpe

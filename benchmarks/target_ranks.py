@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from cser_ray.bench.hosts import Host, nccl_as_host
-from cser_ray.bench.links import gpus
-from cser_ray.bench.peers import OWN_BUFFERS
+from cser_ray.bench.hosts.namespaces import Host, nccl_as_host
+from cser_ray.bench.links.peers import OWN_BUFFERS
+from cser_ray.bench.links.run import gpus
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.tasks.base import losses

@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from target_ranks import PEERS, on_hosts
 
-from cser_ray.bench.hosts import exit_on_signals, linked_hosts
-from cser_ray.bench.links import gpus
-from cser_ray.bench.provenance import commit, hardware, today
-from cser_ray.bench.table import append_csv, check_csv, columns, names_of
+from cser_ray.bench.hosts.namespaces import exit_on_signals, linked_hosts
+from cser_ray.bench.links.run import gpus
+from cser_ray.bench.report.provenance import commit, hardware, today
+from cser_ray.bench.report.table import append_csv, check_csv, columns, names_of
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig, config_at
 from cser_ray.train.loop import train

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.bench.ray_session import PROGRAMS, gone, session
+from cser_ray.bench.hosts.ray_session import PROGRAMS, gone, session
 from cser_ray.budget import Structure
 from cser_ray.config import RunConfig
 from cser_ray.store.read import read_runs

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from cser_ray.bench.hosts import burst
 from cser_ray.budget import METHOD_BUDGETS, Structure, number
+from cser_ray.communication.links import burst
 from tuning.advisor import Form, Job, predict, suffixed
 from tuning.constants import Constants
 from tuning.peers import DENSE, GAIN, PEERS

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cser_ray.bench.hosts import bits_per_second
+from cser_ray.communication.links import bits_per_second
 from cser_ray.store.read import read_history, read_runs
 from cser_ray.structure import number
 from tuning.advice import MAX_LOSS, Recommendation, recommend

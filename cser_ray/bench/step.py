@@ -14,10 +14,10 @@ from functools import partial
 import torch
 from torch.nn import Parameter, ParameterList
 
-from cser_ray.bench.cells import Cell, plan
-from cser_ray.bench.provenance import commit, hardware, today
-from cser_ray.bench.table import columns, number
-from cser_ray.bench.training import build_optimizer
+from cser_ray.bench.links.cells import Cell, plan
+from cser_ray.bench.links.training import build_optimizer
+from cser_ray.bench.report.provenance import commit, hardware, today
+from cser_ray.bench.report.table import columns, number
 from cser_ray.budget import number as ratio_text
 from cser_ray.optimizers import FlatOptimizer
 

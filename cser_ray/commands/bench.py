@@ -77,12 +77,12 @@ def links(
     command is interrupted; what a SIGKILL leaves, the next start removes.
     """
     with clear_errors():
-        from cser_ray.bench.hosts import exit_on_signals, missing_rights
+        from cser_ray.bench.hosts.namespaces import exit_on_signals, missing_rights
 
         if lacking := missing_rights():
             raise PermissionError(lacking)
-        from cser_ray.bench.link_rows import LinkRow, render
-        from cser_ray.bench.links import make_links, measure_link
+        from cser_ray.bench.links.rows import LinkRow, render
+        from cser_ray.bench.links.run import make_links, measure_link
 
         chosen = (methods or DEFAULT_METHODS[optimizer]).split(",")
         asked = make_links(

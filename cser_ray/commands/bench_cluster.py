@@ -28,8 +28,8 @@ def cluster(rate: str, workers: int, device: str, command: tuple[str, ...]) -> N
     Says in the end what each has sent. Needs root and iproute2; nothing is left behind.
     """
     with clear_errors():
-        from cser_ray.bench.hosts import exit_on_signals, missing_rights
-        from cser_ray.bench.ray_hosts import ray_hosts, shares
+        from cser_ray.bench.hosts.namespaces import exit_on_signals, missing_rights
+        from cser_ray.bench.hosts.ray_hosts import ray_hosts, shares
 
         if lacking := missing_rights():
             raise PermissionError(lacking)

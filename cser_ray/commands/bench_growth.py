@@ -56,7 +56,7 @@ def growth(
     with clear_errors():
         import torch
 
-        from cser_ray.bench.growth import GrowthRow, Sweep, measure, render
+        from cser_ray.bench.virtual.growth import GrowthRow, Sweep, measure, render
 
         on = torch.device(device_type(device))
         if on.type == "cpu":

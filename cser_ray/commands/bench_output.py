@@ -33,7 +33,7 @@ class Output(Generic[Row]):
     """
 
     def __init__(self, row_type: type[Row], render: Callable[[Sequence[Row]], str], form: str, out: Path | None):
-        from cser_ray.bench.table import check_csv, names_of
+        from cser_ray.bench.report.table import check_csv, names_of
 
         self.render, self.form, self.out, self.shown = render, form, out, False
         if out:
@@ -41,14 +41,14 @@ class Output(Generic[Row]):
 
     def keep(self, rows: Sequence[Row]) -> None:
         """Append to the file, where there is one."""
-        from cser_ray.bench.table import append_csv
+        from cser_ray.bench.report.table import append_csv
 
         if self.out:
             append_csv(self.out, rows)
 
     def show(self, rows: Sequence[Row]) -> None:
         """Print one table; the CSV has its head once."""
-        from cser_ray.bench.table import as_csv
+        from cser_ray.bench.report.table import as_csv
 
         if self.form == "csv":
             click.echo(as_csv(rows, head=not self.shown), nl=False)

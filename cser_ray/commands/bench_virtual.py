@@ -46,8 +46,8 @@ def virtual(
     with clear_errors():
         import torch
 
-        from cser_ray.bench.virtual import measure
-        from cser_ray.bench.virtual_rows import VirtualRow, render
+        from cser_ray.bench.virtual.rows import VirtualRow, render
+        from cser_ray.bench.virtual.run import measure
 
         on = torch.device(device_type(device))
         gpu = on.type == "cuda"

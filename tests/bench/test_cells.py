@@ -2,7 +2,7 @@
 
 import pytest
 
-from cser_ray.bench.cells import Cell, baseline, plan
+from cser_ray.bench.links.cells import Cell, baseline, plan
 from cser_ray.budget import structure_for
 
 PEERS = {"ddp": False, "post-local-sgd": True}

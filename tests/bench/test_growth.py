@@ -7,7 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from cser_ray.bench.growth import GrowthRow, Sweep, measure
+from cser_ray.bench.virtual.growth import GrowthRow, Sweep, measure
 from cser_ray.commands.bench import bench
 
 SMALL = {

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.bench.hosts import bits_per_second, burst, exit_on_signals, missing_rights, stale
+from cser_ray.bench.hosts.namespaces import exit_on_signals, missing_rights, stale
+from cser_ray.communication.links import bits_per_second, burst
 
 
 @pytest.mark.parametrize(("rate", "bits"), [("100mbit", 1e8), ("2.5gbit", 2.5e9), ("640kbit", 6.4e5)])
@@ -56,7 +57,7 @@ def test_only_namespaces_of_the_dead_are_stale(tmp_path: Path) -> None:
 def test_a_signal_runs_every_clean_up(number: int) -> None:
     """The clean-up of a `with` runs to its end though the signal comes twice, and the exit code tells which it was."""
     program = (
-        "import os, sys\nfrom cser_ray.bench.hosts import exit_on_signals\n"
+        "import os, sys\nfrom cser_ray.bench.hosts.namespaces import exit_on_signals\n"
         "with exit_on_signals():\n    try:\n        os.kill(os.getpid(), int(sys.argv[1]))\n"
         "    finally:\n        os.kill(os.getpid(), int(sys.argv[1]))\n        print('clean')"
     )

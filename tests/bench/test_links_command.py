@@ -9,8 +9,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cser_ray.bench.links import make_links
-from cser_ray.bench.peers import PEERS
+from cser_ray.bench.links.peers import PEERS
+from cser_ray.bench.links.run import make_links
 from cser_ray.commands import cli
 from cser_ray.commands.bench import DEFAULT_METHODS, bench, links
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_measured_is_refused(changed: dict[str, object], message:
 def test_the_benchmark_needs_neither_ray_nor_pandas() -> None:
     """It runs in a Python that has torch and click alone: nothing else is imported by parent or worker."""
     program = (
-        "import sys\nimport cser_ray.bench.links, cser_ray.bench.links_worker, cser_ray.commands.bench\n"
+        "import sys\nimport cser_ray.bench.links.run, cser_ray.bench.links.worker, cser_ray.commands.bench\n"
         f"print(sorted({FURTHER!r} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

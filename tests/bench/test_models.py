@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from cser_ray.bench.cells import plan
-from cser_ray.bench.models import Workload, make_workload
-from cser_ray.bench.training import build_optimizer, ours
+from cser_ray.bench.links.cells import plan
+from cser_ray.bench.links.training import build_optimizer, ours
+from cser_ray.bench.workloads import Workload, make_workload
 
 pytestmark = pytest.mark.gpu
 

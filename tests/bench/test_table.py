@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.bench.cells import Cell
-from cser_ray.bench.link_rows import LinkRow, Setting, make_row, render
-from cser_ray.bench.table import append_csv, as_csv, columns, size
-from cser_ray.bench.windows import Phase
+from cser_ray.bench.links.cells import Cell
+from cser_ray.bench.links.rows import LinkRow, Setting, make_row, render
+from cser_ray.bench.links.windows import Phase
+from cser_ray.bench.report.table import append_csv, as_csv, columns, size
 
 SETTING = Setting("2026-01-31", "abc1234", "2 cores", "2.15.0", "gloo", 1e8, 2, 1, "mlp", 2_109_450)
 CELL = Cell("csea", 32.0, 1, 32.0, float("inf"), 4)

@@ -7,13 +7,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from cser_ray.bench.cells import Cell, plan
-from cser_ray.bench.hosts import counter
-from cser_ray.bench.measuring import Rank, make_baseline, measure
-from cser_ray.bench.models import MODELS, Workload, check_workload, make_workload
-from cser_ray.bench.peers import PEERS
-from cser_ray.bench.training import Training, build_optimizer, check_cell, ours
-from cser_ray.bench.windows import Phase
+from cser_ray.bench.hosts.namespaces import counter
+from cser_ray.bench.links.cells import Cell, plan
+from cser_ray.bench.links.measuring import Rank, make_baseline, measure
+from cser_ray.bench.links.peers import PEERS
+from cser_ray.bench.links.training import Training, build_optimizer, check_cell, ours
+from cser_ray.bench.links.windows import Phase
+from cser_ray.bench.workloads import MODELS, Workload, check_workload, make_workload
 from tests.processes import run_processes
 
 RATIOS = {name: peer.takes_ratio for name, peer in PEERS.items()}

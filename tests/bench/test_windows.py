@@ -2,7 +2,7 @@
 
 import pytest
 
-from cser_ray.bench.windows import Phase, combined, cost
+from cser_ray.bench.links.windows import Phase, combined, cost
 
 
 def phase(*seconds: float, steps: int = 4, counted: int = 10, sent: int = 1000, ledger: float | None = None) -> Phase:

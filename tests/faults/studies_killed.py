@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cser_ray.bench.ray_session import gone, processes, session
+from cser_ray.bench.hosts.ray_session import gone, processes, session
 from tests.faults.outcome import RESULTS, Episode, Outcome, compared, undisturbed
 
 COMMAND = (

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults import PARTS
-from cser_ray.bench.hosts import missing_rights
+from cser_ray.bench.hosts.namespaces import missing_rights
 
 ROOT = pytest.mark.skipif(bool(missing_rights()), reason=f"{missing_rights()}, which .ci/run has and installs")
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cser_ray.bench.ray_hosts import Share, ray_hosts
-from cser_ray.bench.ray_session import session
+from cser_ray.bench.hosts.ray_hosts import Share, ray_hosts
+from cser_ray.bench.hosts.ray_session import session
 from tests.faults.outcome import RESULTS, Episode, Outcome, compared, finished, undisturbed
 from tests.faults.studies_killed import LONGEST_S, killed, named
 

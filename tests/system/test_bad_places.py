@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.bench.ray_session import gone, session
+from cser_ray.bench.hosts.ray_session import gone, session
 from cser_ray.store.read import read_runs
 from tests.tuning.command_line import cli, error_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.bench.hosts import NAMESPACES, linked_hosts, missing_rights
+from cser_ray.bench.hosts.namespaces import NAMESPACES, linked_hosts, missing_rights
 from cser_ray.store.read import read_runs
 
 pytestmark = [

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from cser_ray.bench.hosts import linked_hosts, missing_rights
+from cser_ray.bench.hosts.namespaces import linked_hosts, missing_rights
 
 pytestmark = [
     pytest.mark.system,

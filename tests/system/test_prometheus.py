@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cser_ray.bench.ray_session import PROGRAMS, session
+from cser_ray.bench.hosts.ray_session import PROGRAMS, session
 
 pytestmark = [pytest.mark.system, pytest.mark.ray]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.bench.hosts import missing_rights
-from cser_ray.bench.ray_hosts import Cluster, Share, ray_hosts
-from cser_ray.bench.ray_session import PROGRAMS
+from cser_ray.bench.hosts.namespaces import missing_rights
+from cser_ray.bench.hosts.ray_hosts import Cluster, Share, ray_hosts
+from cser_ray.bench.hosts.ray_session import PROGRAMS
 from cser_ray.store.read import read_runs
 
 pytestmark = [

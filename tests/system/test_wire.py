@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.bench.hosts import Host, linked_hosts, missing_rights
+from cser_ray.bench.hosts.namespaces import Host, linked_hosts, missing_rights
 from tests.system.linear_rank import HOSTS
 
 pytestmark = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.bench.ray_session import session
+from cser_ray.bench.hosts.ray_session import session
 from cser_ray.store.read import read_runs
 
 PROGRAM = """

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cser_ray.bench.ray_session import gone, session
+from cser_ray.bench.hosts.ray_session import gone, session
 
 PROGRAM = """
 import urllib.error, urllib.request

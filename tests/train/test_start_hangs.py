@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.bench.ray_session import gone, processes, session
+from cser_ray.bench.hosts.ray_session import gone, processes, session
 from tests.faults.studies_killed import named
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.bench.ray_session import processes, session
+from cser_ray.bench.hosts.ray_session import processes, session
 from cser_ray.communication.communicator import Communicator
 from cser_ray.store.read import RunRow, read_history, read_runs
 from cser_ray.tasks import make_task

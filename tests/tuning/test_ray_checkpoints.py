@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from cser_ray.bench.ray_session import processes, session
+from cser_ray.bench.hosts.ray_session import processes, session
 from cser_ray.communication.communicator import Communicator
 from cser_ray.store.read import read_history, read_runs
 from cser_ray.tasks import make_task

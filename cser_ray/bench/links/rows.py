@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cser_ray.bench.cells import Cell
-from cser_ray.bench.table import columns, number, size
-from cser_ray.bench.windows import Phase, combined, cost
+from cser_ray.bench.links.cells import Cell
+from cser_ray.bench.links.windows import Phase, combined, cost
+from cser_ray.bench.report.table import columns, number, size
 
 MEASURABLE_BYTES = 1000.0
 """Bytes a step below which a share of the wire time means nothing: connections speak a little even in silence."""

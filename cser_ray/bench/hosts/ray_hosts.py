@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cser_ray.bench.hosts import Host, linked_hosts, nccl_as_host
-from cser_ray.bench.links import gpus
-from cser_ray.bench.ray_session import PROGRAMS, session
+from cser_ray.bench.hosts.namespaces import Host, linked_hosts, nccl_as_host
+from cser_ray.bench.hosts.ray_session import PROGRAMS, session
+from cser_ray.bench.links.run import gpus
 
 PORT = "6391"
 START_S = 120.0

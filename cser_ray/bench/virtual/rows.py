@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cser_ray.bench.table import columns, number, size
+from cser_ray.bench.report.table import columns, number, size
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from cser_ray.bench.models import Workload, check_workload, make_workload
-from cser_ray.bench.provenance import commit, hardware, today
-from cser_ray.bench.virtual_rows import VirtualRow
+from cser_ray.bench.report.provenance import commit, hardware, today
+from cser_ray.bench.virtual.rows import VirtualRow
+from cser_ray.bench.workloads import Workload, check_workload, make_workload
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.tasks.base import losses

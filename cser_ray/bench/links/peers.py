@@ -16,10 +16,10 @@ from torch.distributed.algorithms.model_averaging.averagers import PeriodicModel
 from torch.distributed.optim import PostLocalSGDOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
-from cser_ray.bench.cells import Cell
-from cser_ray.bench.models import Workload
-from cser_ray.bench.peer_torchft import installed, torchft_diloco
-from cser_ray.bench.training import Training, local_step, peer_optimizer
+from cser_ray.bench.links.cells import Cell
+from cser_ray.bench.links.peer_torchft import installed, torchft_diloco
+from cser_ray.bench.links.training import Training, local_step, peer_optimizer
+from cser_ray.bench.workloads import Workload
 
 Hook = Callable[[Any, dist.GradBucket], torch.futures.Future[torch.Tensor]]  # type: ignore[name-defined]
 _BUFFERS = ("forward_sync_buffers", "broadcast_buffers")  # torch 2.15's name, and that of versions before

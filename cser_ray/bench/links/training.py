@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from cser_ray.bench.cells import Cell
-from cser_ray.bench.models import Workload
+from cser_ray.bench.links.cells import Cell
+from cser_ray.bench.workloads import Workload
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.optimizers import FlatOptimizer

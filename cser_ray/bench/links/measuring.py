@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cser_ray.bench.training import Training
-from cser_ray.bench.windows import LONGEST_WHOLE, Phase
+from cser_ray.bench.links.training import Training
+from cser_ray.bench.links.windows import LONGEST_WHOLE, Phase
 
 PRIMING = 3
 """Synchronising steps before anything is counted: seed checks, PowerSGD's dense steps, DDP's second set of buckets."""

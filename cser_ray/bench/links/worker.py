@@ -14,13 +14,13 @@ from typing import TextIO
 import torch
 import torch.distributed as dist
 
-from cser_ray.bench.cells import Cell
-from cser_ray.bench.hosts import counter
-from cser_ray.bench.measuring import Rank, make_baseline, measure
-from cser_ray.bench.models import Workload, make_workload
-from cser_ray.bench.peers import PEERS
-from cser_ray.bench.provenance import hardware
-from cser_ray.bench.training import Training, ours
+from cser_ray.bench.hosts.namespaces import counter
+from cser_ray.bench.links.cells import Cell
+from cser_ray.bench.links.measuring import Rank, make_baseline, measure
+from cser_ray.bench.links.peers import PEERS
+from cser_ray.bench.links.training import Training, ours
+from cser_ray.bench.report.provenance import hardware
+from cser_ray.bench.workloads import Workload, make_workload
 from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.host_communicator import HostCommunicator
 

@@ -17,15 +17,16 @@ from typing import Any
 
 import torch
 
-from cser_ray.bench.cells import Cell, plan
-from cser_ray.bench.hosts import Host, bits_per_second, linked_hosts, nccl_as_host
-from cser_ray.bench.link_rows import LinkRow, Setting, make_row
-from cser_ray.bench.links_worker import Spec
-from cser_ray.bench.models import check_workload
-from cser_ray.bench.peers import PEERS
-from cser_ray.bench.provenance import commit, today
-from cser_ray.bench.training import check_cell
-from cser_ray.bench.windows import Phase
+from cser_ray.bench.hosts.namespaces import Host, linked_hosts, nccl_as_host
+from cser_ray.bench.links.cells import Cell, plan
+from cser_ray.bench.links.peers import PEERS
+from cser_ray.bench.links.rows import LinkRow, Setting, make_row
+from cser_ray.bench.links.training import check_cell
+from cser_ray.bench.links.windows import Phase
+from cser_ray.bench.links.worker import Spec
+from cser_ray.bench.report.provenance import commit, today
+from cser_ray.bench.workloads import check_workload
+from cser_ray.communication.links import bits_per_second
 
 SECONDS = 0.8
 """About how long the windows of a cell last, where the number of steps is not given."""
@@ -151,7 +152,7 @@ def _ranks(links: Links, hosts: Sequence[Host]) -> Iterator[Iterator[list[Any]]]
                 with log.open("w") as errors:
                     process = subprocess.Popen(
                         host.command(
-                            sys.executable, "-m", "cser_ray.bench.links_worker", f"{folder}/spec.json", str(rank)
+                            sys.executable, "-m", "cser_ray.bench.links.worker", f"{folder}/spec.json", str(rank)
                         ),
                         env=os.environ | _environment(links, rank, host),
                         stdin=subprocess.PIPE,

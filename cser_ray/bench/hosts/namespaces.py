@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from cser_ray.communication.links import bits_per_second, burst
+
 INTERFACE = "eth0"
 """Name of each host's one interface, inside its own namespace."""
 NAMESPACES = Path("/run/netns")
 """Where iproute2 keeps the names of namespaces."""
-SMALLEST_BURST = 128 * 1024
-"""Bytes that the shaper lets through at once, at least: a segment of 64 kB must fit."""
 NETWORK_ONLY = {
     "NCCL_P2P_DISABLE": "1",
     "NCCL_SHM_DISABLE": "1",
@@ -28,7 +28,6 @@ NETWORK_ONLY = {
     "NCCL_NVLS_ENABLE": "0",
 }
 """What keeps NCCL from every way between two GPUs of one machine but the network."""
-UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 
 @dataclass(frozen=True)
@@ -51,19 +50,6 @@ class Host:
 def counter(interface: str) -> Path:
     """The file in which the kernel counts what an interface has sent, for a process in the interface's namespace."""
     return Path(f"/sys/class/net/{interface}/statistics/tx_bytes")
-
-
-def bits_per_second(rate: str) -> float:
-    """The value of a rate as tc writes it: "100mbit", "2.5gbit"; ValueError otherwise."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]bit)", rate)
-    if not found or not float(found[1]):
-        raise ValueError(f"{rate!r} is not the rate of a link: write it as tc does, 100mbit, 1gbit or 2.5gbit")
-    return float(found[1]) * UNITS[found[2]]
-
-
-def burst(rate_bps: float) -> int:
-    """Bytes that a shaped link of bits/s lets through at once, for 1 ms; with a larger bucket more would pass unshaped."""
-    return max(SMALLEST_BURST, round(rate_bps / 8e3))
 
 
 def missing_rights() -> str:

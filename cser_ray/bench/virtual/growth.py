@@ -11,8 +11,8 @@ from statistics import mean, stdev
 
 import torch
 
-from cser_ray.bench.provenance import commit, hardware, today
-from cser_ray.bench.table import columns, number, size
+from cser_ray.bench.report.provenance import commit, hardware, today
+from cser_ray.bench.report.table import columns, number, size
 from cser_ray.budget import METHOD_BUDGETS
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig, config_at

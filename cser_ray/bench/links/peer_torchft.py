@@ -11,10 +11,10 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from cser_ray.bench.cells import Cell
-from cser_ray.bench.hosts import address_of
-from cser_ray.bench.models import Workload
-from cser_ray.bench.training import Training, local_step, peer_optimizer
+from cser_ray.bench.hosts.namespaces import address_of
+from cser_ray.bench.links.cells import Cell
+from cser_ray.bench.links.training import Training, local_step, peer_optimizer
+from cser_ray.bench.workloads import Workload
 
 PATIENCE = timedelta(seconds=300)
 
