@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from cser_ray.structure import number
 from tuning.advisor import Job, suffixed
+from tuning.compare.verdict import simplicity
 from tuning.learned import Learned
 from tuning.peers import GAIN
 from tuning.plan_lines import Line
-from tuning.verdict import simplicity
 
 ALIKE = 0.02
 """Times that differ by less are alike: then the simpler method is the better one."""

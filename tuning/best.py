@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from cser_ray.config import RunConfig
 from cser_ray.structure import number
-from tuning.cells import Choices
-from tuning.compare import compare
-from tuning.comparison import Cell, Comparison, Verdict, spread
-from tuning.render import CHOSEN_BY
+from tuning.compare.cells import Choices
+from tuning.compare.compare import compare
+from tuning.compare.comparison import Cell, Comparison, Verdict, spread
+from tuning.compare.render import CHOSEN_BY
+from tuning.compare.selection import REFERENCES, Choice, choose
+from tuning.compare.text import paragraph
+from tuning.compare.verdict import sentence, title
 from tuning.reproduce import job_command, recorded_config, settings_file, settings_of_run, train_command
-from tuning.selection import REFERENCES, Choice, choose
-from tuning.text import paragraph
-from tuning.verdict import sentence, title
 
 if TYPE_CHECKING:
     import pandas as pd

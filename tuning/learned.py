@@ -7,9 +7,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from cser_ray.structure import Structure
-from tuning.compare import compare
-from tuning.comparison import Cell
-from tuning.selection import Choice, choose
+from tuning.compare.compare import compare
+from tuning.compare.comparison import Cell
+from tuning.compare.selection import Choice, choose
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cser_ray.budget import Structure
+from tuning.compare.selection import CONFIRM, ENDED, REFERENCES, RUNG, Choice, Standing, choose, standing
 from tuning.grid import beyond
-from tuning.selection import CONFIRM, ENDED, REFERENCES, RUNG, Choice, Standing, choose, standing
 from tuning.study import REAL, Candidate, Study, Trial
 
 if TYPE_CHECKING:

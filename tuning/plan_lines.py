@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 from cser_ray.budget import METHOD_BUDGETS, structure_for
 from tuning.advisor import Form, Job, Prediction, predict, synchronisations, wire_s
+from tuning.compare.selection import REFERENCES
+from tuning.compare.verdict import simplicity
 from tuning.constants import Constants
 from tuning.defaults import METHODS as STUDIED
 from tuning.learned import Curve, Learned
-from tuning.selection import REFERENCES
-from tuning.verdict import simplicity
 
 BESIDE = ("ddp", "ddp-bf16", "powersgd-1")
 """The peers in every plan."""

@@ -9,10 +9,10 @@ from typing import Any
 
 from cser_ray.store.read import jsonable
 from tuning.advice import span
+from tuning.compare.text import Table, paragraph
 from tuning.peers import PEERS
 from tuning.plan_lines import Line
 from tuning.planning import Plan, described
-from tuning.text import Table, paragraph
 
 FORMATS = ("table", "csv", "json")
 NONE = "–"

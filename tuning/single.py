@@ -14,8 +14,8 @@ from cser_ray.store.read import read_runs
 from cser_ray.store.write import Store
 from cser_ray.train.logistics import Logistics
 from cser_ray.train.record import Identity
+from tuning.compare.selection import REFERENCES
 from tuning.defaults import TASK_DEFAULTS
-from tuning.selection import REFERENCES
 from tuning.study import Trial
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 from cser_ray.budget import Structure, share
 from cser_ray.store.read import read_runs
+from tuning.compare.selection import REFERENCES, Choice, choose
 from tuning.searchers import pool
-from tuning.selection import REFERENCES, Choice, choose
 from tuning.study import Study
 
 

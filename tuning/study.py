@@ -11,11 +11,11 @@ from typing import Any
 
 from cser_ray.budget import Structure, budget_of, number
 from cser_ray.config import RunConfig
+from tuning.compare.selection import REFERENCES, RUNG
 from tuning.defaults import METHODS
 from tuning.grid import nearest, refine
 from tuning.lattice import candidates
 from tuning.searchers import LEARNING, SEARCHERS, Losses, Wanted
-from tuning.selection import REFERENCES, RUNG
 
 REAL = "real"
 """The stage that runs on real workers."""

@@ -232,7 +232,7 @@ def _float(value: object) -> float:
 
 def _comparison(results: str, form: str, select: str | None, all_rows: bool) -> str:
     from cser_ray.store.read import read_runs
-    from tuning.compare import compare, configurations, render
+    from tuning.compare.compare import compare, configurations, render
 
     runs, rule = read_runs(results), selection_rule(results, select)
     return str(render(configurations(runs, rule) if all_rows else compare(runs, rule), form))

@@ -22,8 +22,8 @@ from dashboards.views.step_times import step_times
 from dashboards.views.structures import heat, parallel
 from dashboards.views.tradeoff import tradeoff
 from dashboards.views.trials import counts, trials
-from tuning.compare import compare, configurations
-from tuning.selection import choose
+from tuning.compare.compare import compare, configurations
+from tuning.compare.selection import choose
 
 __all__ = ["payload"]
 

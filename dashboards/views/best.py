@@ -3,8 +3,8 @@
 from typing import Any
 
 from tuning.best import best_of
-from tuning.cells import Choices
-from tuning.comparison import Comparison
+from tuning.compare.cells import Choices
+from tuning.compare.comparison import Comparison
 
 
 def best(comparison: Comparison, choices: Choices, results: str) -> list[dict[str, Any]]:

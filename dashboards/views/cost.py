@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from dashboards.views.values import drawn
+from tuning.compare.verdict import simplicity
 from tuning.spending import spent
-from tuning.verdict import simplicity
 
 if TYPE_CHECKING:
     import pandas as pd

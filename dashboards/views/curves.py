@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dashboards.views.values import column, thinned
-from tuning.selection import Choice
-from tuning.verdict import simplicity
+from tuning.compare.selection import Choice
+from tuning.compare.verdict import simplicity
 
 if TYPE_CHECKING:
     import pandas as pd

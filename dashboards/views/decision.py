@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from cser_ray.structure import number
-from tuning.comparison import Cell, Comparison, spread
-from tuning.render import heading, legend
-from tuning.selection import REFERENCES
-from tuning.tables import accuracy_text, value_text
-from tuning.verdict import sentence, simplicity
+from tuning.compare.comparison import Cell, Comparison, spread
+from tuning.compare.render import heading, legend
+from tuning.compare.selection import REFERENCES
+from tuning.compare.tables import accuracy_text, value_text
+from tuning.compare.verdict import sentence, simplicity
 
 
 def decision(comparison: Comparison, repeats: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from dashboards.views.values import drawn
-from tuning.selection import REFERENCES, RUNG, SELECT
+from tuning.compare.selection import REFERENCES, RUNG, SELECT
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from dashboards.views.curves import mean_curve
 from dashboards.views.values import drawn
-from tuning.comparison import Comparison, Twin
+from tuning.compare.comparison import Comparison, Twin
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from dashboards.views.tradeoff import front
 from dashboards.views.values import drawn
 from tuning.advisor import Form, Job, Prediction, predict
-from tuning.cells import Choices
-from tuning.comparison import Cell, Comparison
+from tuning.compare.cells import Choices
+from tuning.compare.comparison import Cell, Comparison
+from tuning.compare.selection import REFERENCES
+from tuning.compare.verdict import simplicity
 from tuning.constants import FITTED
-from tuning.selection import REFERENCES
-from tuning.verdict import simplicity
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from cser_ray.budget import METHOD_BUDGETS
 from cser_ray.structure import number
 from dashboards.views.values import column, drawn
-from tuning.comparison import ConfigurationRow
-from tuning.selection import REFERENCES
+from tuning.compare.comparison import ConfigurationRow
+from tuning.compare.selection import REFERENCES
 
 if TYPE_CHECKING:
     import pandas as pd

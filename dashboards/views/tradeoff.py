@@ -3,7 +3,7 @@
 from typing import Any
 
 from dashboards.views.values import drawn
-from tuning.comparison import Cell, Comparison
+from tuning.compare.comparison import Cell, Comparison
 
 COSTS = ("bytes", "rounds")
 """What the study itself measured of a configuration; seconds depend on the link and are predicted (step_times)."""

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from dashboards.views.values import column
-from tuning.verdict import simplicity
+from tuning.compare.verdict import simplicity
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,9 +15,9 @@ from dashboards.views.values import drawn, thinned
 from tests.dashboards import studies
 from tests.tuning.rows_factory import frame, grid, repeats, run
 from tuning.advisor import Form, Job, predict
-from tuning.compare import compare, configurations
+from tuning.compare.compare import compare, configurations
+from tuning.compare.selection import choose
 from tuning.constants import FITTED
-from tuning.selection import choose
 
 
 def history(*rows: object) -> pd.DataFrame:

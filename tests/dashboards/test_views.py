@@ -17,10 +17,10 @@ from dashboards.views.cost import cost
 from dashboards.views.trials import ERROR, counts, trials
 from tests.dashboards import studies
 from tests.tuning.rows_factory import frame, run
-from tuning.compare import compare
+from tuning.compare.compare import compare
+from tuning.compare.tables import accuracy, value_retained
+from tuning.compare.verdict import sentence
 from tuning.spending import spent
-from tuning.tables import accuracy, value_retained
-from tuning.verdict import sentence
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from cser_ray.train.build import RECIPES
 from cser_ray.train.loop import Trial, stackable, train
 from cser_ray.train.record import Identity
 from tests.train.points import CPU, POINTS, N, config
-from tuning.selection import REFERENCES
+from tuning.compare.selection import REFERENCES
 
 NEVER_HERE = {"error", "git_sha", "ray_version"}
 """Columns that the loop itself cannot fill."""

@@ -9,8 +9,8 @@ import pandas as pd
 from cser_ray.config import RunConfig
 from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, run
+from tuning.compare.selection import REFERENCES
 from tuning.plan import make_plan
-from tuning.selection import REFERENCES
 from tuning.study import Study, Trial
 
 Loss = Callable[[RunConfig], float]

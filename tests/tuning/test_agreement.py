@@ -6,11 +6,11 @@ import pytest
 
 from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, run
-from tuning.agreement import agreements
-from tuning.compare import compare
-from tuning.comparison import Agreement
-from tuning.render import render
-from tuning.selection import records
+from tuning.compare.agreement import agreements
+from tuning.compare.compare import compare
+from tuning.compare.comparison import Agreement
+from tuning.compare.render import render
+from tuning.compare.selection import records
 
 LRS = (0.05, 0.1, 0.2, 0.4)
 

@@ -10,9 +10,9 @@ import pytest
 from cser_ray.store.read import RunRow, read_runs
 from cser_ray.store.write import Store
 from tests.tuning.rows_factory import frame, grid, run
-from tuning.compare import Comparison, compare, configurations
-from tuning.comparison import Cell, Verdict
-from tuning.render import render
+from tuning.compare.compare import Comparison, compare, configurations
+from tuning.compare.comparison import Cell, Verdict
+from tuning.compare.render import render
 
 SGD = grid("sgd", [68.0, 68.5, 67.5])
 NO_SYNC = grid("no-sync", [41.5, 42.0, 42.5], test_acc_worker=39.0, test_acc_ensemble=44.0)

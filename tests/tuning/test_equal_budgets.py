@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, grid, run
 from tests.tuning.study_factory import plan_of, rows
-from tuning.compare import compare
-from tuning.fairness import problems
-from tuning.render import render
+from tuning.compare.compare import compare
+from tuning.compare.fairness import problems
+from tuning.compare.render import render
 from tuning.study import Study
 
 SGD = grid("sgd", [68.0, 68.5, 67.5])

@@ -7,7 +7,7 @@ import pytest
 
 from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, grid, run
-from tuning.fairness import holm, paired_p, problems
+from tuning.compare.fairness import holm, paired_p, problems
 
 
 def fair_study(**of_cser: Any) -> list[RunRow]:

@@ -15,10 +15,10 @@ from cser_ray.store.read import RunRow
 from cser_ray.store.write import Store
 from tests.tuning.rows_factory import frame, run
 from tests.tuning.study_factory import EMPTY, issued_runs, plan_of, rows, simulate, small, stages
-from tuning.compare import compare
-from tuning.fairness import problems
+from tuning.compare.compare import compare
+from tuning.compare.fairness import problems
+from tuning.compare.selection import REFERENCES, choose
 from tuning.plan import make_plan, total_runs, total_trials
-from tuning.selection import REFERENCES, choose
 from tuning.starts import starts_from
 from tuning.study import Study, Trial
 

@@ -10,9 +10,9 @@ import pytest
 
 from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, grid, run
-from tuning.compare import compare
-from tuning.comparison import Cell
-from tuning.render import FORMATS, render
+from tuning.compare.compare import compare
+from tuning.compare.comparison import Cell
+from tuning.compare.render import FORMATS, render
 
 LOST: dict[str, Any] = {"diverged": True, "test_acc": None, "test_loss": None, "val_loss": None, "val_acc": None}
 

@@ -7,7 +7,7 @@ import pytest
 
 from cser_ray.structure import Structure
 from tests.tuning.rows_factory import frame, repeats, run
-from tuning.selection import Standing, choose, mean_std, standing
+from tuning.compare.selection import Standing, choose, mean_std, standing
 
 
 def test_the_lowest_mean_over_repeats_is_chosen() -> None:

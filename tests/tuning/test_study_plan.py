@@ -14,8 +14,8 @@ from cser_ray.budget import ratio_of
 from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame
 from tests.tuning.study_factory import EMPTY, issued_runs, plan_of, rows, simulate, small, stages
+from tuning.compare.selection import REFERENCES
 from tuning.plan import total_runs, total_trials
-from tuning.selection import REFERENCES
 from tuning.study import METHODS, Study, Trial
 
 

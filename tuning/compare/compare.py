@@ -1,8 +1,8 @@
 """The honest comparison of a study's methods: pure functions from the runs table to values.
 
 The stages of a study are `tuning.plan`'s; those of single runs are "train". Methods are compared on virtual runs of full
-length. Chosen by validation, reported on the test split: `tuning.selection` decides by which
-configuration a method stands, `tuning.fairness` whether a winner may be marked, `tuning.verdict` what to do.
+length. Chosen by validation, reported on the test split: `tuning.compare.selection` decides by which
+configuration a method stands, `tuning.compare.fairness` whether a winner may be marked, `tuning.compare.verdict` what to do.
 """
 
 import math
@@ -12,13 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cser_ray.structure import number
-from tuning.agreement import agreements
-from tuning.cells import cell_of, configuration_row, reference_lines, twins_of, zero_of_value
-from tuning.comparison import Cell, Comparison, ConfigurationRow, Reference, Verdict
-from tuning.fairness import found_problems
-from tuning.rates import synchronous_rate
-from tuning.render import render
-from tuning.selection import (
+from tuning.compare.agreement import agreements
+from tuning.compare.cells import cell_of, configuration_row, reference_lines, twins_of, zero_of_value
+from tuning.compare.comparison import Cell, Comparison, ConfigurationRow, Reference, Verdict
+from tuning.compare.fairness import found_problems
+from tuning.compare.rates import synchronous_rate
+from tuning.compare.render import render
+from tuning.compare.selection import (
     CONFIRM,
     REFERENCES,
     Choice,
@@ -31,7 +31,7 @@ from tuning.selection import (
     place_of,
     records,
 )
-from tuning.verdict import accuracy_of, simplicity, title, verdict
+from tuning.compare.verdict import accuracy_of, simplicity, title, verdict
 
 if TYPE_CHECKING:
     import pandas as pd

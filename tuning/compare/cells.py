@@ -1,6 +1,6 @@
 """From chosen configurations to the cells, references and twins of a comparison: means over repeats, and marks.
 
-Test columns are read here and in `tuning.rates`, of the chosen configurations and of those with synchronous SGD's rate.
+Test columns are read here and in `tuning.compare.rates`, of the chosen configurations and of those with synchronous SGD's rate.
 """
 
 import math
@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from cser_ray.structure import Structure
-from tuning.comparison import Cell, ConfigurationRow, Reference, Twin
-from tuning.fairness import name_cell
-from tuning.rates import by_rate, good_range, untuned
-from tuning.selection import (
+from tuning.compare.comparison import Cell, ConfigurationRow, Reference, Twin
+from tuning.compare.fairness import name_cell
+from tuning.compare.rates import by_rate, good_range, untuned
+from tuning.compare.selection import (
     REFERENCES,
     RUNG,
     Choice,
@@ -24,7 +24,7 @@ from tuning.selection import (
     finished,
     mean_std,
 )
-from tuning.verdict import accuracy_of, simplicity
+from tuning.compare.verdict import accuracy_of, simplicity
 
 PAPER_RATES = (0.05, 0.1, 0.5, 1.0)
 """The learning rates that CSER's authors tried (section 5.2)."""

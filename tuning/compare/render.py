@@ -11,9 +11,9 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from cser_ray.store.read import jsonable
-from tuning.comparison import Cell, Comparison, ConfigurationRow
-from tuning.selection import REFERENCES
-from tuning.tables import (
+from tuning.compare.comparison import Cell, Comparison, ConfigurationRow
+from tuning.compare.selection import REFERENCES
+from tuning.compare.tables import (
     accuracy,
     agreements_table,
     chosen_configurations,
@@ -24,8 +24,8 @@ from tuning.tables import (
     twins_table,
     value_retained,
 )
-from tuning.text import paragraph
-from tuning.verdict import sentence
+from tuning.compare.text import paragraph
+from tuning.compare.verdict import sentence
 
 FORMATS = ("table", "csv", "json", "markdown")
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from cser_ray.budget import METHOD_BUDGETS
 from cser_ray.structure import number
-from tuning.comparison import Cell, Reference, Verdict, spread
-from tuning.fairness import ALPHA, LEAST_REPEATS, holm, paired_p
+from tuning.compare.comparison import Cell, Reference, Verdict, spread
+from tuning.compare.fairness import ALPHA, LEAST_REPEATS, holm, paired_p
 
 SIMPLE = ("sgd", "local-sgd")
 """Preferred in this order where they are not told apart from the best; the rest go by their mean."""

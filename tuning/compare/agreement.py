@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
-from tuning.comparison import Agreement
-from tuning.selection import RUNG, SELECT, Run, configuration_of
+from tuning.compare.comparison import Agreement
+from tuning.compare.selection import RUNG, SELECT, Run, configuration_of
 
 LEAST = 3
 """Configurations under which a rank correlation says nothing."""

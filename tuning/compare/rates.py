@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuning.selection import Choice, Configuration, Run, mean_std
+from tuning.compare.selection import Choice, Configuration, Run, mean_std
 
 WITHIN = 0.1
 """A learning rate is good where its validation loss is at most this much above the chosen one's."""

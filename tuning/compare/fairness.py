@@ -11,7 +11,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from cser_ray.structure import number
-from tuning.selection import REFERENCES, RUNG, Run, by_cell, configuration_of, finished, records
+from tuning.compare.selection import REFERENCES, RUNG, Run, by_cell, configuration_of, finished, records
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from cser_ray.structure import number
-from tuning.comparison import Agreement, Cell, Comparison, ConfigurationRow, Twin, spread
-from tuning.selection import REFERENCES
-from tuning.text import Table
-from tuning.verdict import simplicity
+from tuning.compare.comparison import Agreement, Cell, Comparison, ConfigurationRow, Twin, spread
+from tuning.compare.selection import REFERENCES
+from tuning.compare.text import Table
+from tuning.compare.verdict import simplicity
 
 NONE = "–"
 
