@@ -24,7 +24,7 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
-from tuning import lattice
+from tuning.study import lattice
 
 HEAD = ("method", "ratio", "reset_interval", "reset_ratio", "gradient_ratio", "lr", "repeat", "diverged")
 RESULT = ("test_loss", "test_acc")

@@ -29,8 +29,8 @@ from lattice_table import REACHED, Search, Table, cost_to_reach, ratio_of_costs,
 
 from cser_ray.bench.report.table import columns
 from cser_ray.budget import number
-from tuning.lattice import candidates
-from tuning.searchers import Wanted, tpe
+from tuning.study.lattice import candidates
+from tuning.study.searchers import Wanted, tpe
 
 METHODS = ("local-sgd", "csea", "cser-pl", "cser")
 MOST = 64

@@ -12,7 +12,7 @@ from cser_ray.compressors.grbs import ORDERS
 from cser_ray.config import SCHEDULES
 from cser_ray.store.models import KEEP
 from cser_ray.tasks import TASKS
-from tuning.defaults import METHOD_LINES
+from tuning.study.defaults import METHOD_LINES
 
 COMMANDS = [[], *([name] for name in cli.main.commands)]
 HEAVY = {"torch", "ray", "pandas", "pyarrow", "numpy", "scipy", "sklearn", "torchvision"}

@@ -9,8 +9,8 @@ from tuning.advisor import Form, Job, Prediction, predict, synchronisations, wir
 from tuning.compare.selection import REFERENCES
 from tuning.compare.verdict import simplicity
 from tuning.constants import Constants
-from tuning.defaults import METHODS as STUDIED
 from tuning.learned import Curve, Learned
+from tuning.study.defaults import METHODS as STUDIED
 
 BESIDE = ("ddp", "ddp-bf16", "powersgd-1")
 """The peers in every plan."""

@@ -15,8 +15,8 @@ from cser_ray.store.write import Store
 from cser_ray.train.logistics import Logistics
 from cser_ray.train.record import Identity
 from tuning.compare.selection import REFERENCES
-from tuning.defaults import TASK_DEFAULTS
-from tuning.study import Trial
+from tuning.study.defaults import TASK_DEFAULTS
+from tuning.study.study import Trial
 
 
 def single_config(settings: Mapping[str, Any]) -> RunConfig:

@@ -65,11 +65,11 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
 
         from cser_ray.train.logistics import Logistics
         from dashboards.terminal import Progress
-        from tuning.defaults import TASK_DEFAULTS
         from tuning.run import run_study
-        from tuning.spending import UNLIMITED, parse_limits
-        from tuning.starts import starts_from
-        from tuning.study import Study
+        from tuning.study.defaults import TASK_DEFAULTS
+        from tuning.study.spending import UNLIMITED, parse_limits
+        from tuning.study.starts import starts_from
+        from tuning.study.study import Study
 
         settings = settings_of(ctx, given)
         limits = parse_limits(settings["budget"]) if settings.get("budget") else UNLIMITED
@@ -181,7 +181,7 @@ def lattice(ratio: float, task: str | None, params: int | None, all_points: bool
     """List the structures (H, RC1, RC2) that meet a ratio exactly, and what each costs."""
     with clear_errors():
         from cser_ray.budget import number
-        from tuning.lattice import lattice_table
+        from tuning.study.lattice import lattice_table
 
         if task and params:
             raise ValueError("Give --task or --params, not both")
@@ -221,7 +221,7 @@ def tasks() -> None:
 @main.command()
 def methods() -> None:
     """List the methods, name first."""
-    from tuning.defaults import METHOD_LINES
+    from tuning.study.defaults import METHOD_LINES
 
     print_columns(list(METHOD_LINES.items()))
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from dashboards.views.values import drawn
 from tuning.compare.verdict import simplicity
-from tuning.spending import spent
+from tuning.study.spending import spent
 
 if TYPE_CHECKING:
     import pandas as pd

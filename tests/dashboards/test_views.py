@@ -20,7 +20,7 @@ from tests.tuning.rows_factory import frame, run
 from tuning.compare.compare import compare
 from tuning.compare.tables import accuracy, value_retained
 from tuning.compare.verdict import sentence
-from tuning.spending import spent
+from tuning.study.spending import spent
 
 
 @pytest.fixture(scope="module")

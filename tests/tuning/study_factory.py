@@ -10,8 +10,8 @@ from cser_ray.config import RunConfig
 from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, run
 from tuning.compare.selection import REFERENCES
-from tuning.plan import make_plan
-from tuning.study import Study, Trial
+from tuning.study.stages import make_plan
+from tuning.study.study import Study, Trial
 
 Loss = Callable[[RunConfig], float]
 EMPTY = frame()

@@ -3,7 +3,7 @@
 import pytest
 
 from cser_ray.budget import Structure
-from tuning import authors
+from tuning.study import authors
 
 
 @pytest.mark.parametrize("ratio", authors.CSER)

@@ -26,10 +26,10 @@ from tests.tuning.rows_factory import frame, grid
 from tests.tuning.trained import trained
 from tuning.best import Best, find_best
 from tuning.compare.selection import REFERENCES
-from tuning.lattice import candidates
 from tuning.reproduce import job_command, recorded_config, settings_file, settings_of_run, train_command
 from tuning.single import single_config
-from tuning.study import Study
+from tuning.study.lattice import candidates
+from tuning.study.study import Study
 
 # --------------------------------------------------------------------------------------------------- a study that ran
 

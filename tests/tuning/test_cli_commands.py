@@ -7,7 +7,7 @@ import pytest
 from cser_ray.store.read import read_history, read_runs
 from cser_ray.store.write import Store
 from tests.tuning.command_line import cli, error_of
-from tuning.study import Study
+from tuning.study.study import Study
 
 # ----------------------------------------------------------------------------------------------------- tune, before Ray
 

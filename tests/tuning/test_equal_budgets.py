@@ -13,7 +13,7 @@ from tests.tuning.study_factory import plan_of, rows
 from tuning.compare.compare import compare
 from tuning.compare.fairness import problems
 from tuning.compare.render import render
-from tuning.study import Study
+from tuning.study.study import Study
 
 SGD = grid("sgd", [68.0, 68.5, 67.5])
 NO_SYNC = grid("no-sync", [41.5, 42.0, 42.5], test_acc_worker=39.0, test_acc_ensemble=44.0)

@@ -20,7 +20,7 @@ from tests.tuning.command_line import cli, error_of
 from tests.tuning.rows_factory import frame, grid, run
 from tests.tuning.trained import trained
 from tuning.export import prune_models
-from tuning.study import Study
+from tuning.study.study import Study
 
 
 def study_of(task: str) -> Study:

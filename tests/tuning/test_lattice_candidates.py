@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from cser_ray.budget import Structure, ratio_of, share
 from tests.tuning.lattice_strategies import QUICK, RATIOS, SEARCHED
-from tuning.lattice import candidates, method_of, points
+from tuning.study.lattice import candidates, method_of, points
 
 
 @pytest.mark.parametrize("method", ["csea", "ef-sgd", "local-sgd", "diloco"])

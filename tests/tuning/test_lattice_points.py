@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cser_ray.budget import METHOD_BUDGETS, Structure, block_size, num_blocks, ratio_of, share
 from tests.tuning.lattice_strategies import QUICK, RATIOS, SEARCHED, WHOLE
-from tuning import authors
-from tuning.lattice import divisors, lattice_table, points
+from tuning.study import authors
+from tuning.study.lattice import divisors, lattice_table, points
 
 
 @given(st.integers(1, 2000), st.integers(1, 50))

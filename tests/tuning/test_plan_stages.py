@@ -18,9 +18,9 @@ from tests.tuning.study_factory import EMPTY, issued_runs, plan_of, rows, simula
 from tuning.compare.compare import compare
 from tuning.compare.fairness import problems
 from tuning.compare.selection import REFERENCES, choose
-from tuning.plan import make_plan, total_runs, total_trials
-from tuning.starts import starts_from
-from tuning.study import Study, Trial
+from tuning.study.stages import make_plan, total_runs, total_trials
+from tuning.study.starts import starts_from
+from tuning.study.study import Study, Trial
 
 
 def near(lr: float) -> object:

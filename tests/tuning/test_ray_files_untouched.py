@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.tuning.trained import trained
-from tuning.study import Study
+from tuning.study.study import Study
 
 WATCHED = """
 import os, sys

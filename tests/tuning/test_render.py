@@ -14,7 +14,7 @@ from tests.tuning.rows_factory import frame, grid, run
 from tuning.compare.compare import compare, configurations
 from tuning.compare.render import FORMATS, render
 from tuning.compare.selection import REFERENCES
-from tuning.defaults import METHODS
+from tuning.study.defaults import METHODS
 
 SGD = grid("sgd", [68.0, 68.5, 67.5])
 NO_SYNC = grid("no-sync", [41.5, 42.0, 42.5], test_acc_worker=39.0, test_acc_ensemble=44.0)

@@ -5,8 +5,8 @@ import math
 import pytest
 
 from cser_ray.budget import Structure, ratio_of, share
-from tuning.lattice import points
-from tuning.searchers import BATCH, SEARCHERS, STARTUP, Losses, Searcher, Wanted, spread, tpe
+from tuning.study.lattice import points
+from tuning.study.searchers import BATCH, SEARCHERS, STARTUP, Losses, Searcher, Wanted, spread, tpe
 
 METHODS = ("cser", "cser-pl", "qsparse", "cser-release", "csea", "local-sgd")
 

@@ -9,8 +9,8 @@ import pytest
 from tests.tuning.rows_factory import frame, run
 from tests.tuning.study_factory import plan_of
 from tuning.search import PlanSearcher
-from tuning.spending import UNITS, UNLIMITED, Cost, Meter, parse_limits, predicted, spent
-from tuning.study import Study, Trial
+from tuning.study.spending import UNITS, UNLIMITED, Cost, Meter, parse_limits, predicted, spent
+from tuning.study.study import Study, Trial
 
 STUDY = Study(methods=("csea", "local-sgd"), ratios=(16.0,), workers=8, lrs=(0.1,), repeats=1, distributed=0)
 EMPTY = pd.DataFrame()

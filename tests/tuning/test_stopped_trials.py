@@ -27,7 +27,7 @@ from cser_ray.train.logistics import Logistics
 from tuning.callback import StudyCallback
 from tuning.run import tune_config
 from tuning.search import PlanSearcher
-from tuning.study import Study, Trial
+from tuning.study.study import Study, Trial
 from tuning.trial import run_trial, to_config
 
 class Silent:

@@ -15,8 +15,8 @@ from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame
 from tests.tuning.study_factory import EMPTY, issued_runs, plan_of, rows, simulate, small, stages
 from tuning.compare.selection import REFERENCES
-from tuning.plan import total_runs, total_trials
-from tuning.study import METHODS, Study, Trial
+from tuning.study.stages import total_runs, total_trials
+from tuning.study.study import METHODS, Study, Trial
 
 
 def test_the_first_plan_screens_every_candidate() -> None:

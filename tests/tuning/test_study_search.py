@@ -8,9 +8,9 @@ from cser_ray.budget import share
 from cser_ray.config import RunConfig
 from tests.tuning.rows_factory import frame
 from tests.tuning.study_factory import EMPTY, plan_of, rows, simulate, small
-from tuning.plan import total_runs, total_trials
-from tuning.searchers import BATCH, STARTUP
-from tuning.study import Study, Trial
+from tuning.study.searchers import BATCH, STARTUP
+from tuning.study.stages import total_runs, total_trials
+from tuning.study.study import Study, Trial
 
 TRIALS = 9
 

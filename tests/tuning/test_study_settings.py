@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from cser_ray.budget import Structure
 from cser_ray.optimizers import OPTIMIZERS
 from tests.tuning.study_factory import small
-from tuning.grid import refine
-from tuning.study import METHODS, Study
+from tuning.study.grid import refine
+from tuning.study.study import METHODS, Study
 
 
 def test_a_method_without_structure_searches_learning_rates() -> None:

@@ -11,7 +11,7 @@ from cser_ray.train.loop import train
 from cser_ray.train.models import KeptModels
 from cser_ray.train.record import Identity
 from tests.tuning.study_factory import EMPTY, plan_of
-from tuning.study import Study, Trial
+from tuning.study.study import Study, Trial
 
 
 def trained(folder: Path, study: Study, keep: str = "auto") -> str:

@@ -1,6 +1,6 @@
 """From chosen configurations to the cells, references and twins of a comparison: means over repeats, and marks.
 
-Test columns are read here and in `tuning.compare.rates`, of the chosen configurations and of those with synchronous SGD's rate.
+Test columns are read here and in `rates`, of the chosen configurations and of those with synchronous SGD's rate.
 """
 
 import math

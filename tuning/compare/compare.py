@@ -1,6 +1,6 @@
 """The honest comparison of a study's methods: pure functions from the runs table to values.
 
-The stages of a study are `tuning.plan`'s; those of single runs are "train". Methods are compared on virtual runs of full
+The stages of a study are `tuning.study.stages`'s; those of single runs are "train". Methods are compared on virtual runs of full
 length. Chosen by validation, reported on the test split: `tuning.compare.selection` decides by which
 configuration a method stands, `tuning.compare.fairness` whether a winner may be marked, `tuning.compare.verdict` what to do.
 """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cser_ray.budget import METHOD_BUDGETS
 from cser_ray.communication.wire import dense_bytes
-from tuning.study import Trial
+from tuning.study.study import Trial
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,6 +1,6 @@
 """A study: one task, several methods at given ratios, treated equally; its cells, their candidates and its trials.
 
-`tuning.plan` says which of the trials run, and when.
+`tuning.study.stages` says which of the trials run, and when.
 """
 
 import itertools
@@ -12,10 +12,10 @@ from typing import Any
 from cser_ray.budget import Structure, budget_of, number
 from cser_ray.config import RunConfig
 from tuning.compare.selection import REFERENCES, RUNG
-from tuning.defaults import METHODS
-from tuning.grid import nearest, refine
-from tuning.lattice import candidates
-from tuning.searchers import LEARNING, SEARCHERS, Losses, Wanted
+from tuning.study.defaults import METHODS
+from tuning.study.grid import nearest, refine
+from tuning.study.lattice import candidates
+from tuning.study.searchers import LEARNING, SEARCHERS, Losses, Wanted
 
 REAL = "real"
 """The stage that runs on real workers."""

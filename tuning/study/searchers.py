@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cser_ray.budget import Structure, budget_of, number, share
-from tuning.lattice import candidates, points
+from tuning.study.lattice import candidates, points
 
 STARTUP = 4
 """Structures of `tpe` before it is asked: the first ones of `spread`."""

@@ -24,7 +24,7 @@ from cser_ray.budget import (
     structure_for,
     theorem1_term,
 )
-from tuning import authors
+from tuning.study import authors
 
 MAX_SHARES = 12
 

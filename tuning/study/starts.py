@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from cser_ray.budget import Structure, share
 from cser_ray.store.read import read_runs
 from tuning.compare.selection import REFERENCES, Choice, choose
-from tuning.searchers import pool
-from tuning.study import Study
+from tuning.study.searchers import pool
+from tuning.study.study import Study
 
 
 def starts_from(study: Study, results: Iterable[str]) -> tuple[tuple[str, float, int, float, float], ...]:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from cser_ray.budget import Structure
 from tuning.compare.selection import CONFIRM, ENDED, REFERENCES, RUNG, Choice, Standing, choose, standing
-from tuning.grid import beyond
-from tuning.study import REAL, Candidate, Study, Trial
+from tuning.study.grid import beyond
+from tuning.study.study import REAL, Candidate, Study, Trial
 
 if TYPE_CHECKING:
     import pandas as pd

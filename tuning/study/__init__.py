@@ -1,0 +1,1 @@
+"""What a study asks: its cells and candidates, the lattice they are taken from, its stages, and what it may spend."""
