@@ -18,7 +18,7 @@ from cser_ray.bench.hosts.ray_session import PROGRAMS, gone, session
 from cser_ray.budget import Structure
 from cser_ray.config import RunConfig
 from cser_ray.store.read import read_runs
-from tuning.reproduce import job_command, recorded_config, settings_of_run
+from tuning.take_home.reproduce import job_command, recorded_config, settings_of_run
 
 pytestmark = pytest.mark.ray
 

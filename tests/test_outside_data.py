@@ -22,7 +22,7 @@ from cser_ray.store.write import Store, encode
 from tests.outside import BOMB, NESTED, mutated_json, mutations, no_code, often, value_or
 from tests.store_rows import STUDY, epoch_row, run_row
 from tuning.calibration import read_links
-from tuning.reproduce import recorded_config
+from tuning.take_home.reproduce import recorded_config
 
 
 def test_the_watch_sees_code() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from ray.tune.logger import TBXLoggerCallback
 
 from cser_ray.errors import CserWarning
-from tuning.push.runs import read_trial
-from tuning.push.tensorboard import FOLDER, RunEvents
+from tuning.take_home.push.runs import read_trial
+from tuning.take_home.push.tensorboard import FOLDER, RunEvents
 
 
 class StudyEvents(TBXLoggerCallback):  # Tune adds its own unless it is given one of this kind

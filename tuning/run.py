@@ -12,10 +12,10 @@ from cser_ray.store.read import read_runs
 from cser_ray.store.write import Store
 from cser_ray.train import cluster
 from cser_ray.train.logistics import Logistics
-from tuning.export import prune_models
 from tuning.study.spending import UNLIMITED, Cost, Meter
 from tuning.study.stages import make_plan, total_runs, total_trials
 from tuning.study.study import Study, Trial
+from tuning.take_home.export import prune_models
 from tuning.trial import git_sha, run_trial, to_config
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ def best(results: str, ratio: float, method: str | None, select: str | None, out
     """Take a study's best configuration home: its settings as YAML, and the commands that train with it."""
     with clear_errors():
         from cser_ray.store.read import read_runs
-        from tuning.best import find_best
+        from tuning.take_home.best import find_best
 
         found = find_best(read_runs(results), ratio, method, selection_rule(results, select))
         settings = found.settings_file()
@@ -52,7 +52,7 @@ def export(
 ) -> None:
     """Take a study's averaged model home: a state_dict that torch loads without this package."""
     with clear_errors():
-        from tuning.export import check_kind, find_model, write_model
+        from tuning.take_home.export import check_kind, find_model, write_model
 
         if run_id is not None and (ratio, method) != (None, None):
             raise ValueError("--run names one run: leave out --ratio and --method")
@@ -79,8 +79,8 @@ def export(
 def push(results: str, targets: tuple[str, ...], name: str | None) -> None:
     """Hand a study's ended runs on to other trackers; again, and only what is new is added."""
     with clear_errors():
-        from tuning.push.runs import read_pushed
-        from tuning.push.targets import parse_target
+        from tuning.take_home.push.runs import read_pushed
+        from tuning.take_home.push.targets import parse_target
 
         pushers = [parse_target(target) for target in targets]
         study = read_pushed(results, name)

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from tuning.best import best_of
 from tuning.compare.cells import Choices
 from tuning.compare.comparison import Comparison
+from tuning.take_home.best import best_of
 
 
 def best(comparison: Comparison, choices: Choices, results: str) -> list[dict[str, Any]]:

@@ -24,12 +24,12 @@ from cser_ray.store.write import Store
 from tests.tuning.command_line import cli, error_of
 from tests.tuning.rows_factory import frame, grid
 from tests.tuning.trained import trained
-from tuning.best import Best, find_best
 from tuning.compare.selection import REFERENCES
-from tuning.reproduce import job_command, recorded_config, settings_file, settings_of_run, train_command
 from tuning.single import single_config
 from tuning.study.lattice import candidates
 from tuning.study.study import Study
+from tuning.take_home.best import Best, find_best
+from tuning.take_home.reproduce import job_command, recorded_config, settings_file, settings_of_run, train_command
 
 # --------------------------------------------------------------------------------------------------- a study that ran
 

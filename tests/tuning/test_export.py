@@ -19,8 +19,8 @@ from cser_ray.tasks import make_task
 from tests.tuning.command_line import cli, error_of
 from tests.tuning.rows_factory import frame, grid, run
 from tests.tuning.trained import trained
-from tuning.export import prune_models
 from tuning.study.study import Study
+from tuning.take_home.export import prune_models
 
 
 def study_of(task: str) -> Study:

@@ -13,7 +13,7 @@ import pytest
 from cser_ray.store.write import Store
 from tests.tuning.command_line import error_of
 from tests.tuning.pushed_study import BEGAN, DIVERGED, GOOD, SGD, SILENT, STEPS, finished, make_study, pushed, write
-from tuning.push.runs import read_pushed
+from tuning.take_home.push.runs import read_pushed
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """The honest comparison of a study's methods: pure functions from the runs table to values.
 
-The stages of a study are `tuning.study.stages`'s; those of single runs are "train". Methods are compared on virtual runs of full
-length. Chosen by validation, reported on the test split: `tuning.compare.selection` decides by which
-configuration a method stands, `tuning.compare.fairness` whether a winner may be marked, `tuning.compare.verdict` what to do.
+The stages of a study are those of `tuning.study.stages`; those of single runs are "train". Methods are compared on virtual
+runs of full length. Chosen by validation, reported on the test split: `selection` decides by which configuration a method
+stands, `fairness` whether a winner may be marked, `verdict` what to do.
 """
 
 import math

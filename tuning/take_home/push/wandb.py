@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tuning.push.runs import Pushed, PushedRun, PushedStudy, Say, lacking
+from tuning.take_home.push.runs import Pushed, PushedRun, PushedStudy, Say, lacking
 
 MODES = ("online", "offline")
 DONE = "pushed-by-cser-ray"

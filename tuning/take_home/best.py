@@ -13,7 +13,7 @@ from tuning.compare.render import CHOSEN_BY
 from tuning.compare.selection import REFERENCES, Choice, choose
 from tuning.compare.text import paragraph
 from tuning.compare.verdict import sentence, title
-from tuning.reproduce import job_command, recorded_config, settings_file, settings_of_run, train_command
+from tuning.take_home.reproduce import job_command, recorded_config, settings_file, settings_of_run, train_command
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ import shutil
 from datetime import datetime
 from typing import Any
 
-from tuning.push.runs import Pushed, PushedRun, PushedStudy
+from tuning.take_home.push.runs import Pushed, PushedRun, PushedStudy
 
 FOLDER = "tensorboard"
 """Where a study on a local disk keeps its event files."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cser_ray.budget import METHOD_BUDGETS
 from cser_ray.commands.options import ORDERS
 from tuning.compare.selection import SELECT
-from tuning.push.runs import Pushed, PushedRun, PushedStudy, lacking
+from tuning.take_home.push.runs import Pushed, PushedRun, PushedStudy, lacking
 
 if TYPE_CHECKING:
     import optuna

@@ -4,7 +4,7 @@ import os
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from tuning.push.runs import Pushed, PushedRun, PushedStudy, Say, lacking
+from tuning.take_home.push.runs import Pushed, PushedRun, PushedStudy, Say, lacking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

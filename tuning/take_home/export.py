@@ -14,10 +14,10 @@ from cser_ray.store.folder import Folder
 from cser_ray.store.models import SMALL, ModelStore, decode
 from cser_ray.store.read import read_runs
 from cser_ray.structure import number
-from tuning.best import find_best
 from tuning.compare.selection import choose
 from tuning.compare.text import paragraph
-from tuning.reproduce import recorded_config, settings_of_run, train_command
+from tuning.take_home.best import find_best
+from tuning.take_home.reproduce import recorded_config, settings_of_run, train_command
 
 if TYPE_CHECKING:
     import pandas as pd
