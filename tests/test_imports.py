@@ -12,8 +12,13 @@ MODULES = [path.relative_to(ROOT).as_posix() for package in PACKAGES for path in
 HEAVY = {"torch", "ray", "torchvision"}
 READING = {
     *(f"cser_ray.{name}" for name in ("budget", "errors", "store.folder", "store.read", "store.rows", "structure")),
-    *(f"tuning.{name}" for name in ("advisor", "best", "cells", "compare", "comparison", "constants", "render")),
-    *(f"tuning.{name}" for name in ("selection", "spending", "tables", "verdict")),
+    *(f"tuning.advise.{name}" for name in ("constants", "step_time")),
+    *(
+        f"tuning.compare.{name}"
+        for name in ("cells", "compare", "comparison", "render", "selection", "tables", "verdict")
+    ),
+    "tuning.study.spending",
+    "tuning.take_home.best",
 }
 """What says something of a study and runs none: the page must not disagree with `compare`."""
 COMMANDS = tuple(module for module in MODULES if module.startswith("cser_ray/commands/"))

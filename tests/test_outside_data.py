@@ -21,7 +21,7 @@ from cser_ray.store.read import EpochRow, RunRow, decode, read_history, read_run
 from cser_ray.store.write import Store, encode
 from tests.outside import BOMB, NESTED, mutated_json, mutations, no_code, often, value_or
 from tests.store_rows import STUDY, epoch_row, run_row
-from tuning.calibration import read_links
+from tuning.advise.calibration import read_links
 from tuning.take_home.reproduce import recorded_config
 
 

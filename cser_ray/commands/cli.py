@@ -65,7 +65,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
 
         from cser_ray.train.logistics import Logistics
         from dashboards.terminal import Progress
-        from tuning.run import run_study
+        from tuning.execute.run import run_study
         from tuning.study.defaults import TASK_DEFAULTS
         from tuning.study.spending import UNLIMITED, parse_limits
         from tuning.study.starts import starts_from
@@ -133,7 +133,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
 def train(ctx: click.Context, /, **given: Any) -> None:
     """Train one configuration and print what it reached and what it sent."""
     with clear_errors():
-        from tuning.single import run_single
+        from tuning.execute.single import run_single
 
         settings = settings_of(ctx, given)
         settings.setdefault("batch_size", _batch_size(settings))
@@ -161,8 +161,8 @@ def plan(form: str, **given: Any) -> None:
     the links, as in `torchrun --no-python ... cser-ray plan --measure`. A study adds what accuracy costs.
     """  # fmt: skip
     with clear_errors():
-        from tuning.plan_text import render_plan
-        from tuning.planning import make_plan
+        from tuning.advise.plan import make_plan
+        from tuning.advise.text import render_plan
 
         found = make_plan({name: value for name, value in given.items() if value is not None})
         if found is not None:  # one rank of torchrun speaks for all

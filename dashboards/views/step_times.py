@@ -1,6 +1,6 @@
 """The time of a step: measured where a configuration ran on real workers, predicted under links of any rate.
 
-The prediction is `cser-ray plan`'s (tuning.advisor), of the chosen structures in their exact forms, and of DDP beside
+The prediction is `cser-ray plan`'s (tuning.advise.step_time), of the chosen structures in their exact forms, and of DDP beside
 them. It stands for every rate of the page's slider and every time of computing that can be picked, since the page itself
 computes nothing.
 """
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from dashboards.views.tradeoff import front
 from dashboards.views.values import drawn
-from tuning.advisor import Form, Job, Prediction, predict
+from tuning.advise.constants import FITTED
+from tuning.advise.step_time import Form, Job, Prediction, predict
 from tuning.compare.cells import Choices
 from tuning.compare.comparison import Cell, Comparison
 from tuning.compare.selection import REFERENCES
 from tuning.compare.verdict import simplicity
-from tuning.constants import FITTED
 
 if TYPE_CHECKING:
     import pandas as pd

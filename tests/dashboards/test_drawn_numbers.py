@@ -14,10 +14,10 @@ from dashboards.views.tradeoff import front, tradeoff
 from dashboards.views.values import drawn, thinned
 from tests.dashboards import studies
 from tests.tuning.rows_factory import frame, grid, repeats, run
-from tuning.advisor import Form, Job, predict
+from tuning.advise.constants import FITTED
+from tuning.advise.step_time import Form, Job, predict
 from tuning.compare.compare import compare, configurations
 from tuning.compare.selection import choose
-from tuning.constants import FITTED
 
 
 def history(*rows: object) -> pd.DataFrame:
@@ -180,7 +180,7 @@ def test_a_diverged_run_ranks_behind_all_others() -> None:
 
 
 def test_predicted_steps_are_those_of_plan() -> None:
-    """Each time is `tuning.advisor.predict` of the chosen structure, at its rate and time of computing."""
+    """Each time is `tuning.advise.step_time.predict` of the chosen structure, at its rate and time of computing."""
     rows = frame(grid("sgd", [70.0, 71.0, 70.5]), grid("cser", [60.0, 61.0, 60.5], reset_interval=4, reset_ratio=8.0))
     comparison, choices = compare(rows), choose(rows)
     found = step_times(rows, choices, comparison)

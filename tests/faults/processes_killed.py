@@ -26,7 +26,7 @@ def run(uri, first):
 """
 TRAINER = """
 import pyarrow.fs, pyarrow.parquet, torch, torch.func, sklearn.datasets
-import tuning.single
+import tuning.execute.single
 import cser_ray.train.loop, cser_ray.virtual
 from cser_ray.commands.cli import main
 torch.set_num_threads(1)

@@ -7,12 +7,12 @@ from itertools import groupby
 import pytest
 
 from cser_ray.budget import structure_for
-from tuning.advice import Recommendation, recommend, span
-from tuning.advisor import Form, Job, suffixed
-from tuning.constants import Constants
-from tuning.learned import Learned, Outcome
-from tuning.peers import GAIN
-from tuning.plan_lines import METHODS, Line, leaving, lines_of
+from tuning.advise.advice import Recommendation, recommend, span
+from tuning.advise.constants import Constants
+from tuning.advise.learned import Learned, Outcome
+from tuning.advise.lines import METHODS, Line, leaving, lines_of
+from tuning.advise.peers import GAIN
+from tuning.advise.step_time import Form, Job, suffixed
 
 JOB = Job(params=25_000_000, step_s=0.1, workers=4, rate=1e9)
 RATIOS = (8.0, 64.0, 512.0)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.tuning.link_table import HIDDEN_MS, LOCAL_MS, REACHED, STAGE_MS, Row, row, table
-from tuning.advisor import predict
-from tuning.calibration import FEWEST, cells_of, check, fit, read_links, unseen
-from tuning.constants import FITTED
+from tuning.advise.calibration import FEWEST, cells_of, check, fit, read_links, unseen
+from tuning.advise.constants import FITTED
+from tuning.advise.step_time import predict
 
 START = FITTED["gloo"]
 

@@ -8,7 +8,7 @@ import torch
 
 from tests.processes import run_processes
 from tests.tuning.command_line import cli
-from tuning.measure import LARGE, SMALL, Measured, link_of, measure_group
+from tuning.advise.measure import LARGE, SMALL, Measured, link_of, measure_group
 
 
 def test_two_times_give_latency_and_rate() -> None:

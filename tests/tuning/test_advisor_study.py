@@ -10,7 +10,7 @@ from cser_ray.store.write import Store
 from cser_ray.structure import Structure
 from tests.store_rows import STUDY, epoch_row
 from tests.tuning.rows_factory import repeats
-from tuning.learned import Learned, learned, steps_to
+from tuning.advise.learned import Learned, learned, steps_to
 
 CURVES = {"sgd": (2.0, 1.0, 0.5), "local-sgd": (2.0, 1.6, 1.2), "csea": (2.0, 0.75, 0.5)}
 """Validation loss after 100, 200 and 300 steps."""

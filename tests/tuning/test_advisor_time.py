@@ -12,10 +12,10 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.train.build import make_optimizer
 from tests.tuning.link_table import HIDDEN_MS, HOST_MS_PER_MB, LOCAL_MS, PARAMS, REACHED, STAGE_MS, table
-from tuning.advisor import Form, Job, predict
-from tuning.calibration import cells_of
-from tuning.constants import FITTED, Constants
-from tuning.peers import PEERS
+from tuning.advise.calibration import cells_of
+from tuning.advise.constants import FITTED, Constants
+from tuning.advise.peers import PEERS
+from tuning.advise.step_time import Form, Job, predict
 
 JOB = Job(params=1_000_000, step_s=0.010, workers=4, rate=1e9)
 PLAIN = Constants(1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, "nothing but the wire")

@@ -25,7 +25,7 @@ from tests.tuning.command_line import cli, error_of
 from tests.tuning.rows_factory import frame, grid
 from tests.tuning.trained import trained
 from tuning.compare.selection import REFERENCES
-from tuning.single import single_config
+from tuning.execute.single import single_config
 from tuning.study.lattice import candidates
 from tuning.study.study import Study
 from tuning.take_home.best import Best, find_best

@@ -12,9 +12,9 @@ from cser_ray.store.read import read_runs
 from cser_ray.store.write import Store
 from cser_ray.train.logistics import Logistics
 from tests.tuning.rows_factory import run
-from tuning.callback import StudyCallback
+from tuning.execute.callback import StudyCallback
+from tuning.execute.trial import to_config
 from tuning.study.study import Trial
-from tuning.trial import to_config
 
 TRIAL = "local-sgd-16-c0-real"
 

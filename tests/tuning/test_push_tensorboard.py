@@ -77,7 +77,7 @@ def test_tensorboard_gets_nothing_twice_and_what_was_cut_short_again(study: str,
 
 def test_a_study_goes_on_where_its_event_files_cannot_be_written(study: str) -> None:
     """It is said once a trial; what can be written later is written."""
-    from tuning.events import StudyEvents
+    from tuning.execute.events import StudyEvents
 
     (Path(study) / "tensorboard").touch()
     events, trial = StudyEvents(study), SimpleNamespace(config={"trial_name": GOOD.trial_id})

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cser_ray.config import RunConfig
-from tuning.search import PlanSearcher
+from tuning.execute.search import PlanSearcher
 from tuning.study.study import Trial
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.tuning.rows_factory import frame, run
 from tests.tuning.study_factory import plan_of
-from tuning.search import PlanSearcher
+from tuning.execute.search import PlanSearcher
 from tuning.study.spending import UNITS, UNLIMITED, Cost, Meter, parse_limits, predicted, spent
 from tuning.study.study import Study, Trial
 

@@ -24,11 +24,11 @@ from cser_ray.store.write import Store
 from cser_ray.train import cluster
 from cser_ray.config import config_at
 from cser_ray.train.logistics import Logistics
-from tuning.callback import StudyCallback
-from tuning.run import tune_config
-from tuning.search import PlanSearcher
+from tuning.execute.callback import StudyCallback
+from tuning.execute.run import tune_config
+from tuning.execute.search import PlanSearcher
 from tuning.study.study import Study, Trial
-from tuning.trial import run_trial, to_config
+from tuning.execute.trial import run_trial, to_config
 
 class Silent:
     def update(self, *numbers): pass

@@ -15,9 +15,9 @@ import numpy as np
 
 from cser_ray.budget import METHOD_BUDGETS, Structure, number
 from cser_ray.communication.links import burst
-from tuning.advisor import Form, Job, predict, suffixed
-from tuning.constants import Constants
-from tuning.peers import DENSE, GAIN, PEERS
+from tuning.advise.constants import Constants
+from tuning.advise.peers import DENSE, GAIN, PEERS
+from tuning.advise.step_time import Form, Job, predict, suffixed
 
 FEWEST = 8
 """Cells below which an error on unseen cells says nothing."""

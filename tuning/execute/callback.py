@@ -9,7 +9,7 @@ from cser_ray.store.read import RunRow, read_runs
 from cser_ray.store.write import Store
 from cser_ray.train.record import Identity
 from tuning.compare.selection import REFERENCES, records
-from tuning.trial import error_rows, from_config, git_sha
+from tuning.execute.trial import error_rows, from_config, git_sha
 
 
 class StudyCallback(Callback):

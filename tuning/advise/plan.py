@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from cser_ray.communication.links import bits_per_second
 from cser_ray.store.read import read_history, read_runs
 from cser_ray.structure import number
-from tuning.advice import MAX_LOSS, Recommendation, recommend
-from tuning.advisor import Job
-from tuning.calibration import FEWEST, check, fit, read_links, unseen
-from tuning.constants import FITTED, Constants
-from tuning.learned import WITHIN, Learned, learned
-from tuning.measure import measure, step_of
-from tuning.peers import SIDE
-from tuning.plan_lines import METHODS, Line, leaving, lines_of
+from tuning.advise.advice import MAX_LOSS, Recommendation, recommend
+from tuning.advise.calibration import FEWEST, check, fit, read_links, unseen
+from tuning.advise.constants import FITTED, Constants
+from tuning.advise.learned import WITHIN, Learned, learned
+from tuning.advise.lines import METHODS, Line, leaving, lines_of
+from tuning.advise.measure import measure, step_of
+from tuning.advise.peers import SIDE
+from tuning.advise.step_time import Job
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,7 @@ class Origins:
 
 @dataclass(frozen=True)
 class Plan:
-    """An answer and what it rests on. `leaving`: see `tuning.plan_lines.leaving`."""
+    """An answer and what it rests on. `leaving`: see `tuning.advise.lines.leaving`."""
 
     job: Job
     constants: Constants | None

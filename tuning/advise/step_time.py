@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from cser_ray.budget import METHOD_BUDGETS, Structure, ratio_of, realised, rounds
 from cser_ray.communication.wire import EDGES, dense_bytes
-from tuning.constants import Constants
-from tuning.peers import PEERS, buckets, sent_share
+from tuning.advise.constants import Constants
+from tuning.advise.peers import PEERS, buckets, sent_share
 
 ONCE = Structure()
 """Everything, every step."""
@@ -74,7 +74,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Form:
-    """A method at a structure: ours, or a peer of `tuning.peers.PEERS`.
+    """A method at a structure: ours, or a peer of `tuning.advise.peers.PEERS`.
 
     `overlap`: what is due in a step is sent during its backward pass. `sent`: a peer's bytes a step, where counted.
     """

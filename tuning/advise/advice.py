@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cser_ray.structure import number
-from tuning.advisor import Job, suffixed
+from tuning.advise.learned import Learned
+from tuning.advise.lines import Line
+from tuning.advise.peers import GAIN
+from tuning.advise.step_time import Job, suffixed
 from tuning.compare.verdict import simplicity
-from tuning.learned import Learned
-from tuning.peers import GAIN
-from tuning.plan_lines import Line
 
 ALIKE = 0.02
 """Times that differ by less are alike: then the simpler method is the better one."""

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cser_ray.budget import METHOD_BUDGETS, structure_for
-from tuning.advisor import Form, Job, Prediction, predict, synchronisations, wire_s
+from tuning.advise.constants import Constants
+from tuning.advise.learned import Curve, Learned
+from tuning.advise.step_time import Form, Job, Prediction, predict, synchronisations, wire_s
 from tuning.compare.selection import REFERENCES
 from tuning.compare.verdict import simplicity
-from tuning.constants import Constants
-from tuning.learned import Curve, Learned
 from tuning.study.defaults import METHODS as STUDIED
 
 BESIDE = ("ddp", "ddp-bf16", "powersgd-1")

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cser_ray.store.read import jsonable
-from tuning.advice import span
+from tuning.advise.advice import span
+from tuning.advise.lines import Line
+from tuning.advise.peers import PEERS
+from tuning.advise.plan import Plan, described
 from tuning.compare.text import Table, paragraph
-from tuning.peers import PEERS
-from tuning.plan_lines import Line
-from tuning.planning import Plan, described
 
 FORMATS = ("table", "csv", "json")
 NONE = "–"

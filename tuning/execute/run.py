@@ -12,11 +12,11 @@ from cser_ray.store.read import read_runs
 from cser_ray.store.write import Store
 from cser_ray.train import cluster
 from cser_ray.train.logistics import Logistics
+from tuning.execute.trial import git_sha, run_trial, to_config
 from tuning.study.spending import UNLIMITED, Cost, Meter
 from tuning.study.stages import make_plan, total_runs, total_trials
 from tuning.study.study import Study, Trial
 from tuning.take_home.export import prune_models
-from tuning.trial import git_sha, run_trial, to_config
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,9 +93,9 @@ def run_study(
 
     from ray import tune
 
-    from tuning.callback import StudyCallback
-    from tuning.events import StudyEvents
-    from tuning.search import PlanSearcher
+    from tuning.execute.callback import StudyCallback
+    from tuning.execute.events import StudyEvents
+    from tuning.execute.search import PlanSearcher
 
     name = os.path.basename(store.uri.rstrip("/"))
     scratch = tempfile.mkdtemp(prefix="cser-ray-") if "://" in store.uri else os.path.join(store.uri, "ray")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Constants:
     """What the model takes from measurements: of one backend on one kind of hardware.
 
-    `source` says of which. `tuning.calibration.fit` finds all of them but the source.
+    `source` says of which. `tuning.advise.calibration.fit` finds all of them but the source.
     """
 
     efficiency: float
