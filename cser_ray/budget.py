@@ -8,10 +8,11 @@ where w is the part of the steps that synchronise the gradient: 1, or (H-1)/H wh
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import fields
 from fractions import Fraction
 
+from cser_ray.methods import METHODS, Method
 from cser_ray.structure import (
     Structure,
     block_size,
@@ -28,11 +29,8 @@ from cser_ray.structure import (
 )
 
 __all__ = [
-    "METHOD_BUDGETS",
-    "Budget",
     "Structure",
     "block_size",
-    "budget_of",
     "check_ratio",
     "exact",
     "interval_near",
@@ -51,60 +49,12 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How one method spends its budget: the knobs it reads, what a structure costs, and the rule in words.
-
-    A knob that is not in `knobs` stands at its default in `Structure` and cannot be set. `theorem1` is None where
-    the paper's Theorem 1 does not cover the method.
-    """
-
-    name: str
-    knobs: tuple[str, ...]
-    formula: Callable[[Structure], float]
-    rule: str
-    theorem1: Callable[[Structure], float] | None = None
-
-
-_ALL = ("reset_interval", "reset_ratio", "gradient_ratio")
-_PARTIAL = ("reset_interval", "reset_ratio")
-
-METHOD_BUDGETS: dict[str, Budget] = {
-    b.name: b
-    for b in (
-        Budget("sgd", (), lambda _: 1.0, "sends the whole gradient every step, so R_C = 1", theorem1_term),
-        Budget("no-sync", (), lambda _: math.inf, "sends nothing, so R_C = inf"),
-        Budget("local-sgd", _ALL[:1], overall_ratio, "sends the whole model every H steps: H = R_C", theorem1_term),
-        Budget("diloco", _ALL[:1], overall_ratio, "sends the whole model every H steps: H = R_C"),
-        Budget("ef-sgd", _ALL[1:2], overall_ratio, "sends one part in RC1 every step: RC1 = R_C", qsparse_term),
-        Budget("csea", _ALL[1:2], overall_ratio, "sends one part in RC1 every step: RC1 = R_C", theorem1_term),
-        Budget("qsparse", _PARTIAL, overall_ratio, "sends one part in RC1 every H steps: RC1*H = R_C", qsparse_term),
-        Budget("cser-pl", _PARTIAL, overall_ratio, "sends one part in RC1 every H steps: RC1*H = R_C", theorem1_term),
-        Budget("cser", _ALL, overall_ratio, "1/R_C = 1/RC2 + 1/(RC1*H)", theorem1_term),
-        Budget("cser-release", _ALL, released_ratio, "1/R_C = (1-1/H)/RC2 + 1/(RC1*H)"),
-        Budget("sgd-bf16", (), lambda _: 2.0, "sends the whole gradient every step in 16 bits, so R_C = 2"),
-        Budget("adamw", (), lambda _: 1.0, "sends the whole gradient every step, so R_C = 1"),
-        Budget("no-sync-adamw", (), lambda _: math.inf, "sends nothing, so R_C = inf"),
-        Budget("local-adamw", _ALL[:1], overall_ratio, "sends the whole model every H steps: H = R_C"),
-        Budget("csea-adamw", _ALL[1:2], overall_ratio, "sends one part in RC1 every step: RC1 = R_C"),
-        Budget("cser-adamw", _ALL, overall_ratio, "1/R_C = 1/RC2 + 1/(RC1*H)"),
-    )
-}
-
-
 _SLACK = 1e-9  # a knob read back from a table closes the budget only up to float rounding
-
-
-def budget_of(method: str) -> Budget:
-    """The entry of `METHOD_BUDGETS`; ValueError with the names there are."""
-    if method not in METHOD_BUDGETS:
-        raise ValueError(f"method {method!r} is not known; choose one of {', '.join(METHOD_BUDGETS)}")
-    return METHOD_BUDGETS[method]
 
 
 def check_ratio(method: str, ratio: float) -> None:
     """Raise ValueError unless `method` can be asked for the overall ratio `ratio` at all."""
-    budget = budget_of(method)
+    budget = METHODS[method]
     if not ratio >= 1:  # also NaN
         raise ValueError(
             f"R_C = {ratio}: a ratio is the bytes of dense fp32 over the bytes sent; ask for 1 (dense) or more"
@@ -117,7 +67,7 @@ def check_ratio(method: str, ratio: float) -> None:
 
 def check_knobs(method: str, **knobs: float | None) -> None:
     """Raise ValueError for a knob of `Structure` that `method` ignores and that is not at its default (or None)."""
-    budget = budget_of(method)
+    budget = METHODS[method]
     for field in fields(Structure):
         value = knobs.get(field.name)
         if field.name not in budget.knobs and value is not None and value != field.default:
@@ -134,7 +84,7 @@ def ratio_of(method: str, structure: Structure) -> float:
     Raises ValueError for a knob that the method ignores and for a point that sends more than dense synchronisation.
     """
     check_knobs(method, **{f.name: getattr(structure, f.name) for f in fields(Structure)})
-    ratio = budget_of(method).formula(structure)
+    ratio = METHODS[method].formula(structure)
     if ratio < 1 - _SLACK:
         raise ValueError(f"{structure} has R_C = {number(ratio)}, more bytes than dense sgd; raise RC1, H or RC2")
     return max(1.0, ratio)
@@ -142,12 +92,12 @@ def ratio_of(method: str, structure: Structure) -> float:
 
 def rounds(method: str, structure: Structure) -> float:
     """Collectives a step: a budget in bytes says nothing of latency, and this is its measure."""
-    if math.isinf(METHOD_BUDGETS[method].formula(structure)):
+    if METHODS[method].silent:
         return 0.0
     resets = 1 / structure.reset_interval
     if math.isinf(structure.gradient_ratio):
         return resets
-    return 1.0 if budget_of(method).formula is released_ratio else 1 + resets
+    return 1.0 if METHODS[method].replaces else 1 + resets
 
 
 def nearest(target_squared: Fraction, options: Iterable[int]) -> int:
@@ -190,7 +140,7 @@ def structure_for(
         1 if reset_ratio is None else reset_ratio,
         math.inf if gradient_ratio is None else gradient_ratio,
     )
-    budget = budget_of(method)
+    budget = METHODS[method]
     if not budget.knobs:
         return given
     return _complete(
@@ -202,9 +152,9 @@ def structure_for(
     )
 
 
-def _complete(budget: Budget, ratio: Fraction, h: int | None, q: Fraction | None, g: Fraction | None) -> Structure:
+def _complete(budget: Method, ratio: Fraction, h: int | None, q: Fraction | None, g: Fraction | None) -> Structure:
     """Solve 1/R_C = w*g + q/H for those of H, q = 1/RC1 and g = 1/RC2 that are None."""
-    b, replaces = 1 / ratio, budget.formula is released_ratio
+    b, replaces = 1 / ratio, budget.replaces
     asked = f"{budget.name}: R_C = {number(ratio)} cannot be met with {_words(h, q, g)}"
 
     def w(h: int) -> Fraction:

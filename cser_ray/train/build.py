@@ -1,29 +1,18 @@
-"""From a configuration to an optimizer: the one place that knows which argument of which method a knob sets."""
+"""From a configuration to an optimizer, as the record of its method says."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import GRBS, Identity, Zero
 from cser_ray.config import RunConfig
-from cser_ray.optimizers import (
-    CSEA,
-    CSER,
-    CSERPL,
-    EFSGD,
-    SGD,
-    CSERRelease,
-    DiLoCo,
-    FlatOptimizer,
-    LocalSGD,
-    NoSync,
-    QSparseLocalSGD,
-)
+from cser_ray.methods import METHODS
+from cser_ray.optimizers import FlatOptimizer
+from cser_ray.registry import load
 
 
 def compressor(ratio: float, order: str) -> GRBS | Identity | Zero:
@@ -33,41 +22,21 @@ def compressor(ratio: float, order: str) -> GRBS | Identity | Zero:
     return Zero() if math.isinf(ratio) else GRBS(ratio, order)
 
 
-def _interval(config: RunConfig) -> dict[str, Any]:
-    return {"reset_interval": config.reset_interval}
+def optimizer_class(method: str) -> type[FlatOptimizer]:
+    """The class of a method."""
+    return cast(type[FlatOptimizer], load(METHODS[method].optimizer))
 
 
-def _reset(config: RunConfig) -> dict[str, Any]:
-    return {"reset_compressor": compressor(config.reset_ratio, config.block_order)}
-
-
-def _gradient(config: RunConfig) -> dict[str, Any]:
-    return {"gradient_compressor": compressor(config.gradient_ratio, config.block_order)}
-
-
-def _adamw(config: RunConfig) -> dict[str, Any]:
-    return {"betas": (config.momentum, config.beta2)}
-
-
-RECIPES: dict[str, tuple[type[FlatOptimizer], Callable[[RunConfig], dict[str, Any]]]] = {
-    "sgd": (SGD, lambda config: {}),
-    "no-sync": (NoSync, lambda config: {}),
-    "local-sgd": (LocalSGD, _interval),
-    "diloco": (DiLoCo, lambda c: _interval(c) | {"outer_lr": c.outer_lr, "outer_momentum": c.outer_momentum}),
-    "ef-sgd": (EFSGD, lambda c: {"gradient_compressor": compressor(c.reset_ratio, c.block_order)}),
-    "qsparse": (QSparseLocalSGD, lambda c: _interval(c) | _reset(c)),
-    "csea": (CSEA, _reset),
-    "cser-pl": (CSERPL, lambda c: _interval(c) | _reset(c)),
-    "cser": (CSER, lambda c: _interval(c) | _reset(c) | _gradient(c)),
-    "cser-release": (CSERRelease, lambda c: _interval(c) | _reset(c) | _gradient(c)),
-    "sgd-bf16": (SGD, lambda config: {"payload": torch.bfloat16}),
-    "adamw": (SGD, _adamw),
-    "no-sync-adamw": (NoSync, _adamw),
-    "local-adamw": (LocalSGD, lambda c: _interval(c) | _adamw(c)),
-    "csea-adamw": (CSEA, lambda c: _reset(c) | _adamw(c)),
-    "cser-adamw": (CSER, lambda c: _interval(c) | _reset(c) | _gradient(c) | _adamw(c)),
-}
-"""Method -> its class, and the constructor's arguments beyond the common ones."""
+def own_arguments(config: RunConfig) -> dict[str, Any]:
+    """The constructor's arguments beyond those that all methods have."""
+    method = METHODS[config.method]
+    given: dict[str, Any] = {name: load(path) for name, path in method.constants.items()}
+    for name, setting in method.arguments.items():
+        value = getattr(config, setting)
+        given[name] = compressor(value, config.block_order) if name.endswith("compressor") else value
+    if method.inner == "adamw":
+        given["betas"] = (config.momentum, config.beta2)
+    return given
 
 
 def make_optimizer(
@@ -78,8 +47,7 @@ def make_optimizer(
     seeds: Sequence[int],
 ) -> FlatOptimizer:
     """The optimizer of `config` over stacked parameters `[runs * workers, ...]`."""
-    kind, arguments = RECIPES[config.method]
-    return kind(
+    return optimizer_class(config.method)(
         parameters,
         lr,
         config.momentum,
@@ -87,5 +55,5 @@ def make_optimizer(
         communicator=communicator,
         seeds=seeds,
         stacked=True,
-        **arguments(config),
+        **own_arguments(config),
     )

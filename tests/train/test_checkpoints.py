@@ -13,7 +13,6 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.host_communicator import HostCommunicator
 from cser_ray.config import RunConfig
 from cser_ray.errors import CserWarning
-from cser_ray.optimizers import CSER
 from cser_ray.store.checkpoint import CheckpointStore
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.train import build
@@ -104,9 +103,9 @@ def test_block_orders_go_on(order: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("implementation", ["I", "II"])
 def test_resets_under_way_arrive(implementation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of them are on their way when the trial is stopped."""
-    _, arguments = build.RECIPES["cser"]
+    arguments = build.own_arguments
     delayed = {"reset_delay": 4, "implementation": implementation}
-    monkeypatch.setitem(build.RECIPES, "cser", (CSER, lambda c: arguments(c) | delayed))
+    monkeypatch.setattr(build, "own_arguments", lambda c: arguments(c) | delayed)
     trial, record = begin(stacked("cser"))
     go(trial, record, STOP)
     assert len(trial.optimizer.extra_state()["in_flight"]) == 2

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
+from cser_ray.methods import METHODS
 from cser_ray.store.read import EpochRow, RunRow, columns
-from cser_ray.train.build import RECIPES
 from cser_ray.train.loop import Trial, stackable, train
 from cser_ray.train.record import Identity
 from tests.train.points import CPU, POINTS, N, config
@@ -248,4 +248,4 @@ def test_a_report_may_stop_the_trial() -> None:
 
 def test_every_method_has_a_point_here() -> None:
     """A new method is held to all of this."""
-    assert set(POINTS) == set(RECIPES)
+    assert set(POINTS) == set(METHODS)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.optimizers import CSER, EFSGD, DiLoCo, QSparseLocalSGD
+from cser_ray.optimizers import EFSGD, DiLoCo, QSparseLocalSGD
 from cser_ray.train import build
 from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.loop import Trial
@@ -75,9 +75,9 @@ def test_diloco_keeps_what_it_applies_outside_of_workers(tmp_path: Path) -> None
 @pytest.mark.parametrize("implementation", ["I", "II"])
 def test_resets_under_way_are_in_the_mean(implementation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of them would have changed each worker and not the mean; x_hat = x - e is the model again."""
-    _, arguments = build.RECIPES["cser"]
+    arguments = build.own_arguments
     delayed = {"reset_delay": 4, "implementation": implementation}
-    monkeypatch.setitem(build.RECIPES, "cser", (CSER, lambda c: arguments(c) | delayed))
+    monkeypatch.setattr(build, "own_arguments", lambda c: arguments(c) | delayed)
     before, _ = stopped(tmp_path)
     assert len(before.optimizer.extra_state()["in_flight"]) == 2
     after, record = going_on(tmp_path)

@@ -5,16 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cser_ray.budget import METHOD_BUDGETS, Structure, structure_for
-from cser_ray.commands.options import hint
+from cser_ray.budget import Structure, structure_for
+from cser_ray.methods import METHODS
+from cser_ray.registry import unknown
 
-BASELINES = {"sgd": "no-sync", "adamw": "no-sync-adamw"}
+BASELINES = {METHODS[name].reference: name for name in METHODS.builtin if METHODS[name].silent}
 """What all workers step with, SGD with Nesterov momentum or AdamW -> the method that is the same without communication."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method of `METHOD_BUDGETS`, or one peer, at one ratio."""
+    """One method of `METHODS`, or one peer, at one ratio."""
 
     method: str
     ratio: float | None = None
@@ -27,7 +28,7 @@ class Cell:
     overlap: bool = False
     """Whether it sends during the backward pass; torch's own peers decide that for themselves."""
     optimizer: str = "sgd"
-    """A key of `BASELINES`."""
+    """A key of `BASELINES`: the synchronous method."""
 
     @property
     def name(self) -> str:
@@ -51,8 +52,8 @@ class Asked(NamedTuple):
 def parse_method(text: str, peers: Mapping[str, bool]) -> Asked:
     """A method as users type it: "csea", "csea+delay4", "cser+overlap", or a peer; ValueError for a typo."""
     name, *suffixes = text.split("+")
-    if name not in METHOD_BUDGETS and name not in peers:
-        raise ValueError(f"there is no method {name!r}{hint(name, [*METHOD_BUDGETS, *peers])}")
+    if name not in METHODS and name not in peers:
+        raise unknown("method", name, [*METHODS, *peers])
     delays = [re.fullmatch(r"delay(\d+)", suffix) for suffix in suffixes if suffix != "overlap"]
     if suffixes and (name in peers or not all(delays) or len(delays) > 1):
         raise ValueError(
@@ -72,7 +73,7 @@ def plan(
     """
     named = [parse_method(text, peers) for text in methods]
     for name, *_ in named:
-        if name not in peers and name.endswith("adamw") != (optimizer == "adamw"):
+        if name not in peers and METHODS[name].reference != optimizer:
             raise ValueError(f"{name} cannot be compared with steps of {optimizer}: choose the other --optimizer")
     cells = [cell for asked in named if (cell := _without_ratio(asked, peers, optimizer))]
     cells += [
@@ -92,7 +93,7 @@ def baseline(optimizer: str) -> Cell:
 
 
 def _takes_ratio(name: str, peers: Mapping[str, bool]) -> bool:
-    return peers[name] if name in peers else bool(METHOD_BUDGETS[name].knobs)
+    return peers[name] if name in peers else METHODS[name].has_ratio
 
 
 def _without_ratio(asked: Asked, peers: Mapping[str, bool], optimizer: str) -> Cell | None:
@@ -112,7 +113,7 @@ def _with_ratio(asked: Asked, ratio: float, peers: Mapping[str, bool], optimizer
 def _ours(asked: Asked, structure: Structure, optimizer: str) -> Cell:
     return Cell(
         asked.name,
-        METHOD_BUDGETS[asked.name].formula(structure),
+        METHODS[asked.name].formula(structure),
         structure.reset_interval,
         structure.reset_ratio,
         structure.gradient_ratio,

@@ -9,8 +9,9 @@ from cser_ray.bench.links.cells import Cell
 from cser_ray.bench.workloads import Workload
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
+from cser_ray.methods import METHODS
 from cser_ray.optimizers import FlatOptimizer
-from cser_ray.train.build import RECIPES
+from cser_ray.train.build import optimizer_class, own_arguments
 
 LR = 1e-3
 
@@ -90,24 +91,18 @@ def build_optimizer(cell: Cell, model: nn.Module, communicator: Communicator | N
         reset_ratio=cell.reset_ratio or 1.0,
         gradient_ratio=cell.gradient_ratio or float("inf"),
     )
-    kind, further = RECIPES[cell.method]
-    arguments = further(config)
-    if cell.reset_delay:
-        arguments["reset_delay"] = cell.reset_delay
-    if cell.overlap:
-        arguments["overlap"] = True
-    try:
-        return kind(model.parameters(), LR, communicator=communicator, **arguments)
-    except TypeError as error:
-        lacking = next((name for name in ("reset_delay", "overlap") if name in str(error)), None)
-        if lacking is None:
-            raise
-        raise ValueError(f"{cell.method} takes no {lacking}: leave the suffix of {cell.name} out") from error
+    arguments = own_arguments(config)
+    for variant, argument, value in (("delay", "reset_delay", cell.reset_delay), ("overlap", "overlap", cell.overlap)):
+        if value and variant not in METHODS[cell.method].variants:
+            raise ValueError(f"{cell.method} takes no {argument}: leave the suffix of {cell.name} out")
+        if value:
+            arguments[argument] = value
+    return optimizer_class(cell.method)(model.parameters(), LR, communicator=communicator, **arguments)
 
 
 def check_cell(cell: Cell) -> None:
     """Raise ValueError if the optimizer of a cell of ours cannot be built."""
-    if cell.method in RECIPES:
+    if cell.method in METHODS:
         build_optimizer(cell, nn.Linear(2, 2))
 
 

@@ -13,9 +13,9 @@ import torch
 
 from cser_ray.bench.report.provenance import commit, hardware, today
 from cser_ray.bench.report.table import columns, number, size
-from cser_ray.budget import METHOD_BUDGETS
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig, config_at
+from cser_ray.methods import METHODS
 from cser_ray.store.rows import RunRow
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
@@ -141,7 +141,7 @@ def measure_cell(sweep: Sweep, scaling: str, config: RunConfig, device: torch.de
         config.batch_size,
         config.method,
         config.ratio,
-        config.reset_interval if METHOD_BUDGETS[config.method].knobs else None,
+        config.reset_interval if METHODS[config.method].has_ratio else None,
         first.steps_done,
         sweep.repeats,
         lr,
