@@ -19,9 +19,10 @@ from dataclasses import fields, replace
 
 import torch
 
-from cser_ray.budget import METHOD_BUDGETS, Structure, number
+from cser_ray.budget import Structure, number
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
+from cser_ray.methods import METHODS
 from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
 from tuning.study import lattice
@@ -53,7 +54,7 @@ def rows_of(config: RunConfig, lrs: Sequence[float], repeats: int, device: str) 
     runs = train(
         configs, Communicator(config.workers, group=None), torch.device(device), Identity("lattice", "0"), report
     )
-    structured = bool(METHOD_BUDGETS[config.method].knobs)
+    structured = bool(METHODS[config.method].knobs)
     structure = (config.reset_interval, config.reset_ratio, config.gradient_ratio) if structured else (None,) * 3
     found = []
     for (lr, repeat), run in zip(curves, runs, strict=True):

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cser_ray.budget import METHOD_BUDGETS
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig, config_at
+from cser_ray.methods import METHODS
 from cser_ray.train.loop import Trial
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
@@ -59,8 +59,8 @@ def main() -> int:
     dist.init_process_group("nccl" if gpu else "gloo", device_id=device if gpu else None)
     failed = 0
     for dtype in ("float64", "float32"):
-        for method in METHOD_BUDGETS:
-            for order in ("random", "permuted", "cyclic") if METHOD_BUDGETS[method].knobs else ("random",):
+        for method in METHODS:
+            for order in ("random", "permuted", "cyclic") if METHODS[method].knobs else ("random",):
                 configs = configuration(method, options.task, options.steps, world, dtype, order)
                 real = trained(configs, Communicator(1), device)
                 twin = trained(configs, Communicator(world, group=None), device)

@@ -1,84 +1,166 @@
-"""A run's configuration: one flat frozen value, whose field names are Tune's keys and the results table's columns."""
+"""What a run is asked for: settings, each declared once; their names are Tune's keys and the columns of the results store.
+
+`Shared` are those that all runs of a study have in common: `RunConfig` adds what tells its runs apart, and
+`tuning.study.study.Study` what to search. To add a setting, add a field here; `cser_ray.settings` says what follows.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cser_ray.budget import Structure, budget_of, ratio_of, structure_for
+from cser_ray.budget import ratio_of, structure_for
+from cser_ray.methods import METHODS
+from cser_ray.registry import Registry
+from cser_ray.settings import check_settings, declared, setting
+from cser_ray.structure import Structure
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "step": lambda done: 0.2 ** sum(done >= at for at in (0.3, 0.6, 0.8)),  # the paper's CIFAR-100 schedule
+    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),  # the paper's ImageNet schedule
+    "constant": lambda done: 1.0,
+}
+"""Factor of the learning rate by the share of the run that is done, in [0, 1); the same for every method."""
+BLOCK_ORDERS: Registry[Callable[..., Any]] = Registry(
+    "block order",
+    "cser_ray.block_orders",
+    {
+        "random": "cser_ray.compressors.grbs:_random",
+        "permuted": "cser_ray.compressors.grbs:_permuted",
+        "cyclic": "cser_ray.compressors.grbs:_cyclic",
+    },
+)
+"""How GRBS picks blocks: name -> function of (blocks, ratio, call, seed, stream)."""
+RUNGS = ("virtual", "distributed")
+"""How a run is carried out: all workers in one process, or each in processes of its own."""
+DTYPES = ("float32", "float64", "bfloat16")
+"""Of models; in bfloat16 they are computed by autocast, and their parameters are float32."""
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """One method at one structure, learning rate and repeat, on one task.
+class Shared:
+    """The settings that all runs of a study have in common. Raises ValueError for a value that a setting cannot have."""
 
-    Runs that differ only in `lr`, `repeat` and the seed's consequences can be stacked in one batch.
-    """
-
-    task: str = "digits"
-    model: str = ""
-    """A torchvision classifier instead of the task's own model."""
-    data_dir: str = ""
-    coarse_labels: bool = False
-    method: str = "cser"
-    block_order: str = "random"
-    ratio: float = 256.0
-    """The asked overall R_C; inf for no communication, 1 for synchronous SGD."""
-    reset_interval: int = 1
-    """H, in steps."""
-    reset_ratio: float = 1.0
-    """R_C1."""
-    gradient_ratio: float = math.inf
-    """R_C2; inf: gradients are not synchronised."""
-    lr: float = 0.1
-    momentum: float = 0.9
-    """Nesterov's; the first beta of AdamW."""
-    beta2: float = 0.95
-    """AdamW only."""
-    weight_decay: float = 5e-4
-    outer_lr: float = 0.7
-    """DiLoCo only."""
-    outer_momentum: float = 0.9
-    """DiLoCo only."""
-    schedule: str = "step"
-    warmup_steps: int = 0
-    steps: int = 2048
-    evaluations: int = 8
-    """How often the averaged model is evaluated; the last time is after the last step."""
-    batch_size: int = 16
-    """Samples a worker and step."""
-    workers: int = 8
-    processes_per_worker: int = 1
-    """k: real workers are whole hosts of k processes that share each batch; a virtual worker computes it in one."""
-    seed: int = 0
-    """The study's seed; initialisation, data order and blocks follow from (seed, repeat)."""
-    repeat: int = 0
-    rung: str = "virtual"
-    """"virtual": all workers in one process; "distributed": `processes_per_worker` Ray Train processes a worker."""
-    dtype: str = "float32"
+    task: str = setting(
+        "digits", "Model, data and loss by name: see `cser-ray tasks`; or module.path:ClassName.", unit="text"
+    )
+    model: str = setting("", "A torchvision classifier in place of the task's own (image tasks).", unit="text")
+    data_dir: str = setting(
+        "",
+        "Where the task's data lies, for tasks that need a download.",
+        unit="text",
+        column=False,  # a path of one machine is nobody else's business
+        free="the data themselves are compared by their hash",
+    )
+    coarse_labels: bool = setting(False, "cifar100: the 20 coarse classes.", unit="flag")
+    workers: int = setting(8, "n, the workers that train together, virtual ones included.", unit="workers", least=1)
+    processes_per_worker: int = setting(
+        1, "k: a real worker is a host of k processes that share its batch.", unit="processes", least=1
+    )
+    steps: int = setting(
+        2048,
+        "Steps of a run, rounded up to whole reset intervals.",
+        unit="steps",
+        least=1,
+        by_task=True,
+        alike="multiple of H",
+    )
+    batch_size: int = setting(16, "Samples a worker and step.", unit="examples", least=1, by_task=True)
+    seed: int = setting(0, "Of models, shards, batches and blocks; the same seed gives the same study.")
+    block_order: str = setting(
+        "random", "How GRBS picks blocks; random is the paper's.", unit="text", choices=lambda: BLOCK_ORDERS
+    )
+    momentum: float = setting(
+        0.9, "Nesterov momentum, local to each worker; the first beta of AdamW.", least=0, below=1
+    )
+    beta2: float = setting(0.95, "Second beta of AdamW.", option=False, by_method=True, least=0, below=1)
+    weight_decay: float = setting(
+        5e-4, "Weight decay: coupled for SGD, decoupled for AdamW.", least=0, below=math.inf, by_task=True
+    )
+    schedule: str = setting("step", "Learning rate over time.", unit="text", choices=lambda: SCHEDULES, by_task=True)
+    warmup_steps: int = setting(
+        0, "Steps of linear warm-up, the same for every method.", unit="steps", least=0, by_task=True
+    )
+    evaluations: int = setting(
+        8,
+        "How often the averaged model is evaluated, the last time after the last step.",
+        least=1,
+        by_task=True,
+        free="evaluation is on a copy and changes no step",
+    )
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"Unknown schedule {self.schedule!r}; the schedules are {', '.join(SCHEDULES)}")
-        for name in ("steps", "batch_size", "workers", "processes_per_worker", "evaluations", "reset_interval"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value == int(value) >= 1):
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value}")
+        check_settings(self)
         if self.batch_size % self.processes_per_worker:
             raise ValueError(
                 f"batch_size is shared evenly by the processes of a worker, but {self.batch_size} is no multiple of "
                 f"processes_per_worker = {self.processes_per_worker}"
             )
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"A learning rate is positive, not {self.lr}")
-        if not (0 <= self.momentum < 1 and 0 <= self.weight_decay < math.inf):
+        if self.warmup_steps > self.steps:
             raise ValueError(
-                f"momentum lies in [0, 1) and weight_decay is at least 0, not {self.momentum} and {self.weight_decay}"
+                f"warmup_steps = {self.warmup_steps}: a warm-up is at most as long as the {self.steps} steps"
             )
-        if self.rung not in ("virtual", "distributed"):
-            raise ValueError(f"rung is 'virtual' or 'distributed', not {self.rung!r}")
-        if self.repeat < 0 or not 0 <= self.warmup_steps <= self.steps:
-            raise ValueError("repeat must be at least 0, and warmup_steps between 0 and steps")
+
+
+@dataclass(frozen=True)
+class RunConfig(Shared):
+    """One method at one structure, learning rate and repeat, on one task.
+
+    Runs that differ only in `lr`, `repeat` and the seed's consequences can be stacked in one batch. Raises ValueError for
+    what a setting cannot be.
+
+    >>> RunConfig(method="cser", ratio=32, reset_interval=16, reset_ratio=4, gradient_ratio=64).structure
+    Structure(reset_interval=16, reset_ratio=4.0, gradient_ratio=64.0)
+    """
+
+    method: str = setting(
+        "cser",
+        "Optimizer by name: see `cser-ray methods`.",
+        unit="text",
+        choices=lambda: METHODS,
+        free="they are compared",
+    )
+    ratio: float = setting(
+        256.0,
+        "Overall ratio R_C asked for; inf for no communication, 1 for synchronous SGD.",
+        unit="×",
+        free="methods are compared at each ratio apart",
+    )
+    reset_interval: int = setting(
+        1, "H, steps from one reset to the next.", unit="steps", least=1, by_method=True, free="it is searched"
+    )
+    reset_ratio: float = setting(
+        1.0, "RC1, the ratio of a reset's compressor.", unit="×", by_method=True, free="it is searched"
+    )
+    gradient_ratio: float = setting(
+        math.inf,
+        "RC2, the ratio of the gradient sync's compressor; inf for no such sync.",
+        unit="×",
+        by_method=True,
+        free="it is searched",
+    )
+    lr: float = setting(0.1, "Learning rate before warm-up and decay.", above=0, below=math.inf, free="it is searched")
+    outer_lr: float = setting(
+        0.7, "Learning rate of an outer optimizer.", option=False, by_method=True, above=0, free="one method has it"
+    )
+    outer_momentum: float = setting(
+        0.9, "Momentum of an outer optimizer.", option=False, by_method=True, least=0, below=1, free="one method has it"
+    )
+    repeat: int = setting(
+        0,
+        "Another seed of the same run: initialisation, data order and blocks, the same in every method.",
+        least=0,
+        free="repeats of equal number are paired",
+    )
+    rung: str = setting(
+        "virtual",
+        "How the run is carried out: virtual, or distributed over real workers.",
+        unit="text",
+        option=False,
+        choices=lambda: RUNGS,
+        free="rungs are compared apart",
+    )
+    dtype: str = setting("float32", "Precision of the models.", unit="text", option=False, choices=lambda: DTYPES)
 
     @property
     def structure(self) -> Structure:
@@ -104,21 +186,37 @@ class RunConfig:
         warmup = min(1.0, t / self.warmup_steps) if self.warmup_steps else 1.0
         return warmup * SCHEDULES[self.schedule]((t - 1) / self.run_steps)
 
+    def columns(self) -> dict[str, Any]:
+        """The settings as a row of the store has them: what the method does not read is null, and so is empty text."""
+        reads = METHODS[self.method].reads
+        kept = [s for s in declared(self) if s.setting.column]
+        values = {s.name: getattr(self, s.name) if not s.setting.by_method or s.name in reads else None for s in kept}
+        if METHODS[
+            self.method
+        ].has_ratio:  # the knobs that it does not read stand at their defaults, as its formula has it
+            values |= asdict(self.structure)
+        return values | {"steps": self.run_steps, "model": self.model or None}
+
 
 def config_at(method: str, ratio: float, reset_interval: int | None = None, **values: Any) -> RunConfig:
     """A method at an overall ratio, its structure by the rule of `structure_for`; `values` are the other fields.
 
     A method without a ratio of its own stands at its only one. Raises ValueError for what cannot be met.
     """
-    if not budget_of(method).knobs:
+    if not METHODS[method].has_ratio:
         ratio = ratio_of(method, Structure())
     structure = structure_for(method, ratio, reset_interval)
     return RunConfig(method=method, ratio=ratio, **asdict(structure), **values)
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "step": lambda done: 0.2 ** sum(done >= at for at in (0.3, 0.6, 0.8)),  # the paper's CIFAR-100 schedule
-    "cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)),  # the paper's ImageNet schedule
-    "constant": lambda done: 1.0,
-}
-"""Factor of the learning rate by the share of the run that is done, in [0, 1); the same for every method."""
+def setting_of(row: Mapping[str, Any], name: str, config: Mapping[str, Any]) -> Any:
+    """The value of a setting in a row that may be older than the setting: then it stood at its default.
+
+    `config`: the configuration that the row holds as JSON, which knows settings that were no column then.
+    """
+    value = row.get(name)
+    return config.get(name, DEFAULTS[name]) if value is None else value
+
+
+DEFAULTS: dict[str, Any] = {each.name: each.default for each in declared(RunConfig)}
+"""Setting of a run -> what it is where nobody says."""

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cser_ray.budget import METHOD_BUDGETS, Structure, ratio_of, rounds, structure_for
+from cser_ray.budget import Structure, ratio_of, rounds, structure_for
+from cser_ray.methods import METHODS
 
 RATIOS = st.one_of(st.integers(1, 3000), st.decimals(1, 3000, places=2)).map(float)
 SEARCHED = ["cser", "cser-release", "cser-pl", "qsparse"]
@@ -190,10 +191,10 @@ def test_rounds(method, structure, expected):
 
 def test_the_bound_is_shown_only_where_it_holds():
     """Theorem 1 says nothing of the released form, of outer optimizers or of never communicating."""
-    assert {name for name, b in METHOD_BUDGETS.items() if b.theorem1 is None} == {
+    assert {name for name, b in METHODS.items() if b.theorem1 is None} == {
         "cser-release",
         "diloco",
         "no-sync",
         "sgd-bf16",
-        *(name for name in METHOD_BUDGETS if name.endswith("adamw")),
+        *(name for name in METHODS if name.endswith("adamw")),
     }

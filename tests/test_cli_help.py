@@ -2,17 +2,19 @@
 
 import subprocess
 import sys
+from collections.abc import Collection
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from cser_ray.commands import cli, options
-from cser_ray.compressors.grbs import ORDERS
-from cser_ray.config import SCHEDULES
-from cser_ray.store.models import KEEP
+from cser_ray.commands import cli
+from cser_ray.config import BLOCK_ORDERS, SCHEDULES
+from cser_ray.methods import METHODS
 from cser_ray.tasks import TASKS
-from tuning.study.defaults import METHOD_LINES
+from cser_ray.train.logistics import KEEP_MODELS
+from tuning.execute.schedulers import SCHEDULERS
+from tuning.study.searchers import SEARCHERS
 
 COMMANDS = [[], *([name] for name in cli.main.commands)]
 HEAVY = {"torch", "ray", "pandas", "pyarrow", "numpy", "scipy", "sklearn", "torchvision"}
@@ -39,7 +41,7 @@ def test_every_option_says_what_it_is(command: list[str]) -> None:
     assert [option.name for option in params if not option.help and not option.show_default] == []
 
 
-@pytest.mark.parametrize(("command", "table"), [("tasks", TASKS), ("methods", METHOD_LINES)])
+@pytest.mark.parametrize(("command", "table"), [("tasks", TASKS), ("methods", METHODS)])
 def test_lists_have_the_name_first_and_are_whole(command: str, table: dict[str, object]) -> None:
     """A line for each entry, its name first, then its description, never cut, when output is no terminal."""
     lines = CliRunner().invoke(cli.main, [command], env={"COLUMNS": "20"}).output.splitlines()
@@ -47,11 +49,10 @@ def test_lists_have_the_name_first_and_are_whole(command: str, table: dict[str, 
     assert all(len(line.split()) > 3 and "…" not in line and "..." not in line for line in lines)
 
 
-def test_options_offer_what_the_tables_hold() -> None:
-    """What options.py has in so many words, to spare --help the import, is what the tables hold."""
-    assert tuple(ORDERS) == options.ORDERS
-    assert tuple(SCHEDULES) == options.SCHEDULES
-    assert KEEP == options.KEEP_MODELS
+@pytest.mark.parametrize("table", [BLOCK_ORDERS, SCHEDULES, KEEP_MODELS, SEARCHERS, SCHEDULERS], ids=" ".join)
+def test_options_offer_what_the_tables_hold(table: Collection[str]) -> None:
+    """The help of `tune` lists the names of every table that it chooses from, in its order."""
+    assert f"[{'|'.join(table)}]" in CliRunner().invoke(cli.main, ["tune", "--help"]).output
 
 
 @pytest.mark.parametrize(

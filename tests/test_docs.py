@@ -20,6 +20,7 @@ from cser_ray.commands import cli
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.grbs import ORDERS
 from cser_ray.optimizers import CSER, OPTIMIZERS
+from docs.generate import pages
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -105,13 +106,10 @@ def test_the_study_file_holds_settings_of_a_study() -> None:
     assert context.params["block_order"] == "cyclic"
 
 
-def test_the_guide_lists_every_option_of_tune() -> None:
-    """Its table and `cser-ray tune --help` name the same options."""
-    table = GUIDE.read_text().partition("## Running a study")[2].partition("\n### ")[0]
-    listed = {
-        option for row in re.findall(r"^\|(.*?)\|", table, re.MULTILINE) for option in re.findall(r"`(--[\w-]+)`", row)
-    }
-    assert listed == {option for p in cli.main.commands["tune"].params for option in p.opts if option != "--help"}
+@pytest.mark.parametrize(("path", "text"), list(pages()), ids=lambda value: value.name if isinstance(value, Path) else "")
+def test_generated_documents_are_what_the_code_says(path: Path, text: str) -> None:
+    """`python docs/generate.py` was run after the last change."""
+    assert path.read_text() == text
 
 
 def test_methods_has_a_section_for_every_method() -> None:

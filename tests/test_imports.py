@@ -11,7 +11,10 @@ PACKAGES = ("cser_ray", "tuning", "dashboards")
 MODULES = [path.relative_to(ROOT).as_posix() for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 HEAVY = {"torch", "ray", "torchvision"}
 READING = {
-    *(f"cser_ray.{name}" for name in ("budget", "errors", "store.folder", "store.read", "store.rows", "structure")),
+    *(
+        f"cser_ray.{name}"
+        for name in ("budget", "errors", "methods", "store.folder", "store.read", "store.rows", "structure")
+    ),
     *(f"tuning.advise.{name}" for name in ("constants", "step_time")),
     *(
         f"tuning.compare.{name}"
@@ -74,7 +77,11 @@ def test_only_training_and_tuning_import_ray(module: str) -> None:
     assert "ray" not in packages(imports(module))
 
 
-LIGHT = ("store.read", "store.rows", "store.write", "store.folder", "errors")
+LIGHT = (
+    *("store.read", "store.rows", "store.write", "store.folder", "errors"),
+    *("config", "settings", "registry", "methods", "budget", "structure"),
+)
+"""Read by everybody who looks at results."""
 
 
 @pytest.mark.parametrize("name", LIGHT)

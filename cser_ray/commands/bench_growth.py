@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from cser_ray.commands.bench_output import OUTPUT_OPTIONS, Output, device_type
-from cser_ray.commands.options import Names, Numbers, clear_errors, known_methods, with_options
+from cser_ray.commands.options import Names, Numbers, clear_errors, with_options
+from cser_ray.methods import METHODS
 
 SCALINGS = ("worker", "global")
 
@@ -14,7 +15,7 @@ SCALINGS = ("worker", "global")
 @click.option("--task", default="mnist1d", show_default=True, help="See `cser-ray tasks`.")
 @click.option(
     "--methods",
-    type=Names("method", known_methods),
+    type=Names("method", lambda: METHODS),
     default="sgd,no-sync,local-sgd,csea,cser-pl,cser",
     show_default=True,
 )

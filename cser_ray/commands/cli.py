@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+from collections.abc import Collection
 from typing import Any
 
 import click
@@ -10,17 +11,16 @@ import click
 from cser_ray.commands.bench import bench
 from cser_ray.commands.options import (
     CONFIG,
-    METHOD,
     PLAN_OPTIONS,
     SELECT,
-    STUDY_OPTIONS,
-    TASK_OPTIONS,
-    TRAINING_OPTIONS,
     Group,
+    Names,
+    SettingsCommand,
     clear_errors,
     command_line,
     print_columns,
     selection_rule,
+    setting_options,
     settings_of,
     with_options,
 )
@@ -47,26 +47,56 @@ main.add_command(dashboard)
 main.add_command(report)
 
 
-@main.command()
-@with_options(TASK_OPTIONS)
-@with_options(STUDY_OPTIONS)
-@with_options(TRAINING_OPTIONS)
+def _schedulers() -> Collection[str]:
+    from tuning.execute.schedulers import SCHEDULERS
+
+    return SCHEDULERS
+
+
+def _study_settings() -> list[click.Parameter]:
+    from cser_ray.train.logistics import Logistics
+    from tuning.study.study import Study
+
+    return [*setting_options(Study), *setting_options(Logistics)]
+
+
+def _run_settings() -> list[click.Parameter]:
+    from cser_ray.config import RunConfig
+    from cser_ray.train.logistics import Logistics
+
+    completed = "as follows from --ratio"
+    says = {"method": "cser-pl", "ratio": "256, where no knob is given", "reset_interval": completed}
+    says |= {"reset_ratio": completed, "gradient_ratio": completed}
+    return [*setting_options(RunConfig, defaults=says), *setting_options(Logistics)]
+
+
+@main.command(cls=SettingsCommand, settings=_study_settings)
+@click.option("--start-from", help="Comma-separated results of earlier studies; what they chose is tried first.")
+@click.option("--budget", help="What it may spend at most, as in 2h,40trials,500worker-h,10GB [all that is planned].")
+@click.option(
+    "--scheduler",
+    type=Names("scheduler", _schedulers, many=False),
+    default="none",
+    show_default=True,
+    help="Stops the worse trials early, asynchronously; stopped runs are not compared.",
+)
+@click.option("--max-concurrent", type=click.IntRange(min=1), help="Trials at a time [as many as there are CPUs].")
 @CONFIG
 @click.option("--out", help="Results folder or s3:// URI; one that exists is gone on with [results/TASK].")
 @click.pass_context
 def tune(ctx: click.Context, /, **given: Any) -> None:
     """Run a study: several methods on one task, tuned under equal ratios and equal treatment.
 
-    Without options it compares every method on digits with 8 virtual workers at R_C 16, 256 and 1024, and repeats one
+    Without options it compares ten methods on digits with 8 virtual workers at R_C 16, 256 and 1024, and repeats one
     result on real workers; that takes under 4 minutes on 2 cores. Interrupt it at any time: the same command goes on.
     """  # fmt: skip
     with clear_errors():
-        from dataclasses import fields, replace
+        from dataclasses import replace
 
         from cser_ray.train.logistics import Logistics
         from dashboards.terminal import Progress
         from tuning.execute.run import run_study
-        from tuning.study.defaults import TASK_DEFAULTS
+        from tuning.study.defaults import with_task_defaults
         from tuning.study.spending import UNLIMITED, parse_limits
         from tuning.study.starts import starts_from
         from tuning.study.study import Study
@@ -75,9 +105,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
         limits = parse_limits(settings["budget"]) if settings.get("budget") else UNLIMITED
         if settings.get("data_dir"):
             settings["data_dir"] = os.path.abspath(settings["data_dir"])
-        settings.setdefault("batch_size", _batch_size(settings))
-        names = {f.name for f in fields(Study)}
-        study = Study(**TASK_DEFAULTS.get(settings["task"], {}) | {k: v for k, v in settings.items() if k in names})
+        study = Study(**with_task_defaults(Study, settings))
         if earlier := settings.get("start_from"):
             study = replace(study, starts=starts_from(study, earlier.split(",")))
         out = settings.get("out") or f"results/{study.task.replace(':', '.')}"
@@ -98,7 +126,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
             click.echo(f"\nInterrupted. What is finished is kept in {out}; go on with:\n  {command}", err=True)
             sys.exit(130)
         if outcome.done:
-            click.echo(_comparison(out, "table", settings["select"], all_rows=False))
+            click.echo(_comparison(out, "table", study.select, all_rows=False))
         click.echo(f"\nResults: {out}   (again: cser-ray compare {out}; every configuration: --all)")
         if outcome.reached:
             click.echo(
@@ -113,20 +141,9 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
             sys.exit(1)
 
 
-@main.command()
-@with_options(TASK_OPTIONS)
-@click.option("--method", type=METHOD, default="cser-pl", show_default=True, help="See `cser-ray methods`.")
-@click.option(
-    "--ratio", type=float, help="Overall ratio R_C; the knobs left out follow from it [256, when no knob is given]."
-)
-@click.option("--reset-interval", type=int, help="H, steps from one reset to the next.")
-@click.option("--reset-ratio", type=float, help="RC1, the ratio of a reset.")
-@click.option("--gradient-ratio", type=float, help="RC2, the ratio of the gradient sync.")
-@click.option("--lr", type=float, default=0.1, show_default=True)
-@click.option("--repeat", type=int, default=0, show_default=True, help="Another seed of the same run.")
+@main.command(cls=SettingsCommand, settings=_run_settings)
 @click.option("--distributed", is_flag=True, help="One real Ray Train worker each, over NCCL or gloo.")
 @click.option("--from-workers", type=int, help="Go on from the checkpoint of this run with another number of workers.")
-@with_options(TRAINING_OPTIONS)
 @CONFIG
 @click.option("--out", help="Keep the rows in this results folder.")
 @click.pass_context
@@ -135,9 +152,7 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     with clear_errors():
         from tuning.execute.single import run_single
 
-        settings = settings_of(ctx, given)
-        settings.setdefault("batch_size", _batch_size(settings))
-        run_single(settings, click.echo)
+        run_single(settings_of(ctx, given), click.echo)
 
 
 @main.command()
@@ -220,10 +235,10 @@ def tasks() -> None:
 
 @main.command()
 def methods() -> None:
-    """List the methods, name first."""
-    from tuning.study.defaults import METHOD_LINES
+    """List the methods, name first; * marks those that a study compares where none are named."""
+    from cser_ray.methods import METHODS
 
-    print_columns(list(METHOD_LINES.items()))
+    print_columns([(name, "*" * METHODS[name].by_default, METHODS[name].help) for name in METHODS])
 
 
 def _float(value: object) -> float:
@@ -236,11 +251,3 @@ def _comparison(results: str, form: str, select: str | None, all_rows: bool) -> 
 
     runs, rule = read_runs(results), selection_rule(results, select)
     return str(render(configurations(runs, rule) if all_rows else compare(runs, rule), form))
-
-
-def _batch_size(settings: dict[str, Any]) -> int:
-    """The task's own default."""
-    from cser_ray.tasks import make_task
-
-    options = {name: settings[name] for name in ("model", "data_dir", "coarse_labels")}
-    return make_task(settings["task"], **options).batch_size

@@ -19,8 +19,6 @@ from torch import Tensor
 from cser_ray.store.checkpoint import DamagedError
 from cser_ray.store.folder import Folder
 
-KEEP = ("auto", "all", "none")
-"""Which models of a trial are kept: all where they are small, else that of its best run; all; or none."""
 FACTS = ("run_id", "task", "model", "method", "ratio", "lr", "repeat", "workers", "steps", "test_acc", "test_loss")
 """Columns of a run's row that go with its model."""
 SMALL = 64_000_000

@@ -15,9 +15,10 @@ from collections.abc import Collection, Mapping
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
+from cser_ray.config import RUNGS
 from cser_ray.errors import CserWarning
 from cser_ray.store.folder import Folder
-from cser_ray.store.rows import RUNGS, SCHEMA_VERSION, STATUSES, Column, EpochRow, Row, RunRow, columns, schema
+from cser_ray.store.rows import SCHEMA_VERSION, STATUSES, Column, EpochRow, Row, RunRow, columns, schema
 
 if TYPE_CHECKING:
     import pandas as pd

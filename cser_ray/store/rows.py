@@ -1,34 +1,68 @@
 """What a row of the results store means: the two row types, with the unit and meaning of every column.
 
 The field names are Tune's keys, the columns of the Parquet files and the axes of the dashboard: one vocabulary, written
-down once. The Arrow schema follows from the annotations. Importing costs no pyarrow: a help text stays instant.
+down once. The settings of a run are columns as `cser_ray.config` declares them. The Arrow schema follows from the
+annotations. Importing costs no pyarrow: a help text stays instant.
 """
 
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, make_dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, get_args
+
+from cser_ray.config import RUNGS, RunConfig
+from cser_ray.settings import declared
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
 STATUSES = ("PENDING", "RUNNING", "FINISHED", "STOPPED", "ERROR")
-RUNGS = ("virtual", "distributed")
 
 
-def col(unit: str, doc: str, **default: Any) -> Any:
-    """A field that carries its unit and meaning, so that docs and dashboard print them instead of repeating them."""
-    return field(metadata={"unit": unit, "doc": doc}, **default)
+def col(unit: str, doc: str, asked: bool = False, **default: Any) -> Any:
+    """A field that carries its unit and meaning, so that docs and dashboard print them instead of repeating them.
+
+    `asked`: it says what was run, as the settings do, and not what came of it.
+    """
+    return field(metadata={"unit": unit, "doc": doc, "asked": asked}, **default)
 
 
-def opt(unit: str, doc: str) -> Any:
+def opt(unit: str, doc: str, asked: bool = False) -> Any:
     """A field that may be null: not measured, or meaningless for this method."""
-    return col(unit, doc, default=None)
+    return col(unit, doc, asked, default=None)
+
+
+def _of_settings() -> list[tuple[str, Any, Any]]:
+    """A column for each setting of a run: null where the method does not read it, or where it is an empty name."""
+    found = []
+    for each in declared(RunConfig):
+        s = each.setting
+        if s.column:
+            nullable = s.by_method or each.default == ""
+            doc = s.help.rstrip(".")
+            made = opt(s.unit, doc, True) if nullable else col(s.unit, doc, True, default=each.default)
+            found.append((each.name, each.kind | None if nullable else each.kind, made))
+    return found
+
+
+if TYPE_CHECKING:
+
+    class SettingColumns:
+        """The settings of a run, as columns."""
+
+        def __init__(self, **columns: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    SettingColumns = make_dataclass("SettingColumns", _of_settings(), frozen=True, kw_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRow:
+class RunRow(SettingColumns):
     """One run: a trial at one learning rate and repeat. A diverged loss is NaN with `diverged`; None: not measured.
+
+    Beside the columns below it has one for each setting of `RunConfig`.
 
     Raises ValueError for an unknown status or rung, a time without a zone, a missing value, or a fraction of a count.
     """
@@ -41,35 +75,13 @@ class RunRow:
     stage: str = col(
         "text",
         "what asked for the run: rung, screen, repeat, extend, confirm or real of a study; train for a single run",
+        asked=True,
     )
-    rung: str = col("text", "how the run was carried out: virtual or distributed")
-    task: str = col("text", "model, data and loss by name")
     task_hash: str | None = opt("text", "hash of the data; runs of different hashes are not compared")
-    model: str | None = opt("text", "model, where the task offers several")
-    method: str = col("text", "optimizer by the name users type")
-    block_order: str | None = opt("text", "how blocks are drawn: random, permuted or cyclic")
-    ratio: float = col("×", "asked overall ratio R_C; inf for no communication, 1 for sgd")
-    reset_interval: int | None = opt("steps", "H: steps from one reset to the next")
-    reset_ratio: float | None = opt("×", "R_C1: ratio of the reset's compressor")
-    gradient_ratio: float | None = opt("×", "R_C2: ratio of the gradient sync's compressor; inf for no such sync")
-    share: float | None = opt("1", "part of the budget spent on resets")
-    lr: float = col("1", "learning rate before warm-up and decay")
-    momentum: float = col("1", "Nesterov momentum, local to a worker; the first beta of AdamW")
-    beta2: float | None = opt("1", "second beta of AdamW; none for SGD")
-    weight_decay: float = col("1", "weight decay")
-    outer_lr: float | None = opt("1", "learning rate of an outer optimizer (diloco)")
-    outer_momentum: float | None = opt("1", "momentum of an outer optimizer (diloco)")
-    schedule: str = col("text", "learning-rate schedule")
-    warmup_steps: int = col("steps", "steps of learning-rate warm-up")
-    steps: int = col("steps", "steps asked for, a multiple of H")
+    share: float | None = opt("1", "part of the budget spent on resets", asked=True)
     steps_done: int = col("steps", "steps taken so far", default=0)
-    batch_size: int = col("examples", "examples a worker sees in a step")
-    workers: int = col("workers", "n: workers, virtual ones included")
     processes: int = col("processes", "processes that hold the workers")
-    processes_per_worker: int = col("processes", "k: processes of a real worker, which share its batch", default=1)
-    seed: int = col("1", "seed of the study")
-    repeat: int = col("1", "repeat k: same initialisation, data order and blocks in every method")
-    n_params: int | None = opt("parameters", "d: parameters of the model")
+    n_params: int | None = opt("parameters", "d: parameters of the model", asked=True)
     device: str | None = opt("text", "what computed: cpu or the accelerator's name")
     backend: str | None = opt("text", "what moved the bytes: nccl, gloo, or in-process")
     status: str = col("text", "PENDING, RUNNING, FINISHED, STOPPED (early) or ERROR")
@@ -170,6 +182,8 @@ class Column:
     unit: str
     doc: str
     nullable: bool
+    asked: bool
+    """Whether it says what was run, and not what came of it."""
 
 
 def columns(row_type: type[Row]) -> tuple[Column, ...]:
@@ -189,12 +203,15 @@ def schema(row_type: type[Row]) -> "pa.Schema":
         datetime: pa.timestamp("us", "UTC"),
     }
     metadata = {"schema_version": str(SCHEMA_VERSION)}
-    return pa.schema([pa.field(c.name, types[c.kind], c.nullable) for c in columns(row_type)], metadata)
+    # a setting may be younger than a row that is written again
+    return pa.schema([pa.field(c.name, types[c.kind], c.nullable or c.asked) for c in columns(row_type)], metadata)
 
 
 def _column(f: "Field[Any]") -> Column:
     kinds = [k for k in get_args(f.type) if k is not type(None)] or [f.type]
-    return Column(f.name, kinds[0], f.metadata["unit"], f.metadata["doc"], nullable=len(get_args(f.type)) > 1)
+    return Column(
+        f.name, kinds[0], f.metadata["unit"], f.metadata["doc"], len(get_args(f.type)) > 1, f.metadata["asked"]
+    )
 
 
 def _check(row: Row) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from cser_ray.store.folder import Folder
@@ -23,9 +24,18 @@ from cser_ray.store.rows import SCHEMA_VERSION, EpochRow, Row, RunRow, schema
 R = TypeVar("R", RunRow, EpochRow)
 
 
-def check_same_study(existing: Mapping[str, Any], new: Mapping[str, Any], where: str = "this folder") -> None:
-    """Raise ValueError naming each setting in which two fingerprints differ. None and absent are the same."""
-    there, here = _flat(jsonable(existing)), _flat(jsonable(new))
+def check_same_study(
+    existing: Mapping[str, Any],
+    new: Mapping[str, Any],
+    where: str = "this folder",
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Raise ValueError naming each setting in which two fingerprints differ.
+
+    None and absent are the same, and so are names in another order. A setting that an earlier version did not have stood
+    at its default then: `defaults` says which.
+    """
+    there, here = _flat(jsonable({**defaults, **existing})), _flat(jsonable(new))
     if names := [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]:
         differences = "; ".join(f"{n} {_text(there, n)} there, {_text(here, n)} here" for n in names)
         raise ValueError(
@@ -72,26 +82,27 @@ class Store:
         """The files of this store."""
         return Folder(self.uri)
 
-    def write_study(self, study: Mapping[str, Any]) -> None:
+    def write_study(self, study: Mapping[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Make the folder and its study.json; `study["fingerprint"]` holds the settings that tell it from others.
 
-        Writing again with the same fingerprint replaces study.json and keeps the rows. Raises ValueError where the
-        folder holds another study or files that are none of ours, OSError where it cannot be written.
+        Writing again with the same fingerprint replaces study.json and keeps the rows; `defaults`: see
+        `check_same_study`. Raises ValueError where the folder holds another study or files that are none of ours, OSError
+        where it cannot be written.
         """
         if not isinstance(study.get("fingerprint"), Mapping):
             raise ValueError('a study needs a mapping "fingerprint" of the settings that tell it from others')
-        self.check_study(study["fingerprint"])
+        self.check_study(study["fingerprint"], defaults)
         document = {**jsonable(study), "schema_version": SCHEMA_VERSION}
         self.folder.make()
         self.folder.write("study.json", json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode())
         self.folder.make("trials")
         self.folder.make("history")
 
-    def check_study(self, fingerprint: Mapping[str, Any]) -> None:
+    def check_study(self, fingerprint: Mapping[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})) -> None:
         """Raise what `write_study` would raise for this fingerprint, and write nothing."""
         names = [entry.base_name for entry in self.folder.entries()]
         if "study.json" in names:
-            check_same_study(self.read_study().get("fingerprint", {}), fingerprint, self.uri)
+            check_same_study(self.read_study().get("fingerprint", {}), fingerprint, self.uri, defaults)
         elif names:
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise ValueError(
@@ -242,7 +253,8 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(item, Mapping):
             leaves |= _flat(item, f"{prefix}{name}.")
         elif item is not None:
-            leaves[prefix + name] = item
+            names = isinstance(item, list) and all(isinstance(each, str) for each in item)
+            leaves[prefix + name] = sorted(item) if names else item
     return leaves
 
 

@@ -7,22 +7,24 @@ and `coarse_labels` it has a use for. It must be importable wherever workers run
 import difflib
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+from cser_ray.registry import Registry
 from cser_ray.tasks.base import Task
-from cser_ray.tasks.cifar100 import Cifar100
-from cser_ray.tasks.digits import Digits
-from cser_ray.tasks.imagenet import ImageNet
-from cser_ray.tasks.mnist1d import Mnist1D
-from cser_ray.tasks.pytext import PyText
 
-TASKS: dict[str, Callable[..., Task]] = {
-    "digits": Digits,
-    "mnist1d": Mnist1D,
-    "pytext": PyText,
-    "cifar100": Cifar100,
-    "imagenet": ImageNet,
-}
+TASKS: Registry[Callable[..., Task]] = Registry(
+    "task",
+    "cser_ray.tasks",
+    {
+        "digits": "cser_ray.tasks.digits:Digits",
+        "mnist1d": "cser_ray.tasks.mnist1d:Mnist1D",
+        "pytext": "cser_ray.tasks.pytext:PyText",
+        "cifar100": "cser_ray.tasks.cifar100:Cifar100",
+        "imagenet": "cser_ray.tasks.imagenet:ImageNet",
+    },
+    way_out=". A task of your own is named as module.path:ClassName",
+)
 """Name to class. Each class has a one-line `description` and a `batch_size`, the default per worker."""
 
 
@@ -32,18 +34,12 @@ def make_task(name: str, *, model: str = "", data_dir: str = "", coarse_labels: 
     Raises ValueError for a name that is not known or cannot be imported, and for an option that the task would ignore.
     Samples are read when `splits()` is called, not here.
     """
-    factory = import_task(name) if ":" in name else TASKS.get(name)
-    if factory is None:
-        close = difflib.get_close_matches(name, TASKS, n=1)
-        raise ValueError(
-            f"there is no task {name!r}{f': did you mean {close[0]!r}?' if close else '.'} "
-            f"Known tasks: {', '.join(TASKS)}; a task of your own is named as module.path:ClassName"
-        )
+    factory = import_task(name) if ":" in name else TASKS[name]
     options = {"model": model, "data_dir": data_dir, "coarse_labels": coarse_labels}
     given = {option: value for option, value in options.items() if value}
     for option in given:
         if not takes(factory, option):
-            able = [other for other, theirs in TASKS.items() if takes(theirs, option)]
+            able = [other for other in TASKS if takes(TASKS[other], option)]
             raise ValueError(
                 f"the task {name!r} has no use for --{option.replace('_', '-')} (given: {given[option]!r}): "
                 f"leave it out, or take a task that has: {', '.join(able)}"
@@ -55,6 +51,13 @@ def make_task(name: str, *, model: str = "", data_dir: str = "", coarse_labels: 
             f"the task {name!r} lacks {', '.join(missing)}: give it the members of cser_ray.tasks.base.Task"
         )
     return task
+
+
+def task_defaults(name: str) -> Mapping[str, Any]:
+    """What a study of this task takes where the user says nothing: settings that its class has in `study_defaults`."""
+    factory = import_task(name) if ":" in name else TASKS[name]
+    found: Mapping[str, Any] = getattr(factory, "study_defaults", {})
+    return found
 
 
 def takes(factory: Callable[..., Task], option: str) -> bool:

@@ -59,7 +59,11 @@ class Splits:
 
 
 class Task(Protocol):
-    """A learning problem: what `cser-ray tune --task NAME` trains. Attributes may be properties or plain values."""
+    """A learning problem: what `cser-ray tune --task NAME` trains. Attributes may be properties or plain values.
+
+    A class may have `study_defaults`, a mapping of settings (of `tuning.study.study.Study`) that a study of it takes where
+    the user says nothing.
+    """
 
     @property
     def name(self) -> str:

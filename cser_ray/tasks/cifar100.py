@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +124,10 @@ def hash_of(root: Path, *, coarse: bool) -> str:
     return splits_fingerprint(load(root, coarse=coarse))
 
 
+STEPS_A_PASS = 45_000 // 8 // 16
+"""Steps of a pass over the training part by 8 workers of batch 16."""
+
+
 class Cifar100:
     """CIFAR-100 (45 000 / 5 000 / 10 000 images) and WRN-40-8 (35.8 M parameters), or another `model` by name.
 
@@ -133,6 +138,12 @@ class Cifar100:
     name = "cifar100"
     description = "CIFAR-100 images, Wide-ResNet-40-8 or --model: hours on a GPU; needs the data in --data-dir"
     batch_size = 16
+    study_defaults: ClassVar = {  # paper, section 5.1, and the authors' scripts
+        "steps": 200 * STEPS_A_PASS,
+        "lrs": (0.05, 0.1, 0.5, 1.0),
+        "ratios": (32.0, 256.0, 1024.0),
+        "evaluations": 40,
+    }
 
     def __init__(self, model: str = "", data_dir: str = "", coarse_labels: bool = False) -> None:
         self.model_name = model or "wrn-40-8"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -142,6 +142,10 @@ def names_fingerprint(root: Path) -> str:
     return fingerprint([*names, *(os.path.getsize(file) for file in parts[-1].files)])
 
 
+STEPS_A_PASS = 1_255_545 // 8 // 32
+"""Steps of a pass over the training part by 8 workers of batch 32."""
+
+
 class ImageNet:
     """Class folders of pictures under train/ and val/, and ResNet-50, or another `model` by name.
 
@@ -151,6 +155,15 @@ class ImageNet:
     name = "imagenet"
     description = "ImageNet-1k or any folder like it, ResNet-50 or --model: days on GPUs; needs the data in --data-dir"
     batch_size = 32
+    study_defaults: ClassVar = {  # paper, section 5.2: 120 epochs, 5 of warm-up, cosine
+        "steps": 120 * STEPS_A_PASS,
+        "warmup_steps": 5 * STEPS_A_PASS,
+        "schedule": "cosine",
+        "weight_decay": 1e-4,
+        "lrs": (0.025, 0.05, 0.1),
+        "ratios": (32.0, 256.0, 1024.0),
+        "evaluations": 24,
+    }
 
     def __init__(self, model: str = "", data_dir: str = "") -> None:
         self.model_name = model or "resnet50"

@@ -16,8 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
+from cser_ray.config import DEFAULTS
 from cser_ray.errors import CserWarning
 from cser_ray.store.checkpoint import COMMON, MALFORMED, CheckpointStore, DamagedError, Manifest, rank_file
+from cser_ray.store.read import jsonable
 from cser_ray.train.logistics import CHECKPOINT_S
 from cser_ray.train.record import Record
 from cser_ray.train.state import Part, fingerprint, merged, put_back_, redistribute_, taken
@@ -145,9 +147,10 @@ class Checkpoints:
 def _manifest(trial: "Trial", store: CheckpointStore, step: int, expected: dict[str, Any]) -> Manifest:
     """The manifest of a step; ValueError where it belongs to another configuration than `expected`."""
     manifest = store.manifest(step)
-    if manifest.fingerprint != expected:
-        names = sorted(manifest.fingerprint.keys() | expected.keys())
-        pairs = [(name, manifest.fingerprint.get(name), expected.get(name)) for name in names]
+    # a setting that is younger than the checkpoint stood at its default
+    found = {name: jsonable(DEFAULTS[name]) for name in expected if name in DEFAULTS} | manifest.fingerprint
+    if found != expected:
+        pairs = [(name, found.get(name), expected.get(name)) for name in sorted(found.keys() | expected.keys())]
         differences = "; ".join(f"{name} {there} there, {here} here" for name, there, here in pairs if there != here)
         raise ValueError(
             f"{store.path(step)} is a checkpoint of another configuration: {differences}. Give the settings it was made "

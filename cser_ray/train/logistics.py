@@ -4,36 +4,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
+from cser_ray.settings import check_settings, setting
+
 CHECKPOINT_S = 30.0
 """Seconds from one checkpoint to the next, at least: a trial that takes less is cheaper to train again."""
 TIMEOUT_S = 300.0
 """Seconds for which a process waits for the others at most: a lost one must not hold a cluster for ever."""
+KEEP_MODELS = ("auto", "all", "none")
+"""Which models of a trial are kept: all where they are small, else that of its best run; all; or none."""
 
 
 @dataclass(frozen=True)
 class Logistics:
     """What a trial reserves, saves and waits for. Raises ValueError for what cannot be."""
 
-    cpus_per_worker: float = 0.25
-    """Of each process; below 1 they share cores."""
-    checkpoint_s: float = CHECKPOINT_S
-    """Seconds from one checkpoint to the next; 0 makes one at each evaluation."""
-    keep_models: str = "auto"
-    """Which averaged models stay: a word of `model_store.KEEP`."""
-    timeout_s: float = TIMEOUT_S
-    """Seconds in a collective after which a real trial ends."""
-    wait_s: float = 0.0
-    """Seconds to wait for a cluster that is large enough."""
+    cpus_per_worker: float = setting(
+        0.25, "CPUs that each process of a real worker reserves; below 1 they share cores.", unit="CPUs", above=0
+    )
+    checkpoint_s: float = setting(
+        CHECKPOINT_S, "Seconds between checkpoints, at evaluations; 0 for one at each.", unit="s", least=0
+    )
+    timeout_s: float = setting(
+        TIMEOUT_S, "Seconds for which real workers wait for each other before the trial ends.", unit="s", above=0
+    )
+    wait_s: float = setting(0.0, "Seconds to wait for a cluster with room for the real workers.", unit="s", least=0)
+    keep_models: str = setting(
+        "auto",
+        "Averaged models for `cser-ray export`: auto keeps all small ones, else those of the chosen configurations.",
+        unit="text",
+        choices=lambda: KEEP_MODELS,
+        kind="way to keep models",
+    )
 
     def __post_init__(self) -> None:
-        cpus = self.cpus_per_worker
-        if not (0 < cpus <= 1 or (cpus > 1 and float(cpus).is_integer())):
-            raise ValueError(f"--cpus-per-worker is a fraction of 1 or a whole number, not {cpus:g}")
-        if not (self.checkpoint_s >= 0 and self.timeout_s > 0 and self.wait_s >= 0):
-            raise ValueError(
-                f"Seconds are at least 0, and more for --timeout-s: not {self.checkpoint_s:g} between checkpoints, "
-                f"{self.timeout_s:g} in a collective and {self.wait_s:g} for a cluster"
-            )
+        check_settings(self)
+        if self.cpus_per_worker > 1 and not float(self.cpus_per_worker).is_integer():
+            raise ValueError(f"cpus_per_worker is a fraction of 1 or a whole number, not {self.cpus_per_worker:g}")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:

@@ -10,8 +10,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cser_ray.errors import CserWarning
-from cser_ray.store.models import FACTS, KEEP, SMALL, ModelStore, encode
+from cser_ray.registry import unknown
+from cser_ray.store.models import FACTS, SMALL, ModelStore, encode
 from cser_ray.store.rows import RunRow
+from cser_ray.train.logistics import KEEP_MODELS
 from cser_ray.train.record import Record
 
 if TYPE_CHECKING:
@@ -20,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class KeptModels:
-    """Which models of a trial to keep (a word of `KEEP`), and in which results folder."""
+    """Which models of a trial to keep (a word of `KEEP_MODELS`), and in which results folder."""
 
     uri: str
     keep: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.keep not in KEEP:
-            raise ValueError(f"models are kept by one of {', '.join(KEEP)}, not {self.keep!r}")
+        if self.keep not in KEEP_MODELS:
+            raise unknown("way to keep models", self.keep, KEEP_MODELS)
 
     def write(self, trial: "Trial", record: Record) -> None:
         """Write the models of a trial that has ended, before its rows: a finished run has its model.

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cser_ray.budget import METHOD_BUDGETS, share
+from cser_ray.budget import share
 from cser_ray.communication.communicator import HOST, Entry
+from cser_ray.methods import METHODS
 from cser_ray.store.read import EpochRow, RunRow, jsonable
 from cser_ray.train.evaluation import Score
 
@@ -156,6 +157,7 @@ class Record:
                 "run_id": own.run_id(identity.trial_id),
             }
             ids |= {"attempt": identity.attempt, "rung": config.rung}
+            own_settings: dict[str, Any] = {"lr": own.lr, "repeat": own.repeat}
             self.epoch_rows.append(
                 EpochRow(
                     **ids,
@@ -169,12 +171,9 @@ class Record:
             )
             self.run_rows.append(
                 RunRow(
-                    **ids,
-                    **common,
+                    **common | ids | own_settings,
                     **values,
                     **final_values,
-                    lr=own.lr,
-                    repeat=own.repeat,
                     diverged=self.diverged_step[run] is not None,
                     diverged_step=self.diverged_step[run],
                     config_json=json.dumps(jsonable(asdict(own)), sort_keys=True),
@@ -184,38 +183,18 @@ class Record:
     def _common(self, progress: dict[str, Any], sent: float, collectives: int, last: bool) -> dict[str, Any]:
         """What all runs of the trial share."""
         trial, config, identity = self.trial, self.trial.config, self.identity
-        communicator, budget = trial.communicator, METHOD_BUDGETS[config.method]
+        communicator, method = trial.communicator, METHODS[config.method]
         dense = self.dense_before + communicator.dense_bytes(trial.n_params, trial.t - self.steps_before)
         realised = dense / sent if sent else math.inf
-        structured = bool(budget.knobs)
         now = datetime.now(UTC)
         group = communicator.group
-        return {
+        return config.columns() | {
             "stage": identity.stage,
-            "task": config.task,
             "task_hash": trial.task.content_hash(),
             "model": trial.task.model_name,
-            "method": config.method,
-            "block_order": config.block_order,
-            "ratio": config.ratio,
-            "reset_interval": config.reset_interval if structured else None,
-            "reset_ratio": config.reset_ratio if structured else None,
-            "gradient_ratio": config.gradient_ratio if structured else None,
-            "share": share(config.structure, config.ratio) if structured else None,
-            "momentum": config.momentum,
-            "beta2": config.beta2 if config.method.endswith("adamw") else None,
-            "weight_decay": config.weight_decay,
-            "outer_lr": config.outer_lr if config.method == "diloco" else None,
-            "outer_momentum": config.outer_momentum if config.method == "diloco" else None,
-            "schedule": config.schedule,
-            "warmup_steps": config.warmup_steps,
-            "steps": config.run_steps,
+            "share": share(config.structure, config.ratio) if method.has_ratio else None,
             "steps_done": trial.t,
-            "batch_size": config.batch_size,
-            "workers": config.workers,
             "processes": communicator.processes * communicator.ranks_per_host,
-            "processes_per_worker": config.processes_per_worker,
-            "seed": config.seed,
             "n_params": trial.n_params,
             "device": str(trial.device),
             "backend": "in-process" if group is None else str(torch.distributed.get_backend(group)),
@@ -227,7 +206,7 @@ class Record:
             # every synchronisation of a block moves all of it, so its share of the dense bytes counts how often
             "syncs_per_block": trial.t / realised,
             "collectives": collectives,
-            "theorem1": budget.theorem1(config.structure) if budget.theorem1 else None,
+            "theorem1": method.theorem1(config.structure) if method.theorem1 else None,
             "note": self.note,
             "started_at": self.started_at,
             "heartbeat_at": now,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cser_ray.budget import METHOD_BUDGETS
+from cser_ray.methods import METHODS
 from cser_ray.structure import number
 from dashboards.views.values import column, drawn
 from tuning.compare.comparison import ConfigurationRow
@@ -37,7 +37,7 @@ def parallel(rows: Sequence[ConfigurationRow]) -> list[dict[str, Any]]:
 def heat(rows: Sequence[ConfigurationRow]) -> list[dict[str, Any]]:
     """For each ratio and method with both knobs: the best validation accuracy at each (H, RC1), over learning rates."""
     table = frame(rows)
-    both = [name for name, b in METHOD_BUDGETS.items() if {"reset_interval", "reset_ratio"} <= set(b.knobs)]
+    both = [name for name, b in METHODS.items() if {"reset_interval", "reset_ratio"} <= set(b.knobs)]
     table = table[table["method"].isin(both)]
     best = table.sort_values("val_acc", ascending=False, kind="stable", na_position="last")
     best = best.drop_duplicates(["ratio", "method", "reset_interval", "reset_ratio"])

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from cser_ray.budget import METHOD_BUDGETS, Structure, ratio_of, rounds
+from cser_ray.budget import Structure, ratio_of, rounds
 from cser_ray.compressors import GRBS
+from cser_ray.methods import METHODS
 from cser_ray.optimizers import FlatOptimizer
 from tests.contract.laws import N
 from tests.contract.test_optimizers import CASES, every_form, every_order
@@ -17,7 +18,7 @@ STRUCTURE = Structure(6, 4, 8)
 
 def structured(method: str) -> Structure:
     """`STRUCTURE` with the knobs that the method reads."""
-    return Structure(**{knob: getattr(STRUCTURE, knob) for knob in METHOD_BUDGETS[method].knobs})
+    return Structure(**{knob: getattr(STRUCTURE, knob) for knob in METHODS[method].knobs})
 
 
 def with_structure(method: str, order: str, size: int | None = None, **form: Any) -> FlatOptimizer:

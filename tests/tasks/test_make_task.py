@@ -48,7 +48,7 @@ def test_default_batches_a_worker(name: str, batch_size: int) -> None:
 def test_an_unknown_task_names_the_known() -> None:
     """The error lists every task and proposes the nearest."""
     with pytest.raises(
-        ValueError, match=r"no task 'cifar10': did you mean 'cifar100'\? Known tasks: digits, mnist1d, pytext"
+        ValueError, match=r"no task 'cifar10'; did you mean 'cifar100'\? Known: digits, mnist1d, pytext"
     ):
         make_task("cifar10")
 

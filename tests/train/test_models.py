@@ -151,5 +151,5 @@ def test_an_id_of_somebody_else_leads_nowhere(tmp_path: Path, name: str) -> None
 
 def test_an_unknown_word_is_refused() -> None:
     """With the words there are."""
-    with pytest.raises(ValueError, match="auto, all, none, not 'best'"):
+    with pytest.raises(ValueError, match=r"there is no way to keep models 'best'\. Known: auto, all, none"):
         KeptModels("x", "best")

@@ -10,7 +10,7 @@ from cser_ray.budget import structure_for
 from tuning.advise.advice import Recommendation, recommend, span
 from tuning.advise.constants import Constants
 from tuning.advise.learned import Learned, Outcome
-from tuning.advise.lines import METHODS, Line, leaving, lines_of
+from tuning.advise.lines import PLANNED, Line, leaving, lines_of
 from tuning.advise.peers import GAIN
 from tuning.advise.step_time import Form, Job, suffixed
 
@@ -25,7 +25,7 @@ C = Constants(
 
 def answer(job: Job, study: Learned | None = None, max_loss: float = 1.0) -> tuple[Recommendation, list[Line]]:
     """What is recommended, and the lines that it is recommended of."""
-    lines, skipped = lines_of(job, C, METHODS, RATIOS, study)
+    lines, skipped = lines_of(job, C, PLANNED, RATIOS, study)
     assert not skipped
     return recommend(job, lines, study, max_loss), lines
 
@@ -72,7 +72,7 @@ def test_a_slow_link_means_to_compress_no_more_than_needed() -> None:
 
 def test_local_sgd_is_preferred_where_it_is_as_fast() -> None:
     """At the one ratio asked for, all methods leave the link: the simplest of them is the answer."""
-    lines, _ = lines_of(JOB, C, METHODS, (8192.0,), None)
+    lines, _ = lines_of(JOB, C, PLANNED, (8192.0,), None)
     assert all(line.leaves_link for line in lines if line.ratio and line.form.method != "ef-sgd")
     said = recommend(JOB, lines, None)
     assert (said.kind, said.method) == ("local-sgd", "local-sgd")
@@ -112,8 +112,8 @@ def test_overlap_and_delay_are_offered_where_they_help() -> None:
 def test_the_smallest_ratio_that_leaves_the_link() -> None:
     """At it communication is under 2 % of the step, at half of it it is not; hiding never needs a larger one."""
     job = replace(JOB, rate=1e10)
-    found = leaving(job, C, (*METHODS, "sgd"))
-    assert found.keys() == set(METHODS)
+    found = leaving(job, C, (*PLANNED, "sgd"))
+    assert found.keys() == set(PLANNED)
     for method, ways in found.items():
         exact = ways["exact"]
         assert exact

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from cser_ray.budget import METHOD_BUDGETS, Structure, structure_for
+from cser_ray.budget import Structure, structure_for
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
+from cser_ray.methods import METHODS
 from cser_ray.train.build import make_optimizer
 from tests.tuning.link_table import HIDDEN_MS, HOST_MS_PER_MB, LOCAL_MS, PARAMS, REACHED, STAGE_MS, table
 from tuning.advise.calibration import cells_of
@@ -25,11 +26,11 @@ RING_S = 2 * 3 / 4 * 4e6 * 8 / 1e9
 
 def at(method: str, ratio: float) -> Structure:
     """Its structure at a ratio, or the one that it has where it takes none."""
-    budget = METHOD_BUDGETS.get(method)
+    budget = METHODS.get(method)
     return structure_for(method, ratio) if budget and budget.knobs else Structure()
 
 
-@pytest.mark.parametrize("method", METHOD_BUDGETS)
+@pytest.mark.parametrize("method", METHODS)
 def test_bytes_and_rounds_are_those_of_the_ledger(method: str) -> None:
     """What a plan says is sent in a step is what the optimizer's own ledger counts, over whole intervals."""
     structure = at(method, 8)
@@ -92,7 +93,7 @@ def test_ddp_hides_a_share_of_the_step() -> None:
     assert predict(Form("ddp-bf16-accumulate4"), JOB, half).exposed_s == pytest.approx((RING_S / 2 - 0.005) / 4)
 
 
-@pytest.mark.parametrize("method", [*METHOD_BUDGETS, *PEERS])
+@pytest.mark.parametrize("method", [*METHODS, *PEERS])
 def test_more_rate_is_never_slower(method: str) -> None:
     """A faster link shortens the step of whatever sends something, and lengthens none."""
     structure = at(method, 16)

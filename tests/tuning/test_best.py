@@ -266,11 +266,11 @@ def test_a_run_that_no_option_describes_is_refused() -> None:
         ("{", "is not JSON"),
         ("[1]", "no configuration of this version"),
         ('{"task": "digits", "method": "cser", "colour": 1}', "no configuration of this version"),
-        ('{"task": "digits", "method": "cser; rm -rf ~"}', "is no method of this version"),
+        ('{"task": "digits", "method": "cser; rm -rf ~"}', "there is no method .cser; rm -rf"),
         ('{"task": "digits", "method": "cser", "workers": "8; true"}', "has workers = '8; true', which is no int"),
         ('{"task": "digits", "method": "cser", "workers": true}', "has workers = True, which is no int"),
         ('{"task": "digits", "method": "cser", "data_dir": ["/"]}', r"has data_dir = \['/'\], which is no str"),
-        ('{"task": "digits", "method": "cser", "schedule": "$(id)"}', "Unknown schedule"),
+        ('{"task": "digits", "method": "cser", "schedule": "$(id)"}', "there is no schedule"),
     ],
 )
 def test_a_configuration_of_somebody_else_is_checked(text: str | None, message: str) -> None:

@@ -18,9 +18,9 @@ from tuning.study.study import Study
         (("--ratios", "16,0.5"), "R_C = 0.5: a ratio is dense bytes over the bytes sent; ask for 1 or more"),
         (("--ratios", "16,16"), "ratios names 16 twice"),
         (("--ratios", "a"), "'a' is not a comma-separated list of numbers"),
-        (("--lrs", "0"), "A learning rate is positive, not 0.0"),
-        (("--repeats", "0"), "repeats must be at least 1, not 0"),
-        (("--momentum", "1"), "momentum lies in [0, 1)"),
+        (("--lrs", "0"), "must be above 0 and finite, not 0.0"),
+        (("--repeats", "0"), "repeats must be a whole number of at least 1, not 0"),
+        (("--momentum", "1"), "momentum must be at least 0 and below 1"),
         (("--workers", "100"), "100 workers share 1200 training samples, 12 each: too few for a batch of 16. Take at "
          "most 75 workers, or a smaller batch size"),
         (("--methods", "local-sgd", "--ratios", "7.5"), "the nearest are 7 (H = 7, RC1 = 1) and 8 (H = 8, RC1 = 1)"),
@@ -71,11 +71,11 @@ def test_tune_refuses_a_folder_of_another_study(tmp_path: Path) -> None:
         ("--method ef-sgd --reset-interval 4", "reset_interval = 4 would be ignored by ef-sgd"),
         ("--method cser-pl --gradient-ratio 16", "gradient_ratio = 16 would be ignored by cser-pl"),
         ("--method cser --ratio 16 --reset-interval 4 --reset-ratio 8 --gradient-ratio 7", "that costs 5.74359"),
-        ("--reset-interval 0", "H counts steps"),
-        ("--lr 0", "A learning rate is positive, not 0.0"),
-        ("--repeat -1", "repeat must be at least 0"),
+        ("--reset-interval 0", "reset_interval must be a whole number of at least 1, not 0"),
+        ("--lr 0", "must be above 0 and finite, not 0.0"),
+        ("--repeat -1", "repeat must be a whole number of at least 0"),
         ("--workers 0", "workers must be a whole number of at least 1, not 0"),
-        ("--schedule linear", "'linear' is not one of 'step', 'cosine', 'constant'"),
+        ("--schedule linear", "there is no schedule 'linear'. Known: step, cosine, constant"),
     ],
 )  # fmt: skip
 def test_train_refuses_what_is_off_budget(arguments: str, message: str) -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cser_ray.budget import METHOD_BUDGETS, Structure, block_size, num_blocks, ratio_of, share
+from cser_ray.budget import Structure, block_size, num_blocks, ratio_of, share
+from cser_ray.methods import METHODS
 from tests.tuning.lattice_strategies import QUICK, RATIOS, SEARCHED, WHOLE
 from tuning.study import authors
 from tuning.study.lattice import divisors, lattice_table, points
@@ -196,7 +197,7 @@ def test_theorem1_of_the_best_partial_points(ratio, h, term):
 @pytest.mark.parametrize(("ratio", "h", "term"), [(2, 1, 13), (8, 4, 208), (32, 16, 3328), (1024, 512, 3407872)])
 def test_the_bound_of_the_best_qsparse_points(ratio, h, term):
     """The best QSparse with RC1 >= 2 by its bound is RC1 = 2 as well."""
-    bound = METHOD_BUDGETS["qsparse"].theorem1
+    bound = METHODS["qsparse"].theorem1
     best = min((p for p in points("qsparse", ratio) if p.reset_ratio >= 2), key=bound)
     assert (best, bound(best)) == (Structure(h, 2), term)
 

@@ -75,7 +75,7 @@ def test_the_warm_up_of_a_rung_is_as_long_a_part() -> None:
         ({"rungs": (128, 64)}, "increasing"),
         ({"rungs": (4,)}, r"number of evaluations \(8\)"),
         ({"extend_lrs": 1, "lrs": (0.1,)}, "two learning rates"),
-        ({"confirm": -1}, "confirm is a count"),
+        ({"confirm": -1}, "confirm must be a whole number of at least 0, not -1"),
     ],
 )
 def test_wrong_stages_are_refused(wrong: dict[str, object], said: str) -> None:

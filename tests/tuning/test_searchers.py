@@ -6,12 +6,12 @@ import pytest
 
 from cser_ray.budget import Structure, ratio_of, share
 from tuning.study.lattice import points
-from tuning.study.searchers import BATCH, SEARCHERS, STARTUP, Losses, Searcher, Wanted, spread, tpe
+from tuning.study.searchers import BATCH, SEARCHERS, STARTUP, Losses, Propose, Wanted, spread, tpe
 
 METHODS = ("cser", "cser-pl", "qsparse", "cser-release", "csea", "local-sgd")
 
 
-def run_to_the_end(searcher: Searcher, method: str, ratio: float, count: int, loss: object = None) -> list[Structure]:
+def run_to_the_end(searcher: Propose, method: str, ratio: float, count: int, loss: object = None) -> list[Structure]:
     """As a study does it: losses become known, and the searcher is asked again, until it has no more."""
     losses: list[float | None] = []
     while True:
@@ -24,7 +24,7 @@ def run_to_the_end(searcher: Searcher, method: str, ratio: float, count: int, lo
 @pytest.mark.parametrize("name", SEARCHERS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_structure_is_on_budget_and_new(name: str, method: str) -> None:
-    found = run_to_the_end(SEARCHERS[name], method, 64, 12)
+    found = run_to_the_end(SEARCHERS[name].propose, method, 64, 12)
     assert found
     assert len(set(found)) == len(found) <= 12
     assert all(ratio_of(method, p) == 64 for p in found)
@@ -35,7 +35,7 @@ def test_every_structure_is_on_budget_and_new(name: str, method: str) -> None:
 @pytest.mark.parametrize("method", ["cser", "cser-pl", "qsparse"])
 def test_with_enough_trials_it_is_exhaustive(name: str, method: str) -> None:
     """All of the method's own points of the whole lattice, which for cser are those with a gradient sync."""
-    found = run_to_the_end(SEARCHERS[name], method, 16, 10_000)
+    found = run_to_the_end(SEARCHERS[name].propose, method, 16, 10_000)
     whole = set(points(method, 16, 2048, all=True))
     own = (
         {p for p in whole if math.isfinite(p.gradient_ratio)}
@@ -49,7 +49,7 @@ def test_with_enough_trials_it_is_exhaustive(name: str, method: str) -> None:
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_it_proposes_the_same_again(name: str) -> None:
     """After a crash a study asks anew, with the losses that it has: the beginning is what it was."""
-    searcher = SEARCHERS[name]
+    searcher = SEARCHERS[name].propose
     losses: Losses = [0.5, 0.4, 0.6, 0.3, 0.7, 0.2]
     wanted = Wanted("cser", 64, 8, 2048, seed=3)
     long = searcher(wanted, losses)
@@ -58,7 +58,7 @@ def test_it_proposes_the_same_again(name: str) -> None:
 
 
 def test_random_search_depends_on_its_seed() -> None:
-    one, two = (SEARCHERS["random"](Wanted("cser", 64, 6, 2048, seed), ()) for seed in (0, 1))
+    one, two = (SEARCHERS["random"].propose(Wanted("cser", 64, 6, 2048, seed), ()) for seed in (0, 1))
     assert one != two
 
 
@@ -78,7 +78,7 @@ def test_tpe_goes_where_losses_are_small(wished: float) -> None:
         return abs(share(p, 64) - wished)
 
     found = run_to_the_end(tpe, "cser", 64, 24, loss)
-    drawn = run_to_the_end(SEARCHERS["random"], "cser", 64, 24, loss)
+    drawn = run_to_the_end(SEARCHERS["random"].propose, "cser", 64, 24, loss)
     assert sum(map(loss, found[12:])) < 0.6 * sum(map(loss, drawn[12:]))
 
 

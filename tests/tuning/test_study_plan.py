@@ -16,7 +16,7 @@ from tests.tuning.rows_factory import frame
 from tests.tuning.study_factory import EMPTY, issued_runs, plan_of, rows, simulate, small, stages
 from tuning.compare.selection import REFERENCES
 from tuning.study.stages import total_runs, total_trials
-from tuning.study.study import METHODS, Study, Trial
+from tuning.study.study import Study, Trial
 
 
 def test_the_first_plan_screens_every_candidate() -> None:
@@ -190,13 +190,13 @@ def test_every_method_gets_as_many_runs(trials: int) -> None:
     study = Study(trials=trials, lrs=(0.05, 0.1, 0.5), distributed=2)
     issued = [trial for trial in simulate(study) if trial.stage != "real"]
     counts = {cell: len(issued_runs(issued, *cell)) for cell in study.cells() if cell[0] not in REFERENCES}
-    assert set(counts) == set(itertools.product(set(METHODS) - set(REFERENCES), (16.0, 256.0, 1024.0)))
+    assert set(counts) == set(itertools.product(set(Study().methods) - set(REFERENCES), (16.0, 256.0, 1024.0)))
     assert set(counts.values()) == {9 if trials == 1 else 3 * trials + 6}
 
 
 STUDIES = st.builds(
     Study,
-    methods=st.lists(st.sampled_from(METHODS), min_size=1, max_size=3, unique=True).map(tuple),
+    methods=st.lists(st.sampled_from(Study().methods), min_size=1, max_size=3, unique=True).map(tuple),
     ratios=st.sampled_from(((16.0,), (2.0, 256.0), (7.0, 37.5), (1024.0, 8.0))),
     lrs=st.lists(st.sampled_from((0.02, 0.05, 0.1, 0.5)), min_size=1, max_size=3, unique=True).map(tuple),
     trials=st.integers(1, 3),

@@ -78,5 +78,5 @@ def test_the_seed_is_the_searchers_too(searcher: str) -> None:
 
 
 def test_an_unknown_searcher_is_refused() -> None:
-    with pytest.raises(ValueError, match="there is no searcher 'bayes': take one of spread, random, tpe"):
+    with pytest.raises(ValueError, match=r"there is no searcher 'bayes'\. Known: spread, random, tpe"):
         small(searcher="bayes")

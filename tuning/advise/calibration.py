@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from cser_ray.budget import METHOD_BUDGETS, Structure, number
+from cser_ray.budget import Structure, number
 from cser_ray.communication.links import burst
+from cser_ray.methods import METHODS
 from tuning.advise.constants import Constants
 from tuning.advise.peers import DENSE, GAIN, PEERS
 from tuning.advise.step_time import Form, Job, predict, suffixed
@@ -106,7 +107,7 @@ def read_links(path: str, backend: str | None = None) -> list[Cell]:
 
 def cells_of(rows: Iterable[Mapping[str, Any]]) -> list[Cell]:
     """The cells of rows with the columns of `bench links`; methods that the model does not know are left out."""
-    return [_cell(row) for row in rows if row["method"] in METHOD_BUDGETS or row["method"] in PEERS]
+    return [_cell(row) for row in rows if row["method"] in METHODS or row["method"] in PEERS]
 
 
 def _cell(row: Mapping[str, Any]) -> Cell:

@@ -4,22 +4,19 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from cser_ray.budget import METHOD_BUDGETS, structure_for
+from cser_ray.budget import structure_for
+from cser_ray.methods import METHODS
 from tuning.advise.constants import Constants
 from tuning.advise.learned import Curve, Learned
 from tuning.advise.step_time import Form, Job, Prediction, predict, synchronisations, wire_s
-from tuning.compare.selection import REFERENCES
 from tuning.compare.verdict import simplicity
-from tuning.study.defaults import METHODS as STUDIED
 
 BESIDE = ("ddp", "ddp-bf16", "powersgd-1")
 """The peers in every plan."""
 AS_SGD = ("ddp", "ddp-bf16")
 """Peers taken to need as many steps as a study's sgd."""
-METHODS = tuple(name for name in STUDIED if name not in REFERENCES)
+PLANNED = tuple(name for name in METHODS.builtin if METHODS[name].by_default and METHODS[name].has_ratio)
 """Planned with where the user names none."""
-HIDEABLE = ("csea", "cser-pl", "cser", "local-sgd", "csea-adamw", "cser-adamw", "local-adamw")
-"""Methods that may send during backward, or have their reset travel while the next steps compute."""
 LEAVES = 0.02
 """A form leaves the link where communication is less than this share of its step."""
 SEARCHED = tuple(2.0**k for k in range(1, 17))
@@ -97,7 +94,7 @@ def _hidden(form: Form, job: Job, c: Constants) -> list[Form]:
 
 def overlapped(form: Form) -> Form:
     """The form that sends during backward; as it is where its method cannot."""
-    return replace(form, overlap=form.method in HIDEABLE)
+    return replace(form, overlap="overlap" in METHODS[form.method].variants)
 
 
 def delayed(form: Form, job: Job, c: Constants) -> Form:
@@ -105,7 +102,7 @@ def delayed(form: Form, job: Job, c: Constants) -> Form:
 
     At most H steps: the link must carry one reset in every H.
     """
-    if form.method not in HIDEABLE or job.workers == 1:
+    if "delay" not in METHODS[form.method].variants or job.workers == 1:
         return form
     reset, *_ = synchronisations(form, job, c)
     return replace(form, reset_delay=min(form.structure.reset_interval, math.ceil(wire_s(reset, job, c) / job.step_s)))
@@ -117,11 +114,12 @@ def leaving(job: Job, c: Constants, methods: Iterable[str]) -> dict[str, dict[st
     The ways: "exact", "overlap" and "delay", each where the method has it.
     """
     found: dict[str, dict[str, float | None]] = {}
-    for method in sorted((name for name in methods if METHOD_BUDGETS[name].knobs), key=simplicity):
+    for method in sorted((name for name in methods if METHODS[name].has_ratio), key=simplicity):
         forms = {ratio: Form(method, structure_for(method, ratio)) for ratio in SEARCHED}
         found[method] = {"exact": _smallest(forms, job, c)}
-        if method in HIDEABLE:
+        if "overlap" in METHODS[method].variants:
             found[method]["overlap"] = _smallest({r: overlapped(form) for r, form in forms.items()}, job, c)
+        if "delay" in METHODS[method].variants:
             found[method]["delay"] = _smallest({r: delayed(form, job, c) for r, form in forms.items()}, job, c)
     return found
 

@@ -13,7 +13,7 @@ from tuning.advise.advice import MAX_LOSS, Recommendation, recommend
 from tuning.advise.calibration import FEWEST, check, fit, read_links, unseen
 from tuning.advise.constants import FITTED, Constants
 from tuning.advise.learned import WITHIN, Learned, learned
-from tuning.advise.lines import METHODS, Line, leaving, lines_of
+from tuning.advise.lines import PLANNED, Line, leaving, lines_of
 from tuning.advise.measure import measure, step_of
 from tuning.advise.peers import SIDE
 from tuning.advise.step_time import Job
@@ -67,7 +67,7 @@ def make_plan(settings: Mapping[str, Any]) -> Plan | None:
         return Plan(job, None, recommend(job, (), None), (), {}, (), origins)
     constants = _constants(settings, backend, origins)
     study = _study(settings, job, origins)
-    methods = settings.get("methods") or METHODS
+    methods = settings.get("methods") or PLANNED
     ratios = settings.get("ratios") or (study.ratios if study else ()) or RATIOS
     lines, skipped = lines_of(job, constants, methods, sorted(ratios), study)
     _assume(job, constants, study, origins)

@@ -13,15 +13,14 @@ ledger. Times are in seconds, rates in bits/s, bytes leave one worker.
 import math
 from dataclasses import dataclass
 
-from cser_ray.budget import METHOD_BUDGETS, Structure, ratio_of, realised, rounds
+from cser_ray.budget import Structure, ratio_of, realised, rounds
 from cser_ray.communication.wire import EDGES, dense_bytes
+from cser_ray.methods import METHODS
 from tuning.advise.constants import Constants
 from tuning.advise.peers import PEERS, buckets, sent_share
 
 ONCE = Structure()
 """Everything, every step."""
-PASSES = {"ef-sgd": 5, "qsparse": 3, "diloco": 7}
-"""Operations on whole models that a method needs besides, whenever it synchronises: residuals, outer steps."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def synchronisations(form: Form, job: Job, c: Constants) -> tuple[Sync, ...]:
     parts_sent = len(EDGES) - 1.0
     early = (parts_sent, c.hidden * job.step_s, EDGES[1], parts_sent) if form.overlap else (1.0, 0.0, 1.0)
     s, often = form.structure, rounds(form.method, form.structure)
-    if not METHOD_BUDGETS[form.method].knobs:
+    if not METHODS[form.method].has_ratio:
         return (Sync(often, dense / ratio_of(form.method, s), n, *early),) if often else ()
     resets = 1 / s.reset_interval
     gradients = often - resets
@@ -193,7 +192,7 @@ def stages(sync: Sync) -> float:
 def overhead_s(form: Form, job: Job, c: Constants) -> float:
     """What the method itself costs a step, whatever the link."""
     if form.method not in PEERS:
-        passes = PASSES.get(form.method, 0) / form.structure.reset_interval
+        passes = METHODS[form.method].passes / form.structure.reset_interval
         return job.model_bytes * c.pass_s_per_byte * passes
     peer = PEERS[form.method]
     casts = c.cast_s_per_byte * peer.times if peer.casts else 0.0

@@ -4,34 +4,25 @@ A method that got more steps, more runs, other data or a wider grid wins by that
 the rows themselves, not from what the study meant to do.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from statistics import mean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cser_ray.config import RunConfig, setting_of
+from cser_ray.methods import known
+from cser_ray.settings import declared
 from cser_ray.structure import number
 from tuning.compare.selection import REFERENCES, RUNG, Run, by_cell, configuration_of, finished, records
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ALIKE = {
-    "task": "task",
-    "task_hash": "data (task_hash)",
-    "model": "model",
-    "n_params": "number of parameters",
-    "schedule": "schedule",
-    "warmup_steps": "warm-up",
-    "momentum": "momentum",
-    "weight_decay": "weight decay",
-    "batch_size": "batch size",
-    "workers": "number of workers",
-    "seed": "seed of the study",
-}
-"""Columns that are equal in every run of a fair study, and their names in a sentence."""
-ALIKE_WHERE_READ = {"beta2": "second beta of AdamW"}
-"""The same of settings that only some methods read."""
+MEASURED = {"task_hash": "data (task_hash)", "n_params": "numbers of parameters"}
+"""Columns beside the settings that are equal in every run of a fair study, and their names in a sentence."""
 
 ALPHA = 0.05
 LEAST_REPEATS = 3
@@ -40,10 +31,10 @@ LEAST_REPEATS = 3
 def problems(runs: "pd.DataFrame") -> list[str]:
     """What was not equal between methods, a sentence each; empty for a fair study. Reads the virtual runs only.
 
-    Equal: data, model, steps (up to rounding to a multiple of H), passes over the data, schedule, warm-up, momentum,
-    betas, weight decay, batch, workers; per (method, ratio) the number of finished runs (of shorter ones too), of
-    configurations tried and the repeats; and the learning rates of all cells that tried equally many structures (with
-    fewer structures there are further rates: those contain the others'). The references, sgd and no-sync, compete with
+    Equal: every setting that `cser_ray.config` does not declare free (steps up to rounding to a multiple of H), the data,
+    the passes over them; per (method, ratio) the number of finished runs (of shorter ones too), of configurations tried
+    and the repeats; and the learning rates of all cells that tried equally many structures (with fewer structures there
+    are further rates: those contain the others'). The references, sgd and no-sync, compete with
     nobody: their number of runs is compared between the two only. Runs that failed, stopped early or are not finished
     count as a problem too: they are missing from their method's search.
     """
@@ -122,17 +113,44 @@ def _rungs(done: list[Run]) -> Iterator[str]:
 
 
 def _alike(done: list[Run]) -> Iterator[str]:
-    for column, name in (ALIKE | ALIKE_WHERE_READ).items():
-        by_value: dict[Hashable, set[str]] = {}
-        for run in done:
-            if run[column] is None and column in ALIKE_WHERE_READ:
-                continue
-            by_value.setdefault(run[column], set()).add(run["method"])
-        if len(by_value) > 1:
-            yield f"{name} differs: " + "; ".join(
-                f"{_value(value)} in {_some(sorted(methods))}"
-                for value, methods in sorted(by_value.items(), key=lambda item: _value(item[0]))
-            )
+    """Every setting that is not declared free, among the methods that read it."""
+    for each in declared(RunConfig):
+        if each.setting.column and not each.setting.free and each.setting.alike == "exactly":
+            readers = [run for run in done if not each.setting.by_method or _reads(run["method"], each.name)]
+            yield from _different(each.words, ((setting_of(run, each.name, _config(run)), run) for run in readers))
+    for column, words in MEASURED.items():
+        yield from _different(words, ((run[column], run) for run in done))
+
+
+def _different(what: str, found: Iterable[tuple[Hashable, Run]]) -> Iterator[str]:
+    by_value: dict[Hashable, set[str]] = {}
+    for value, run in found:
+        by_value.setdefault(None if value == "" else value, set()).add(run["method"])
+    if len(by_value) > 1:
+        yield f"different {what}: " + "; ".join(
+            f"{_value(value)} in {_some(sorted(methods))}"
+            for value, methods in sorted(by_value.items(), key=lambda item: _value(item[0]))
+        )
+
+
+def _reads(method: str, name: str) -> bool:
+    """Whether a method reads a setting that not all of them do; one that is not installed is taken to."""
+    record = known(method)
+    return record is None or name in record.reads
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _config(run: Run) -> dict[str, Any]:
+    """The configuration that the row holds, which may know settings that were no column when it was written."""
+    return _parsed(run["config_json"] or "{}")
 
 
 def _steps(done: list[Run]) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cser_ray.budget import METHOD_BUDGETS
+from cser_ray.methods import METHODS
 from cser_ray.structure import Structure
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ ENDED = ("FINISHED", "STOPPED")
 RUNG, CONFIRM = "rung", "confirm"
 """Stages whose runs choose nothing."""
 
-REFERENCES = tuple(name for name, budget in METHOD_BUDGETS.items() if not budget.knobs)
+REFERENCES = tuple(name for name, budget in METHODS.items() if not budget.knobs)
 """Methods without a ratio or a structure to choose: run once a study and shown beside every row."""
 
 Run = dict[str, Any]

@@ -6,7 +6,7 @@ A higher mean alone decides nothing; a paired one-sided test over repeats does, 
 
 from collections.abc import Sequence
 
-from cser_ray.budget import METHOD_BUDGETS
+from cser_ray.methods import METHODS
 from cser_ray.structure import number
 from tuning.compare.comparison import Cell, Reference, Verdict, spread
 from tuning.compare.fairness import ALPHA, LEAST_REPEATS, holm, paired_p
@@ -17,7 +17,7 @@ SIMPLE = ("sgd", "local-sgd")
 
 def simplicity(method: str) -> tuple[int, str]:
     """Sorts methods as the tables list them: simple ones first, unknown ones last."""
-    known = list(METHOD_BUDGETS)
+    known = list(METHODS)
     return (known.index(method) if method in known else len(known), method)
 
 

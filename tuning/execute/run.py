@@ -12,6 +12,7 @@ from cser_ray.store.read import read_runs
 from cser_ray.store.write import Store
 from cser_ray.train import cluster
 from cser_ray.train.logistics import Logistics
+from tuning.execute.schedulers import SCHEDULERS, to_the_end
 from tuning.execute.trial import git_sha, run_trial, to_config
 from tuning.study.spending import UNLIMITED, Cost, Meter
 from tuning.study.stages import make_plan, total_runs, total_trials
@@ -81,13 +82,14 @@ def run_study(
     """
     check_data(study)
     store = Store(out)
-    store.check_study(study.fingerprint())
+    store.check_study(study.fingerprint(), study.defaults())
     cluster.connect()
     capacity = cluster.capacity()
     if study.distributed:
         cluster.check_room(study.workers, study.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
     # Only now is the folder this study's: one that cannot run as asked must not stand in its own mended self's way.
-    store.write_study({"fingerprint": study.fingerprint(), "name": os.path.basename(store.uri), "git_sha": git_sha()})
+    document = {"fingerprint": study.fingerprint(), "name": os.path.basename(store.uri), "git_sha": git_sha()}
+    store.write_study(document, study.defaults())
     for (method, ratio), reason in study.unreachable().items():
         progress.note(f"{method} has no cell at R_C = {ratio:g}: {reason}")
 
@@ -172,29 +174,12 @@ def tune_config(search: Any, scheduler: str, study: Study, max_concurrent: int |
 
     return tune.TuneConfig(
         search_alg=search,
-        scheduler=_scheduler(scheduler, study),
+        scheduler=SCHEDULERS[scheduler](study),
         num_samples=-1,
         max_concurrent_trials=max_concurrent,
         # It saves seconds a trial. But the actor of a stopped real trial lives on, its workers with it, and Tune waits for
         # ever for results of the next trial there.
-        reuse_actors=scheduler == "none",
+        reuse_actors=SCHEDULERS[scheduler] is to_the_end,
         trial_name_creator=_trial_name,
         trial_dirname_creator=_trial_name,
-    )
-
-
-def _scheduler(name: str, study: Study) -> Any:
-    if name == "none":
-        return None
-    from ray.tune.schedulers import ASHAScheduler
-
-    return ASHAScheduler(
-        time_attr="evaluation",
-        metric="val_loss",
-        mode="min",
-        max_t=study.evaluations,
-        grace_period=max(1, study.evaluations // 4),
-        reduction_factor=2,
-        brackets=3 if name == "hyperband" else 1,  # HyperBand, asynchronously: brackets that begin to stop later
-        stop_last_trials=False,  # a trial at its last evaluation is finished, not stopped
     )

@@ -4,19 +4,41 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from cser_ray.budget import METHOD_BUDGETS, Structure, number, ratio_of, structure_for
+from cser_ray.budget import ratio_of, structure_for
 from cser_ray.config import RunConfig
+from cser_ray.methods import ALL_KNOBS, METHODS
+from cser_ray.settings import declared
 from cser_ray.store.checkpoint import CheckpointStore
 from cser_ray.store.read import read_runs
 from cser_ray.store.write import Store
+from cser_ray.structure import Structure, number
 from cser_ray.train.logistics import Logistics
 from cser_ray.train.record import Identity
-from tuning.compare.selection import REFERENCES
-from tuning.study.defaults import TASK_DEFAULTS
+from tuning.study.defaults import with_task_defaults
 from tuning.study.study import Trial
+
+METHOD, RATIO = "cser-pl", 256.0
+"""What is trained where nobody says."""
+FIRST = (
+    *("task", "model", "data_dir", "coarse_labels", "method", "block_order", "ratio", "reset_interval", "reset_ratio"),
+    *("gradient_ratio", "lr", "momentum", "beta2", "weight_decay", "outer_lr", "outer_momentum", "schedule"),
+    *(
+        "warmup_steps",
+        "steps",
+        "evaluations",
+        "batch_size",
+        "workers",
+        "processes_per_worker",
+        "seed",
+        "repeat",
+        "rung",
+    ),
+    "dtype",
+)
+"""The settings of a run in version 0.1, in their order then: by them a folder of that time names its runs."""
 
 
 def single_config(settings: Mapping[str, Any]) -> RunConfig:
@@ -24,19 +46,16 @@ def single_config(settings: Mapping[str, Any]) -> RunConfig:
 
     Raises ValueError where they are off budget or name a knob that the method ignores.
     """
-    knobs = {f.name: settings[f.name] for f in fields(Structure) if f.name in settings}
-    method, ratio = settings["method"], settings.get("ratio")
+    knobs = {name: settings[name] for name in ALL_KNOBS if name in settings}
+    method, ratio = settings.get("method", METHOD), settings.get("ratio")
     if ratio is None and knobs:
         structure = Structure(**knobs)
         ratio = ratio_of(method, structure)
     else:
-        default = METHOD_BUDGETS[method].formula(Structure()) if method in REFERENCES else 256.0
+        default = RATIO if METHODS[method].has_ratio else METHODS[method].formula(Structure())
         ratio = default if ratio is None else ratio
         structure = structure_for(method, ratio, **knobs)
-    names = {f.name for f in fields(RunConfig)}
-    task_defaults = {k: v for k, v in TASK_DEFAULTS.get(settings["task"], {}).items() if k in names}
-    given = {k: v for k, v in settings.items() if k in names}
-    values = task_defaults | given | asdict(structure) | {"ratio": ratio}
+    values = with_task_defaults(RunConfig, settings) | asdict(structure) | {"method": method, "ratio": ratio}
     return RunConfig(**values, rung="distributed" if settings.get("distributed") else "virtual")
 
 
@@ -80,8 +99,17 @@ def _trial_id(config: RunConfig) -> str:
     """What a reader asks for first, then a digest of the whole configuration: two different runs are never one trial."""
     knobs = f"H{config.reset_interval}-A{number(config.reset_ratio)}-B{number(config.gradient_ratio)}"
     name = f"{config.task}-{config.method}-{number(config.ratio)}-{knobs}".replace(":", ".")
-    digest = hashlib.sha256(repr(config).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(_digested(config).encode()).hexdigest()[:8]
     return f"{name}-{digest}".replace("+", "")  # 1e+08: no letter of a file's name
+
+
+def _digested(config: RunConfig) -> str:
+    """The configuration in the words of version 0.1, so that its runs go on, and then every other setting that is set."""
+    younger = [
+        each for each in declared(config) if each.name not in FIRST and getattr(config, each.name) != each.default
+    ]
+    told = [f"{name}={getattr(config, name)!r}" for name in (*FIRST, *(each.name for each in younger))]
+    return f"RunConfig({', '.join(told)})"
 
 
 def _earlier(config: RunConfig, workers: int, uri: str) -> str:

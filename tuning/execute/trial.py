@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cser_ray.budget import METHOD_BUDGETS, Structure
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.store.read import EpochRow, RunRow
@@ -121,21 +120,16 @@ def summary(epochs: list[EpochRow], runs: list[RunRow]) -> dict[str, Any]:
 def error_rows(trial: Trial, identity: Identity, error: str, status: str = "ERROR") -> list[RunRow]:
     """Rows for runs that ended without a result of their own."""
     now = datetime.now(UTC)
-    known = {f.name for f in fields(RunRow)}
     rows = []
     for run in trial.runs:
-        shared = {name: value for name, value in asdict(run).items() if name in known and name != "steps"}
-        if not METHOD_BUDGETS[run.method].knobs:
-            shared |= {f.name: None for f in fields(Structure)}
         rows.append(
             RunRow(
-                **{**shared, "model": run.model or None},
+                **run.columns(),
                 study=identity.study,
                 trial_id=trial.trial_id,
                 attempt=identity.attempt,
                 run_id=run.run_id(trial.trial_id),
                 stage=trial.stage,
-                steps=run.run_steps,
                 processes=run.workers * run.processes_per_worker if trial.rung == "distributed" else 1,
                 status=status,
                 error=error[-20_000:],

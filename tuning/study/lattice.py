@@ -11,19 +11,18 @@ from fractions import Fraction
 
 from cser_ray.budget import (
     Structure,
-    budget_of,
     check_ratio,
     exact,
     interval_near,
     number,
     overall_ratio,
     realised,
-    released_ratio,
     rounds,
     share,
     structure_for,
     theorem1_term,
 )
+from cser_ray.methods import METHODS
 from tuning.study import authors
 
 MAX_SHARES = 12
@@ -60,7 +59,7 @@ def points(method: str, ratio: float, steps: int | None = None, all: bool = Fals
     check_ratio(method, ratio)
     if steps is not None and steps < 1:
         raise ValueError(f"steps = {steps}: a run has at least one step")
-    knobs = budget_of(method).knobs
+    knobs = METHODS[method].knobs
     if len(knobs) < 2:
         only = structure_for(method, ratio)
         _fitting(method, ratio, steps, [only.reset_interval])
@@ -69,7 +68,7 @@ def points(method: str, ratio: float, steps: int | None = None, all: bool = Fals
     intervals = _every_interval if all else _usual_intervals(r)
     if "gradient_ratio" not in knobs:
         found: Iterable[_Point] = ((r, h, None) for h in intervals(r))
-    elif budget_of(method).formula is released_ratio:
+    elif METHODS[method].replaces:
         found = _released(r, None if all else _usual_intervals(r))
     else:
         found = _both_syncs(r, intervals)
@@ -173,9 +172,9 @@ def candidates(method: str, ratio: float, count: int, steps: int | None = None, 
     if count < 1 or seed < 0:
         raise ValueError(f"count = {count}, seed = {seed}: ask for 1 structure or more and a seed of 0 or more")
     pool = points(method, ratio, steps)
-    if len(budget_of(method).knobs) < 2:
+    if len(METHODS[method].knobs) < 2:
         return pool
-    order = _cser_order if "gradient_ratio" in budget_of(method).knobs else _partial_order
+    order = _cser_order if "gradient_ratio" in METHODS[method].knobs else _partial_order
     named, others = order(method, ratio, steps, pool)
     head = list(dict.fromkeys(named))[:count]
     return head + _spread([p for p in others if p not in head], ratio, count - len(head), seed)

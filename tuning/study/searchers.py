@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from cser_ray.budget import Structure, budget_of, number, share
+from cser_ray.budget import share
+from cser_ray.methods import METHODS
+from cser_ray.registry import Registry
+from cser_ray.structure import Structure, number
 from tuning.study.lattice import candidates, points
 
 STARTUP = 4
@@ -41,7 +44,7 @@ class Wanted:
     """Tried first, in this order: what earlier studies chose. Points of this cell's lattice."""
 
 
-Searcher = Callable[[Wanted, Losses], list[Structure]]
+Propose = Callable[[Wanted, Losses], list[Structure]]
 """The first structures, at most `count`, none twice; once losses are known there may be more, after the same ones.
 
 Raises ValueError as `candidates` does: a ratio that the method cannot meet, a run shorter than every interval.
@@ -79,11 +82,39 @@ def tpe(wanted: Wanted, losses: Losses) -> list[Structure]:
     return found
 
 
-SEARCHERS: dict[str, Searcher] = {"spread": spread, "random": uniform, "tpe": tpe}
-"""Name -> searcher. `random` and `tpe`, with enough trials, try every point of the lattice."""
+@dataclass(frozen=True)
+class Searcher:
+    """How a study searches. Another package adds one by an entry point of the group `cser_ray.searchers`.
 
-LEARNING = ("tpe",)
-"""Those that propose more once losses are known: a study waits for them, others it fills up with learning rates."""
+    Args:
+        help: in a line.
+        propose: the structures to try, given what is wanted and the losses so far.
+        learns: whether it proposes more once losses are known: a study waits for them; others it fills up with further
+            learning rates.
+    """
+
+    help: str
+    propose: Propose
+    learns: bool = False
+
+
+def check_searcher(entry: object) -> None:
+    """Raise TypeError for what another package should not call a searcher."""
+    if not isinstance(entry, Searcher):
+        raise TypeError(f"{entry!r} is no tuning.study.searchers.Searcher")
+
+
+SEARCHERS: Registry[Searcher] = Registry(
+    "searcher",
+    "cser_ray.searchers",
+    {
+        "spread": Searcher("the authors' configurations and rules, then points spread over share and log H", spread),
+        "random": Searcher("points of the lattice, each as likely", uniform),
+        "tpe": Searcher("Optuna's tree of Parzen estimators", tpe, learns=True),
+    },
+    check_searcher,
+)
+"""Name -> searcher. `random` and `tpe`, with enough trials, try every point of the lattice."""
 
 
 def _first(wanted: Wanted, others: Iterable[Structure]) -> list[Structure]:
@@ -96,7 +127,7 @@ def pool(method: str, ratio: float, steps: int | None) -> tuple[Structure, ...]:
     """All points of the method itself: those of a simpler method are that one's to try."""
     first = candidates(method, ratio, 1, steps)
     own = points(method, ratio, steps, all=True)
-    knobs = budget_of(method).knobs
+    knobs = METHODS[method].knobs
     if "gradient_ratio" in knobs:
         own = [p for p in own if math.isfinite(p.gradient_ratio)]
     elif len(knobs) > 1:

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from cser_ray.budget import METHOD_BUDGETS
 from cser_ray.communication.wire import dense_bytes
+from cser_ray.methods import METHODS
 from tuning.study.study import Trial
 
 if TYPE_CHECKING:
@@ -112,5 +112,5 @@ def predicted(trial: Trial, rows: "pd.DataFrame") -> Cost:
     )
     seconds = float((trials["wall_s"] / trials["steps"]).max()) * trial.cost
     dense = dense_bytes(int(same["n_params"].iloc[0]), config.workers)
-    sent = trial.cost * config.workers * dense / METHOD_BUDGETS[config.method].formula(config.structure)
+    sent = trial.cost * config.workers * dense / METHODS[config.method].formula(config.structure)
     return Cost(1, seconds, seconds * float(trials["processes"].max()), sent)

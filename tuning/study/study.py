@@ -6,90 +6,92 @@
 import itertools
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from cser_ray.budget import Structure, budget_of, number
-from cser_ray.config import RunConfig
-from tuning.compare.selection import REFERENCES, RUNG
-from tuning.study.defaults import METHODS
+from cser_ray.config import RunConfig, Shared
+from cser_ray.methods import METHODS, has_ratio
+from cser_ray.settings import declared, setting
+from cser_ray.structure import Structure, number
+from tuning.compare.selection import RUNG, SELECT
 from tuning.study.grid import nearest, refine
 from tuning.study.lattice import candidates
-from tuning.study.searchers import LEARNING, SEARCHERS, Losses, Wanted
+from tuning.study.searchers import SEARCHERS, Losses, Wanted
 
 REAL = "real"
 """The stage that runs on real workers."""
 
 
 @dataclass(frozen=True)
-class Study:
-    """What `cser-ray tune` is asked for. Raises ValueError for what cannot be run as asked."""
+class Study(Shared):
+    """What `cser-ray tune` is asked for: the settings that its runs share, and what to search.
 
-    task: str = "digits"
-    model: str = ""
-    data_dir: str = ""
-    coarse_labels: bool = False
-    methods: tuple[str, ...] = METHODS
-    ratios: tuple[float, ...] = (16.0, 256.0, 1024.0)
-    workers: int = 8
-    processes_per_worker: int = 1
-    """k: real workers are whole hosts of k processes."""
-    repeats: int = 3
-    seed: int = 0
-    lrs: tuple[float, ...] = (0.05, 0.1, 0.5)
-    steps: int = 2048
-    trials: int = 1
-    """Candidates for each method and ratio."""
-    searcher: str = "spread"
-    """Which structures they are: a key of `SEARCHERS`."""
+    Raises ValueError for what cannot be run as asked.
+
+    >>> Study(methods=("sgd", "local-sgd"), ratios=(16.0,), steps=64).cells()
+    [('sgd', 1.0), ('local-sgd', 16.0)]
+    """
+
+    methods: tuple[str, ...] = setting(
+        tuple(name for name in METHODS.builtin if METHODS[name].by_default),
+        "Methods to compare: see `cser-ray methods`.",
+        unit="text",
+        choices=lambda: METHODS,
+        kind="method",
+        default_words="those with a * in `cser-ray methods`",
+    )
+    ratios: tuple[float, ...] = setting(
+        (16.0, 256.0, 1024.0), "Overall ratios R_C to compare them at.", unit="×", by_task=True
+    )
+    lrs: tuple[float, ...] = setting(
+        (0.05, 0.1, 0.5), "Learning rates that every method tries.", above=0, below=math.inf, by_task=True
+    )
+    extend_lrs: int = setting(
+        0, "How often that grid may grow, for every method, while a best rate stands on its edge.", least=0
+    )
+    repeats: int = setting(3, "Seeds for each chosen configuration.", least=1)
+    confirm: int = setting(0, "Fresh seeds for it, which choose nothing; results are reported on these.", least=0)
+    trials: int = setting(
+        1,
+        "Candidate structures for each method and ratio; methods without structure try more learning rates.",
+        least=1,
+    )
+    searcher: str = setting(
+        "spread",
+        "Which structures: the authors' and rules, then spread over the lattice; at random; or Optuna's.",
+        unit="text",
+        choices=lambda: SEARCHERS,
+    )
     starts: tuple[tuple[str, float, int, float, float], ...] = ()
     """(method, R_C, H, R_C1, R_C2) to try before them: what earlier studies chose."""
-    rungs: tuple[int, ...] = ()
-    """Steps of shorter runs that candidates pass first, increasing; the best go on."""
-    transfer_lrs: bool = False
-    """All candidates of a cell but the first try only the rates nearest to its best."""
-    extend_lrs: int = 0
-    """How often the grid may grow, for every method, while a chosen rate stands on its edge."""
-    confirm: int = 0
-    """Repeats on fresh seeds, of the chosen configurations; results are reported of these."""
-    distributed: int = 1
-    """How many chosen configurations run again on real workers."""
-    batch_size: int = 16
-    block_order: str = "random"
-    momentum: float = 0.9
-    beta2: float = 0.95
-    """Of AdamW, whose first beta is `momentum`."""
-    weight_decay: float = 5e-4
-    schedule: str = "step"
-    warmup_steps: int = 0
-    evaluations: int = 8
-    select: str = "val-loss"
+    rungs: tuple[int, ...] = setting(
+        (), "Steps of shorter runs that candidates pass first, as in 256,1024; the best go on.", unit="steps", least=1
+    )
+    transfer_lrs: bool = setting(
+        False, "Candidates after a cell's first try only the three rates around its best.", unit="flag"
+    )
+    distributed: int = setting(1, "How many chosen configurations run again with real Ray Train workers.", least=0)
+    select: str = setting(
+        "val-loss",
+        "Choose configurations by this; train-loss is the paper's rule.",
+        unit="text",
+        choices=lambda: SELECT,
+        kind="rule to choose by",
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.methods or not self.lrs:
             raise ValueError("A study needs at least one method and one learning rate")
         for name in ("methods", "ratios", "lrs"):
             values = [v if isinstance(v, str) else f"{v:.6g}" for v in getattr(self, name)]  # as ids name them
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names {next(v for v in values if values.count(v) > 1)} twice")
-        for method in self.methods:
-            budget_of(method)
-        if set(self.methods) - set(REFERENCES) and not self.ratios:
+        if any(has_ratio(method) for method in self.methods) and not self.ratios:
             raise ValueError("A study of compressed methods needs at least one ratio")
         for ratio in self.ratios:
-            if not ratio >= 1:
+            if not ratio >= 1:  # also NaN
                 raise ValueError(f"R_C = {ratio}: a ratio is dense bytes over the bytes sent; ask for 1 or more")
-        for lr in self.lrs:
-            if not (lr > 0 and math.isfinite(lr)):
-                raise ValueError(f"A learning rate is positive, not {lr}")
-        for name in ("repeats", "trials"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.searcher not in SEARCHERS:
-            raise ValueError(f"there is no searcher {self.searcher!r}: take one of {', '.join(SEARCHERS)}")
-        for name in ("distributed", "confirm", "extend_lrs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is a count, so it is at least 0, not {getattr(self, name)}")
         if self.extend_lrs and len(self.lrs) < 2:
             raise ValueError("extend_lrs needs a grid to extend: two learning rates or more")
         lengths = (self.evaluations - 1, *self.rungs, self.steps)
@@ -98,7 +100,6 @@ class Study:
                 f"rungs are steps of shorter runs, increasing, from the number of evaluations ({self.evaluations}) to "
                 f"under {self.steps}, not {', '.join(map(str, self.rungs))}"
             )
-        self.run_config("sgd", 1.0, Structure(), self.lrs[0], 0)  # the fields it shares are checked there
         for method, ratio in self.cells():
             self.candidates(method, ratio)
 
@@ -106,13 +107,18 @@ class Study:
         """The settings that make two studies the same; what may differ when going on is left out."""
         return asdict(self)
 
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """What the settings are where nobody says: also those that an earlier version did not have."""
+        return {each.name: each.default for each in declared(cls)}
+
     def cells(self) -> list[tuple[str, float]]:
         """(method, ratio) for each cell of the table; references once, and only ratios that a method can reach."""
         cells: list[tuple[str, float]] = []
         unreachable = self.unreachable()
         for method in self.methods:
-            if method in REFERENCES:
-                cells.append((method, budget_of(method).formula(Structure())))
+            if not has_ratio(method):
+                cells.append((method, METHODS[method].formula(Structure())))
             else:
                 cells += [(method, ratio) for ratio in self.ratios if (method, ratio) not in unreachable]
         return cells
@@ -121,12 +127,12 @@ class Study:
         """Cells that stay empty, with the reason: local SGD needs a whole R_C, and no H is longer than a run."""
         reasons: dict[tuple[str, float], str] = {}
         for method in self.methods:
-            for ratio in self.ratios if method not in REFERENCES else ():
+            for ratio in self.ratios if has_ratio(method) else ():
                 try:
                     candidates(method, ratio, self.trials, self.steps)
                 except ValueError as error:
                     reasons[method, ratio] = str(error)
-        if reasons and len(reasons) == len(self.ratios) * len(set(self.methods) - set(REFERENCES)):
+        if reasons and len(reasons) == len(self.ratios) * sum(map(has_ratio, self.methods)):
             raise ValueError(next(iter(reasons.values())))
         return reasons
 
@@ -138,12 +144,12 @@ class Study:
         A searcher that learns has further candidates once the losses of the former are known, and with `transfer_lrs`
         all but the first one wait for `first_lr`. Else all `trials` of them are there at once.
         """
-        if method in REFERENCES:
+        if not has_ratio(method):
             return [Candidate(0, Structure(), self.lrs)]
         starts = tuple(Structure(h, rc1, rc2) for name, at, h, rc1, rc2 in self.starts if (name, at) == (method, ratio))
         wanted = Wanted(method, ratio, count=self.trials, steps=self.steps, seed=self.seed, starts=starts)
-        structures = SEARCHERS[self.searcher](wanted, losses)
-        learning = self.searcher in LEARNING and None in [*losses, None][: len(structures)]
+        structures = SEARCHERS[self.searcher].propose(wanted, losses)
+        learning = SEARCHERS[self.searcher].learns and None in [*losses, None][: len(structures)]
         rates, found = list(self.lrs), []
         for k in range(len(structures) if learning else self.trials):
             if k and self.transfer_lrs and first_lr is None:
@@ -183,9 +189,8 @@ class Study:
 
     def run_config(self, method: str, ratio: float, structure: Structure, lr: float, repeat: int) -> RunConfig:
         """The configuration of one run of this study."""
-        shared = {f.name for f in fields(RunConfig)} & {f.name for f in fields(Study)}
         return RunConfig(
-            **{name: getattr(self, name) for name in shared},
+            **{each.name: getattr(self, each.name) for each in declared(Shared)},
             **asdict(structure),
             method=method,
             ratio=ratio,
@@ -202,11 +207,9 @@ class Study:
 
     def real_cells(self) -> list[tuple[str, float]]:
         """The cells that run again on real workers: few messages first, and a middle ratio, where there is a choice."""
-        preferred = ("cser-pl", "cser", "cser-release", "csea", "local-sgd", "diloco", "qsparse", "ef-sgd")
-        order = {method: place for place, method in enumerate(preferred)}
         middle = sorted(self.ratios)[(len(self.ratios) - 1) // 2] if self.ratios else 1.0
         cells = self.cells()
-        cells.sort(key=lambda cell: (cell[0] in REFERENCES, cell[1] != middle, order.get(cell[0], len(order)), cell[1]))
+        cells.sort(key=lambda at: (not has_ratio(at[0]), at[1] != middle, METHODS[at[0]].rehearsal, at[1]))
         return cells[: self.distributed]
 
 

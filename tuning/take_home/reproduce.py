@@ -8,14 +8,12 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from typing import Any, get_type_hints
 
-from cser_ray.budget import METHOD_BUDGETS
-from cser_ray.config import RunConfig
+from cser_ray.config import RunConfig, Shared
+from cser_ray.methods import METHODS
+from cser_ray.settings import declared
 
-WITHOUT_OPTION = ("beta2", "outer_lr", "outer_momentum", "dtype")
-"""Fields of RunConfig that `cser-ray train` always leaves at their defaults."""
 WIDTH = 110
 
 
@@ -28,10 +26,11 @@ def recorded_config(text: str | None) -> RunConfig:
     kinds = get_type_hints(RunConfig)
     if not isinstance(values, dict) or not kinds.keys() >= values.keys() >= {"method", "task"}:
         raise ValueError("config_json of the run is no configuration of this version: its settings are not known")
-    config = RunConfig(**{name: _typed(name, value, kinds[name]) for name, value in values.items()})
-    if config.method not in METHOD_BUDGETS:
-        raise ValueError(f"config_json of the run names {config.method!r}, which is no method of this version")
-    return config
+    typed = {name: _typed(name, value, kinds[name]) for name, value in values.items()}
+    try:
+        return RunConfig(**typed)
+    except ValueError as error:
+        raise ValueError(f"config_json of the run is none of this version: {error}") from error
 
 
 def settings_of_run(config: RunConfig) -> dict[str, Any]:
@@ -39,21 +38,20 @@ def settings_of_run(config: RunConfig) -> dict[str, Any]:
 
     Raises ValueError for a run that no options describe.
     """
-    for field in fields(RunConfig):
-        value = getattr(config, field.name)
-        if field.name in WITHOUT_OPTION and value != field.default:
+    record, values = METHODS[config.method], {}
+    shared = {each.name for each in declared(Shared)} - {"task"}
+    for each in sorted(declared(config), key=lambda each: each.name in shared):  # the task and the method come first
+        value = getattr(config, each.name)
+        if each.setting.by_method and each.name not in record.reads:
+            continue
+        if each.setting.option:
+            values[each.name] = value
+        elif value != each.default and each.name != "rung":  # the commands say themselves how a run is carried out
             raise ValueError(
-                f"the run has {field.name} = {value} and cser-ray train has no option for it: it always takes "
-                f"{field.default}"
+                f"the run has {each.name} = {value} and cser-ray train has no option for it: it always takes {each.default}"
             )
-    knobs = METHOD_BUDGETS[config.method].knobs
-    names = (
-        *("task", "model", "data_dir", "coarse_labels", "method"),
-        *(("ratio", *knobs) if knobs else ()),
-        *("lr", "repeat", "workers", "processes_per_worker", "steps", "batch_size", "seed", "block_order"),
-        *("momentum", "weight_decay", "schedule", "warmup_steps", "evaluations"),
-    )
-    values = {name: getattr(config, name) for name in names}
+    if not record.has_ratio:
+        del values["ratio"]
     return {name: value for name, value in values.items() if value is not False and value != ""}
 
 

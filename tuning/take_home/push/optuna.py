@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from cser_ray.budget import METHOD_BUDGETS
-from cser_ray.commands.options import ORDERS
+from cser_ray.config import BLOCK_ORDERS
+from cser_ray.methods import METHODS
 from tuning.compare.selection import SELECT
 from tuning.take_home.push.runs import Pushed, PushedRun, PushedStudy, lacking
 
@@ -53,8 +53,8 @@ def _trial(run: PushedRun, column: str) -> "optuna.trial.FrozenTrial":
     from optuna.trial import TrialState, create_trial
 
     known: dict[str, BaseDistribution] = {
-        "method": CategoricalDistribution(tuple(METHOD_BUDGETS)),
-        "block_order": CategoricalDistribution(ORDERS),
+        "method": CategoricalDistribution(tuple(METHODS)),
+        "block_order": CategoricalDistribution(tuple(BLOCK_ORDERS)),
         "reset_interval": IntDistribution(1, 10**9, log=True),
         "share": FloatDistribution(0.0, 1.0),
     } | {name: FloatDistribution(*bounds, log=True) for name, bounds in _NUMBERS.items()}

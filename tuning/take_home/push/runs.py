@@ -17,11 +17,7 @@ from cser_ray.store.read import EpochRow, RunRow, columns, decode, read_history,
 if TYPE_CHECKING:
     import pandas as pd
 
-SETTINGS = (
-    *("task", "model", "method", "ratio", "reset_interval", "reset_ratio", "gradient_ratio", "share", "block_order"),
-    *("lr", "momentum", "beta2", "weight_decay", "outer_lr", "outer_momentum", "schedule", "warmup_steps", "steps"),
-    *("batch_size", "workers", "processes_per_worker", "rung", "stage", "seed", "repeat", "n_params"),
-)
+SETTINGS = tuple(c.name for c in columns(RunRow) if c.asked)
 """Columns of RunRow that say what was run; the other numbers say what came of it."""
 _NEITHER = ("schema_version", "attempt", "evaluation", "step")
 RESULTS = tuple(c.name for c in columns(RunRow) if c.kind in (int, float) and c.name not in (*SETTINGS, *_NEITHER))
