@@ -106,7 +106,9 @@ def test_the_study_file_holds_settings_of_a_study() -> None:
     assert context.params["block_order"] == "cyclic"
 
 
-@pytest.mark.parametrize(("path", "text"), list(pages()), ids=lambda value: value.name if isinstance(value, Path) else "")
+@pytest.mark.parametrize(
+    ("path", "text"), list(pages()), ids=lambda value: value.name if isinstance(value, Path) else ""
+)
 def test_generated_documents_are_what_the_code_says(path: Path, text: str) -> None:
     """`python docs/generate.py` was run after the last change."""
     assert path.read_text() == text
