@@ -24,7 +24,8 @@ class Method:
         name: as users type it, and as the results store has it.
         help: one line for `cser-ray methods`.
         rule: how its overall ratio follows, to continue a sentence: "it sends one part in RC1 every step: RC1 = R_C".
-        formula: its overall ratio R_C, given a structure; infinity where it sends nothing.
+        formula: its overall ratio R_C, given a structure: `overall_ratio` or `released_ratio` where it has knobs, else a
+            constant; infinity where it sends nothing.
         optimizer: its class as "module:Class", a `cser_ray.optimizers.FlatOptimizer`.
         knobs: the fields of `Structure` that it reads, in that order; the others stand at their defaults.
         arguments: arguments of the class -> the setting of a run that each is given. A compressor's argument takes a
@@ -84,6 +85,10 @@ def check_method(entry: object) -> None:
     """Raise TypeError or ValueError for what another package should not call a method."""
     if not isinstance(entry, Method):
         raise TypeError(f"{entry!r} is no cser_ray.methods.Method")
+    if entry.knobs and entry.formula not in (overall_ratio, released_ratio):
+        raise ValueError(
+            f"{entry.name}: structures are solved for overall_ratio or released_ratio, not another formula"
+        )
     if wrong := [knob for knob in entry.knobs if knob not in ALL_KNOBS]:
         raise ValueError(f"knobs are of {', '.join(ALL_KNOBS)}, not {', '.join(wrong)}")
 
@@ -323,7 +328,7 @@ METHODS: Registry[Method] = Registry("method", "cser_ray.methods", {m.name: m fo
 
 def known(name: str) -> Method | None:
     """The record of a method that a row names; None where the package that has it is not installed."""
-    return METHODS.get(name)
+    return METHODS[name] if name in METHODS else None  # noqa: SIM401 - an unknown name would be looked up in vain, and worded
 
 
 def has_ratio(name: str) -> bool:

@@ -6,10 +6,10 @@ Nothing is decided here. Every number and mark is the comparison's own, so the p
 from dataclasses import asdict
 from typing import Any
 
+from cser_ray.methods import has_ratio
 from cser_ray.structure import number
 from tuning.compare.comparison import Cell, Comparison, spread
 from tuning.compare.render import heading, legend
-from tuning.compare.selection import REFERENCES
 from tuning.compare.tables import accuracy_text, value_text
 from tuning.compare.verdict import sentence, simplicity
 
@@ -17,7 +17,7 @@ from tuning.compare.verdict import sentence, simplicity
 def decision(comparison: Comparison, repeats: int) -> dict[str, Any]:
     """The comparison as the page shows it. `repeats`: as many as the study plans for each chosen configuration."""
     recommended = {(v.recommended, v.ratio) for v in comparison.verdicts}
-    compared = [cell for cell in comparison.cells if cell.method not in REFERENCES]
+    compared = [cell for cell in comparison.cells if has_ratio(cell.method)]
     return {
         "heading": heading(comparison),
         "advice": list(comparison.advice),
@@ -54,7 +54,7 @@ def _cell(cell: Cell, comparison: Comparison, repeats: int) -> dict[str, Any]:
     names = ("method", "ratio", "n", "diverged", "winner", "under_floor", "lr_edge", "value_retained")
     values = asdict(cell)
     return {name: values[name] for name in names} | {
-        "reference": cell.method in REFERENCES,
+        "reference": not has_ratio(cell.method),
         "mean": cell.test_acc,
         "std": cell.test_acc_std,
         "low": None if cell.test_acc is None else cell.test_acc - (cell.test_acc_std or 0.0),

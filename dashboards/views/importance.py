@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from cser_ray.methods import has_ratio
 from dashboards.views.values import drawn
-from tuning.compare.selection import REFERENCES, RUNG, SELECT
+from tuning.compare.selection import RUNG, SELECT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ def importance(runs: "pd.DataFrame", select: str) -> list[dict[str, Any]]:
     """
     column, sign = SELECT[select]
     whole = (runs["rung"] == "virtual") & (runs["status"] == "FINISHED") & (runs["stage"] != RUNG)
-    rows = runs[whole & ~runs["method"].isin(REFERENCES)]
+    rows = runs[whole & runs["method"].map(has_ratio).astype(bool)]
     rows = rows.assign(score=sign * rows[column].astype("float64").mask(rows["diverged"].astype(bool)))
     found = []
     for ratio, at in rows.groupby("ratio"):

@@ -7,13 +7,13 @@ computes nothing.
 
 from typing import TYPE_CHECKING, Any
 
+from cser_ray.methods import has_ratio
 from dashboards.views.tradeoff import front
 from dashboards.views.values import drawn
 from tuning.advise.constants import FITTED
 from tuning.advise.step_time import Form, Job, Prediction, predict
 from tuning.compare.cells import Choices
 from tuning.compare.comparison import Cell, Comparison
-from tuning.compare.selection import REFERENCES
 from tuning.compare.verdict import simplicity
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _entries(choices: Choices, comparison: Comparison) -> list[tuple[Form, dict[
         for name, title in PEERS.items()
     ]
     for key, choice in sorted(choices.items(), key=lambda c: (c[0][1], simplicity(c[0][0]))):
-        if key[0] not in REFERENCES and choice.configuration.structure is not None:
+        if has_ratio(key[0]) and choice.configuration.structure is not None:
             entry = {"method": key[0], "ratio": key[1], "title": key[0]} | _result(cells[key])
             found.append((Form(key[0], choice.configuration.structure), entry))
     return found

@@ -4,11 +4,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cser_ray.methods import METHODS
+from cser_ray.methods import METHODS, has_ratio
 from cser_ray.structure import number
 from dashboards.views.values import column, drawn
 from tuning.compare.comparison import ConfigurationRow
-from tuning.compare.selection import REFERENCES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +60,7 @@ def frame(rows: Sequence[ConfigurationRow]) -> "pd.DataFrame":
     import pandas as pd
 
     columns = ["method", "ratio", *AXES, "chosen", "n", "diverged"]
-    kept = [r for r in rows if r.rung == "virtual" and r.n and r.method not in REFERENCES]
+    kept = [r for r in rows if r.rung == "virtual" and r.n and has_ratio(r.method)]
     return pd.DataFrame([[getattr(r, name) for name in columns] for r in kept], columns=columns).astype(
         dict.fromkeys(AXES, "float64")
     )

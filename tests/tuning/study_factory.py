@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from cser_ray.config import RunConfig
+from cser_ray.methods import has_ratio
 from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, run
-from tuning.compare.selection import REFERENCES
 from tuning.study.stages import make_plan
 from tuning.study.study import Study, Trial
 
@@ -23,7 +23,7 @@ def rows(trial: Trial, loss: Loss = lambda run: 0.5, **values: Any) -> list[RunR
     for config, run_id in zip(trial.runs, trial.run_ids(), strict=True):
         names = ("method", "ratio", "lr", "repeat", "rung", "workers", "block_order", "seed")
         own: dict[str, Any] = {name: getattr(config, name) for name in names}
-        if config.method not in REFERENCES:
+        if has_ratio(config.method):
             own |= {name: getattr(config, name) for name in ("reset_interval", "reset_ratio", "gradient_ratio")}
         own |= {"trial_id": trial.trial_id, "run_id": run_id, "stage": trial.stage, "val_loss": loss(config)}
         own |= {"steps": config.run_steps}

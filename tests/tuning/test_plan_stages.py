@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from cser_ray.budget import Structure, ratio_of, share
 from cser_ray.config import RunConfig
+from cser_ray.methods import has_ratio
 from cser_ray.store.read import RunRow
 from cser_ray.store.write import Store
 from tests.tuning.rows_factory import frame, run
 from tests.tuning.study_factory import EMPTY, issued_runs, plan_of, rows, simulate, small, stages
 from tuning.compare.compare import compare
 from tuning.compare.fairness import problems
-from tuning.compare.selection import REFERENCES, choose
+from tuning.compare.selection import choose
 from tuning.study.stages import make_plan, total_runs, total_trials
 from tuning.study.starts import starts_from
 from tuning.study.study import Study, Trial
@@ -166,7 +167,7 @@ def test_whatever_the_stages_all_methods_are_treated_alike(study: Study, best: f
     assert study.extend_lrs or (len(issued), len(runs)) == (total_trials(study), total_runs(study))
     assert len({name for trial in issued for name in trial.run_ids()}) == len(runs)
     assert all(ratio_of(r.method, r.structure) == pytest.approx(r.ratio) for r in runs)
-    virtual = Counter((r.method, r.ratio) for r in runs if r.rung == "virtual" and r.method not in REFERENCES)
+    virtual = Counter((r.method, r.ratio) for r in runs if r.rung == "virtual" and has_ratio(r.method))
     assert len(set(virtual.values())) == 1
     assert problems(table) == []
     known = {trial.trial_id: trial for trial in issued}

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import pandas as pd
 import pytest
 
+from cser_ray.methods import has_ratio
 from tests.tuning.rows_factory import frame, grid, run
 from tuning.compare.compare import compare, configurations
 from tuning.compare.render import FORMATS, render
-from tuning.compare.selection import REFERENCES
 from tuning.study.study import Study
 
 SGD = grid("sgd", [68.0, 68.5, 67.5])
@@ -23,7 +23,7 @@ def study_of_everything() -> pd.DataFrame:
     """All methods at two ratios, with times and hosts, an unchosen real run, and worse rates on the screen."""
     rows = [*SGD, *NO_SYNC]
     for at, ratio in enumerate((16.0, 256.0)):
-        for i, method in enumerate(m for m in Study().methods if m not in REFERENCES):
+        for i, method in enumerate(m for m in Study().methods if has_ratio(m)):
             rows += grid(method, [60.0 - 5 * at + i / 3, 60.4 - 5 * at + i / 3, 59.5 - 5 * at], ratio=ratio)
     rows.append(run("csea", lr=0.2, rung="distributed", stage="real", run_id="real", test_acc=12.3456))
     return frame([replace(row, test_acc=12.3456, test_loss=7.6543) if row.val_loss == 1.9 else row for row in rows])
@@ -74,7 +74,7 @@ def test_plain_text_keeps_to_120_columns() -> None:
     table = text[text.index("Test accuracy, %") : text.index("References")].splitlines()
     heads = [line.split()[1:] for line in table if line.startswith("  R_C")]
     assert len(heads) == 2
-    assert [*heads[0], *heads[1]] == [method for method in Study().methods if method not in REFERENCES]
+    assert [*heads[0], *heads[1]] == [method for method in Study().methods if has_ratio(method)]
 
 
 def test_markdown_holds_the_same_tables() -> None:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cser_ray.budget import ratio_of
+from cser_ray.methods import has_ratio
 from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame
 from tests.tuning.study_factory import EMPTY, issued_runs, plan_of, rows, simulate, small, stages
-from tuning.compare.selection import REFERENCES
 from tuning.study.stages import total_runs, total_trials
 from tuning.study.study import Study, Trial
 
@@ -25,7 +25,7 @@ def test_the_first_plan_screens_every_candidate() -> None:
     assert stages(plan) == {"screen": 2 + 3 * 2 * 2}
     for trial in plan:
         first = trial.runs[0]
-        repeats = {0, 1, 2} if first.method in REFERENCES else {0}
+        repeats = {0, 1, 2} if not has_ratio(first.method) else {0}
         assert {run.repeat for run in trial.runs} == repeats
         assert len({run.lr for run in trial.runs}) == 2
         assert first.rung == "virtual"
@@ -189,8 +189,8 @@ def test_every_method_gets_as_many_runs(trials: int) -> None:
     """At every ratio, whether its runs go to structures or to learning rates; what is planned is what is counted."""
     study = Study(trials=trials, lrs=(0.05, 0.1, 0.5), distributed=2)
     issued = [trial for trial in simulate(study) if trial.stage != "real"]
-    counts = {cell: len(issued_runs(issued, *cell)) for cell in study.cells() if cell[0] not in REFERENCES}
-    assert set(counts) == set(itertools.product(set(Study().methods) - set(REFERENCES), (16.0, 256.0, 1024.0)))
+    counts = {cell: len(issued_runs(issued, *cell)) for cell in study.cells() if has_ratio(cell[0])}
+    assert set(counts) == set(itertools.product(filter(has_ratio, Study().methods), (16.0, 256.0, 1024.0)))
     assert set(counts.values()) == {9 if trials == 1 else 3 * trials + 6}
 
 
@@ -218,7 +218,7 @@ def test_any_study_issues_the_runs_it_announces(study: Study, favourite: float) 
     for trial in issued:
         for config in trial.runs:
             assert ratio_of(config.method, config.structure) == pytest.approx(config.ratio)
-    virtual = Counter((r.method, r.ratio) for r in runs if r.rung == "virtual" and r.method not in REFERENCES)
+    virtual = Counter((r.method, r.ratio) for r in runs if r.rung == "virtual" and has_ratio(r.method))
     assert len(set(virtual.values())) <= 1
 
 

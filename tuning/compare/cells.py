@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from cser_ray.methods import has_ratio
 from cser_ray.structure import Structure
 from tuning.compare.comparison import Cell, ConfigurationRow, Reference, Twin
 from tuning.compare.fairness import name_cell
 from tuning.compare.rates import by_rate, good_range, untuned
 from tuning.compare.selection import (
-    REFERENCES,
     RUNG,
     Choice,
     Configuration,
@@ -40,7 +40,7 @@ def reference_lines(choices: Choices) -> list[Reference]:
     The most accurate of the lines without communication is the floor that methods are tested against.
     """
     found, silent = [], []
-    for choice in sorted((c for c in choices.values() if c.method in REFERENCES), key=lambda c: simplicity(c.method)):
+    for choice in sorted((c for c in choices.values() if not has_ratio(c.method)), key=lambda c: simplicity(c.method)):
         name = choice.method
         found.append(_reference(name, choice, ""))
         if math.isinf(choice.ratio):
@@ -92,9 +92,7 @@ def cell_of(
         test_loss=loss,
         test_loss_std=loss_std,
         value_retained=_value_retained(loss, named.get("sgd"), zero_of_value(named.values())),
-        under_floor=floor is not None
-        and method not in REFERENCES
-        and (accuracy is None or accuracy < accuracy_of(floor)),
+        under_floor=floor is not None and has_ratio(method) and (accuracy is None or accuracy < accuracy_of(floor)),
         winner=False,
         **_knobs(configuration.structure),
         lr=configuration.lr,

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cser_ray.methods import has_ratio
 from cser_ray.structure import number
 from tuning.compare.agreement import agreements
 from tuning.compare.cells import cell_of, configuration_row, reference_lines, twins_of, zero_of_value
@@ -20,7 +21,6 @@ from tuning.compare.rates import synchronous_rate
 from tuning.compare.render import render
 from tuning.compare.selection import (
     CONFIRM,
-    REFERENCES,
     Choice,
     Run,
     by_cell,
@@ -125,7 +125,7 @@ def _comparable(rows: list[Run]) -> list[Run]:
 def _verdicts(cells: list[Cell], floor: Reference | None, sgd: Reference | None, equal: bool) -> list[Verdict]:
     ratios: dict[float, list[Cell]] = {}
     for cell in cells:
-        if cell.method not in REFERENCES:
+        if has_ratio(cell.method):
             ratios.setdefault(cell.ratio, []).append(cell)
     return [verdict(ratio, at, floor, sgd, equal) for ratio, at in sorted(ratios.items())]
 

@@ -13,10 +13,10 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from cser_ray.config import RunConfig, setting_of
-from cser_ray.methods import known
+from cser_ray.methods import has_ratio, known
 from cser_ray.settings import declared
 from cser_ray.structure import number
-from tuning.compare.selection import REFERENCES, RUNG, Run, by_cell, configuration_of, finished, records
+from tuning.compare.selection import RUNG, Run, by_cell, configuration_of, finished, records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,7 +88,7 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def name_cell(cell: tuple[str, float]) -> str:
     """A (method, ratio) in a sentence; the references have no ratio to name."""
     method, ratio = cell
-    return method if method in REFERENCES else f"{method} at R_C {number(ratio)}"
+    return method if not has_ratio(method) else f"{method} at R_C {number(ratio)}"
 
 
 def _unfinished(runs: list[Run]) -> Iterator[str]:
@@ -105,7 +105,7 @@ def _unfinished(runs: list[Run]) -> Iterator[str]:
 
 def _rungs(done: list[Run]) -> Iterator[str]:
     """Short runs are compared by their number; where one has some, all have."""
-    competing = [run for run in done if run["method"] not in REFERENCES]
+    competing = [run for run in done if has_ratio(run["method"])]
     counts = dict.fromkeys(((run["method"], run["ratio"]) for run in competing), 0)
     for run in competing:
         counts[run["method"], run["ratio"]] += run["stage"] == RUNG
@@ -200,7 +200,7 @@ def _cells(done: list[Run], short: list[Run]) -> Iterator[str]:
     structures = {cell: len({c.structure for c in found}) for cell, found in anywhere.items()}
     grids = {cell: frozenset(c.lr for c in found) for cell, found in anywhere.items()}
     for competing in (True, False):
-        group = {cell: found for cell, found in cells.items() if (cell[0] not in REFERENCES) == competing}
+        group = {cell: found for cell, found in cells.items() if (has_ratio(cell[0])) == competing}
         runs = {cell: [run for repeats in found.values() for run in repeats] for cell, found in group.items()}
         yield from _odd("the number of finished runs differs", {cell: len(found) for cell, found in runs.items()})
         tried = {cell: len(found) for cell, found in group.items()}
@@ -213,7 +213,7 @@ def _cells(done: list[Run], short: list[Run]) -> Iterator[str]:
     most = max(structures.values())
     base = frozenset.intersection(*(grids[cell] for cell in cells if structures[cell] == most))
     for cell, grid in grids.items():
-        if (lacking := base - grid) and (structures[cell] < most or cell[0] in REFERENCES):
+        if (lacking := base - grid) and (structures[cell] < most or not has_ratio(cell[0])):
             yield f"{name_cell(cell)} was not run at learning rate {_set(lacking)}, which other methods were"
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from cser_ray.methods import has_ratio
 from cser_ray.store.read import jsonable
 from tuning.compare.comparison import Cell, Comparison, ConfigurationRow
-from tuning.compare.selection import REFERENCES
 from tuning.compare.tables import (
     accuracy,
     agreements_table,
@@ -88,7 +88,7 @@ def heading(c: Comparison) -> str:
 
 def legend(c: Comparison) -> Iterable[str]:
     """What the marks in its tables mean, of those that are there."""
-    compared = [cell for cell in c.cells if cell.method not in REFERENCES]
+    compared = [cell for cell in c.cells if has_ratio(cell.method)]
     if any(cell.winner for cell in compared):
         yield "* winner: above every other method of its row by a paired one-sided t-test over repeats, Holm, 5 %"
     if any(cell.lr_edge for cell in c.cells):

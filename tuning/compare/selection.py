@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cser_ray.methods import METHODS
+from cser_ray.methods import has_ratio
 from cser_ray.structure import Structure
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ ENDED = ("FINISHED", "STOPPED")
 """Statuses of runs that will not go on."""
 RUNG, CONFIRM = "rung", "confirm"
 """Stages whose runs choose nothing."""
-
-REFERENCES = tuple(name for name, budget in METHODS.items() if not budget.knobs)
-"""Methods without a ratio or a structure to choose: run once a study and shown beside every row."""
 
 Run = dict[str, Any]
 """A row of the runs table, by column; None where the row has null or NaN."""
@@ -168,7 +165,7 @@ def place_of(run: Run) -> tuple[str, float]:
 def configuration_of(run: Run) -> Configuration:
     """The configuration of a row; a knob that is null stands at its default."""
     knobs = {name: run[name] for name in ("reset_interval", "reset_ratio", "gradient_ratio") if run[name] is not None}
-    structured = run["method"] not in REFERENCES  # rows of runs that failed hold the defaults for them
+    structured = has_ratio(run["method"])  # rows of runs that failed hold the defaults for them
     return Configuration(Structure(**knobs) if structured else None, run["lr"], run["block_order"])
 
 

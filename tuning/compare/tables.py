@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+from cser_ray.methods import has_ratio
 from cser_ray.structure import number
 from tuning.compare.comparison import Agreement, Cell, Comparison, ConfigurationRow, Twin, spread
-from tuning.compare.selection import REFERENCES
 from tuning.compare.text import Table
 from tuning.compare.verdict import simplicity
 
@@ -14,7 +14,7 @@ NONE = "–"
 
 def _matrix(c: Comparison, name: str, text: Callable[[Cell], str]) -> Table:
     """A row a ratio, a column a method."""
-    cells = {(cell.ratio, cell.method): cell for cell in c.cells if cell.method not in REFERENCES}
+    cells = {(cell.ratio, cell.method): cell for cell in c.cells if has_ratio(cell.method)}
     methods = sorted({method for _, method in cells}, key=simplicity)
     rows = tuple(
         (number(ratio), *(text(cells[ratio, m]) if (ratio, m) in cells else NONE for m in methods))
@@ -56,7 +56,7 @@ def value_retained(c: Comparison) -> Table:
     """Between not communicating and synchronous SGD; without rows where neither is known."""
     title = "Value retained: 0 is not worth a cable, 1 is free compression"
     table = _matrix(c, title, lambda cell: value_text(cell, c))
-    known = any(cell.value_retained is not None for cell in c.cells if cell.method not in REFERENCES)
+    known = any(cell.value_retained is not None for cell in c.cells if has_ratio(cell.method))
     return table if known else Table(table.title, table.columns, ())
 
 

@@ -5,10 +5,11 @@ from typing import Any
 
 from ray.tune import Callback
 
+from cser_ray.methods import has_ratio
 from cser_ray.store.read import RunRow, read_runs
 from cser_ray.store.write import Store
 from cser_ray.train.record import Identity
-from tuning.compare.selection import REFERENCES, records
+from tuning.compare.selection import records
 from tuning.execute.trial import error_rows, from_config, git_sha
 
 
@@ -39,7 +40,7 @@ class StudyCallback(Callback):
         accuracy = result.get("val_acc")
         if accuracy is not None and result["evaluation"] == trial.config["evaluations"] and accuracy > self.best[0]:
             config = trial.config
-            ratio = "" if config["method"] in REFERENCES else f" R_C {config['ratio']:g}"
+            ratio = "" if not has_ratio(config["method"]) else f" R_C {config['ratio']:g}"
             self.best = (accuracy, f"{accuracy:.1f} % {config['method']}{ratio} lr {result['best_lr']:g}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cser_ray.budget import Structure
-from tuning.compare.selection import CONFIRM, ENDED, REFERENCES, RUNG, Choice, Standing, choose, standing
+from cser_ray.methods import has_ratio
+from tuning.compare.selection import CONFIRM, ENDED, RUNG, Choice, Standing, choose, standing
 from tuning.study.grid import beyond
 from tuning.study.study import REAL, Candidate, Study, Trial
 
@@ -72,7 +73,7 @@ def total_runs(study: Study, extensions: int = 0) -> int:
     count = 0
     lrs, further = len(study.lrs), len(study.further_lrs(study.lrs[0]))
     for method, _ in study.cells():
-        if method in REFERENCES or study.trials == 1:
+        if not has_ratio(method) or study.trials == 1:
             count += study.repeats * lrs
         else:
             first, *later = study.rungs_kept()
@@ -91,7 +92,7 @@ def total_trials(study: Study) -> int | None:
     if study.extend_lrs:
         return None
     several = sum(study.rungs_kept()) + (study.repeats > 1 and not _alone(study))
-    screened = sum(1 if method in REFERENCES or study.trials == 1 else several for method, _ in study.cells())
+    screened = sum(1 if not has_ratio(method) or study.trials == 1 else several for method, _ in study.cells())
     return screened + bool(study.confirm) * len(study.cells()) + len(study.real_cells())
 
 
@@ -123,7 +124,7 @@ class _Results:
 def _search(study: Study, cell: Place, results: _Results) -> tuple[list[Trial], Candidate | None]:
     """What the cell's rungs, screen and repeats wait for, and its winner, where nothing is left and one finished."""
     repeats = range(study.repeats)
-    if cell[0] in REFERENCES or study.trials == 1:
+    if not has_ratio(cell[0]) or study.trials == 1:
         (only,) = study.candidates(*cell)
         return _winner([only], [study.trial(*cell, only, repeats, "screen")], results)
     left, trials, first_lr = _first_stage(study, cell, results)

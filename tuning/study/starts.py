@@ -8,8 +8,9 @@ import math
 from collections.abc import Iterable
 
 from cser_ray.budget import Structure, share
+from cser_ray.methods import has_ratio
 from cser_ray.store.read import read_runs
-from tuning.compare.selection import REFERENCES, Choice, choose
+from tuning.compare.selection import Choice, choose
 from tuning.study.searchers import pool
 from tuning.study.study import Study
 
@@ -22,7 +23,7 @@ def starts_from(study: Study, results: Iterable[str]) -> tuple[tuple[str, float,
     earlier = [list(choose(read_runs(folder), study.select).values()) for folder in results]
     found: dict[tuple[str, float, int, float, float], None] = {}
     for method, ratio in study.cells():
-        for choices in earlier if method not in REFERENCES else ():
+        for choices in earlier if has_ratio(method) else ():
             known = [choice for choice in choices if choice.method == method and not math.isinf(choice.score)]
             if known:
                 nearest = min(known, key=lambda choice: (abs(math.log(choice.ratio / ratio)), choice.ratio))

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cser_ray.config import RunConfig
+from cser_ray.methods import has_ratio
 from cser_ray.structure import number
 from tuning.compare.cells import Choices
 from tuning.compare.compare import compare
 from tuning.compare.comparison import Cell, Comparison, Verdict, spread
 from tuning.compare.render import CHOSEN_BY
-from tuning.compare.selection import REFERENCES, Choice, choose
+from tuning.compare.selection import Choice, choose
 from tuning.compare.text import paragraph
 from tuning.compare.verdict import sentence, title
 from tuning.take_home.reproduce import job_command, recorded_config, settings_file, settings_of_run, train_command
@@ -68,7 +69,7 @@ def find_best(runs: "pd.DataFrame", ratio: float, method: str | None = None, sel
 
 def best_of(comparison: Comparison, choices: Choices, ratio: float, method: str | None = None) -> Best:
     """`find_best` in a study that is compared already; raises as it does."""
-    own = next((c.ratio for c in choices.values() if c.method == method and method in REFERENCES), None)
+    own = next((c.ratio for c in choices.values() if c.method == method and not has_ratio(method)), None)
     verdict = next((v for v in comparison.verdicts if v.ratio == ratio), None)
     if verdict is None and ratio != own:
         ratios = ", ".join(number(v.ratio) for v in comparison.verdicts) or "none, only references"
@@ -78,7 +79,7 @@ def best_of(comparison: Comparison, choices: Choices, ratio: float, method: str 
         raise ValueError(f"every method diverged at {title(ratio)}: there is nothing to train with")
     choice = choices.get((taken, ratio if own is None else own))
     if choice is None:
-        there = ", ".join(c.method for c in comparison.cells if c.ratio == ratio or c.method in REFERENCES)
+        there = ", ".join(c.method for c in comparison.cells if c.ratio == ratio or not has_ratio(c.method))
         raise ValueError(f"{taken} has no finished run at {title(ratio)}; there are {there}")
     converged = [r for r in choice.runs if not r["diverged"] and None not in (r["test_acc"], r["test_loss"])]
     if not converged:
