@@ -22,6 +22,7 @@ from cser_ray.optimizers import (
     FlatOptimizer,
     LocalSGD,
     NoSync,
+    Placement,
     QSparseLocalSGD,
 )
 
@@ -81,11 +82,9 @@ def make_optimizer(
     kind, arguments = RECIPES[config.method]
     return kind(
         parameters,
-        lr,
-        config.momentum,
-        config.weight_decay,
-        communicator=communicator,
-        seeds=seeds,
-        stacked=True,
+        lr=lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        placement=Placement(communicator, tuple(seeds), stacked=True),
         **arguments(config),
     )
