@@ -4,8 +4,8 @@ Both families compress, average what was compressed and keep the residual r. Err
 it reaches the model H or more steps late, in one lump. Error reset adds r to the *model, at once*, and remembers in e how
 far the worker has thereby moved from the others:
 
-    error feedback:  x -= mean(C(p));      the residual p - C(p) waits outside the model
-    error reset:     x -= mean(C(p)) + r;  e -= r                    <- `partial_sync`
+    error feedback:  x -= mean(C(p));      the residual r = p - C(p) waits outside the model
+    error reset:     x -= mean(C(p)) + r;  e -= r
 """
 
 from torch import Tensor
@@ -14,17 +14,33 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import Compressor, SharedCompressor, start_average
 
 
-def average_compressed(
+def partial_sync(
     v: Tensor, compressor: Compressor, communicator: Communicator, call: int, name: str
 ) -> tuple[Tensor, Tensor]:
-    """Lines 4-7: (mean over workers of C(v) `[..., 1, d]`, each worker's residual v - C(v) `[..., w, d]`).
+    """PSync(v, C) in two parts: the mean over workers of C(v) `[..., 1, d]`, and each worker's r = v - C(v) `[..., w, d]`.
 
-    The mean is bitwise equal on every worker. `call` = 1, 2, ... counts the uses of this compressor; `name` is the
-    ledger's entry. v `[..., w, d]` is left as it was.
+    Their sum is the paper's v' (line 8). They are kept apart because the mean is bitwise equal on every worker, and what
+    all workers share must be moved by it alone: sums that hold an r would drift apart in the last bits.
+
+    Args:
+        v: `[..., w, d]`, the vectors of the workers that live here; left as they are.
+        compressor: C, keyed by `with_streams`.
+        communicator: reaches the other workers.
+        call: counts the uses of this compressor: 1, 2, ...
+        name: the ledger's entry that is charged, "gradient" or "reset".
+
+    Source: CSER (arXiv 2007.13221), Algorithm 3.
+
+    >>> import torch
+    >>> from cser_ray.compressors import TopK
+    >>> workers = torch.tensor([[4.0, 1.0], [2.0, 8.0]])
+    >>> partial_sync(workers, TopK(2), Communicator(workers=2, group=None), 1, "gradient")
+    (tensor([[2., 4.]]), tensor([[0., 1.],
+            [2., 0.]]))
     """
-    message = compressor.compress(v, call)
-    residual = message.residual()
-    return message.average(communicator, name), residual
+    message = compressor.compress(v, call)  # line 4
+    r = message.residual()  # line 5
+    return message.average(communicator, name), r  # line 7
 
 
 def error_feedback_(
@@ -32,7 +48,7 @@ def error_feedback_(
 ) -> None:
     """In place: model `[..., w or 1, d]` += sign * mean(C(v)), and v `[..., w, d]` becomes its residual v - C(v).
 
-    Where all workers choose the same coordinates, nothing but those is touched.
+    Where all workers choose the same coordinates, nothing but those is touched. Other arguments as in `partial_sync`.
     """
     if isinstance(compressor, SharedCompressor):
         chosen = compressor.select(v, call)
@@ -40,14 +56,6 @@ def error_feedback_(
         chosen.put_(v, v.new_zeros(()))
         chosen.add_(model, mean * sign)
     else:
-        mean, residual = average_compressed(v, compressor, communicator, call, name)
+        mean, residual = partial_sync(v, compressor, communicator, call, name)
         model.add_(mean, alpha=sign)
         v.copy_(residual)
-
-
-def partial_sync(
-    v: Tensor, compressor: Compressor, communicator: Communicator, call: int, name: str
-) -> tuple[Tensor, Tensor]:
-    """PSync(v, C): (v' = mean(C(v)) + r, r = v - C(v)), both `[..., w, d]`. The mean of v over workers is kept, for any C."""
-    mean, residual = average_compressed(v, compressor, communicator, call, name)
-    return mean + residual, residual

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import COMPRESSORS, GRBS, Compressor
 from cser_ray.compressors.grbs import ORDERS
-from cser_ray.optimizers import OPTIMIZERS, FlatOptimizer
+from cser_ray.optimizers import OPTIMIZERS, FlatOptimizer, Placement
 from cser_ray.paper import Compress, Gradient
 from cser_ray.seeds import Purpose
 
@@ -79,8 +79,8 @@ def build(
     groups: list[Any] = list(parameters)
     if second_group is not None:
         groups = [{"params": parameters[:1]}, {"params": parameters[1:], **second_group}]
-    communicator = Communicator(n, group=None)
-    return kind(groups, **{"lr": LR} | arguments, communicator=communicator, seeds=seeds, stacked=True)
+    placement = Placement(Communicator(n, group=None), seeds, stacked=True)
+    return kind(groups, **{"lr": LR} | arguments, placement=placement)
 
 
 def models(optimizer: FlatOptimizer) -> Tensor:

@@ -19,7 +19,7 @@ from torch.nn import Parameter
 from cser_ray.commands import cli
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.grbs import ORDERS
-from cser_ray.optimizers import CSER, OPTIMIZERS
+from cser_ray.optimizers import CSER, OPTIMIZERS, Placement
 from docs.generate import pages
 
 ROOT = Path(__file__).parents[1]
@@ -167,8 +167,8 @@ def quadratic(**arguments: object) -> tuple[Tensor, CSER]:
     generator = torch.Generator().manual_seed(0)
     x = Parameter(torch.zeros(3, 20, dtype=torch.float64))
     targets = torch.randn(3, 20, generator=generator, dtype=torch.float64)
-    communicator = Communicator(3, group=None)
-    optimizer = CSER([x], 0.1, reset_interval=2, communicator=communicator, stacked=True, **arguments)  # type: ignore[arg-type]
+    placement = Placement(Communicator(3, group=None), stacked=True)
+    optimizer = CSER([x], 0.1, reset_interval=2, placement=placement, **arguments)  # type: ignore[arg-type]
     for _ in range(10):
         optimizer.zero_grad()
         (x - targets).square().sum().backward()  # type: ignore[no-untyped-call]

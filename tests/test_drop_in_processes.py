@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from cser_ray.communication.communicator import Communicator, Ledger
 from cser_ray.compressors import GRBS, TopK
-from cser_ray.optimizers import CSEA, CSER, OPTIMIZERS
+from cser_ray.optimizers import CSEA, CSER, OPTIMIZERS, Placement
 from cser_ray.virtual import backward
 from tests.beside_sgd import network
 from tests.processes import run_processes
@@ -75,8 +75,9 @@ def stacked_run(name: str, dtype: torch.dtype, communicator: Communicator) -> Ou
     model = network(dtype)
     rows = communicator.workers
     parameters = {name: nn.Parameter(torch.stack([p.detach()] * rows)) for name, p in model.named_parameters()}
-    arguments = arguments | {"communicator": communicator, "stacked": True}
-    optimizer = OPTIMIZERS[method](parameters.values(), lr=0.05, **arguments)
+    optimizer = OPTIMIZERS[method](
+        parameters.values(), lr=0.05, placement=Placement(communicator, stacked=True), **arguments
+    )
     for t in range(STEPS):
         optimizer.zero_grad()
         losses = [
@@ -184,7 +185,7 @@ def test_workers_that_drew_other_blocks_are_told(name: str) -> None:
         method, arguments = METHODS[name]
         model = network()
         seeds = (torch.distributed.get_rank() // 2,)  # the last of three is the odd one out
-        optimizer = OPTIMIZERS[method](model.parameters(), seeds=seeds, **arguments)
+        optimizer = OPTIMIZERS[method](model.parameters(), placement=Placement(seeds=seeds), **arguments)
         loss_of(model, 0, 0, torch.float64).backward()
 
         def train() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.grbs import GRBS, ORDERS
-from cser_ray.partial_sync import average_compressed
+from cser_ray.partial_sync import partial_sync
 from cser_ray.seeds import Purpose
 from tests.processes import run_processes
 
@@ -109,14 +109,14 @@ def test_a_call_costs_its_blocks(order: str, call: int) -> None:
     """One ring all-reduce of m s values: 2 (n - 1) / n m s itemsize bytes, a short last block at full size."""
     grbs, communicator = GRBS(2.5, order, block_size=4), Communicator(3, group=None)
     m = len(grbs.blocks(13, call))
-    average_compressed(torch.ones(3, 13), grbs, communicator, call, "reset")
+    partial_sync(torch.ones(3, 13), grbs, communicator, call, "reset")
     assert communicator.ledger.entries["reset"].bytes == pytest.approx(RING * m * 4 * 4)
 
 
 def test_a_call_without_blocks_sends_nothing() -> None:
     """A ratio above B leaves calls empty: no collective, and everything stays in the residual."""
     v, communicator = torch.ones(3, 13), Communicator(3, group=None)
-    sent, residual = average_compressed(v, GRBS(40), communicator, 1, "reset")
+    sent, residual = partial_sync(v, GRBS(40), communicator, 1, "reset")
     assert not sent.any()
     assert torch.equal(residual, v)
     assert communicator.ledger.total(in_ratio=True).collectives == 0

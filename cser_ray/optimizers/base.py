@@ -6,10 +6,10 @@ A method is one subclass with one `update(x, g, t)`, written in the paper's lett
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -20,24 +20,66 @@ from cser_ray.compressors.base import Compressor, Selection, SharedCompressor
 from cser_ray.flat import FlatParameters
 from cser_ray.optimizers.local_step import AdamW, LocalStep, Nesterov, check_hyperparameters
 from cser_ray.optimizers.overlap import BackwardOverlap
-from cser_ray.optimizers.saving import ENTRY, checked_state, own_state, publish_buffers, take_back
+from cser_ray.optimizers.placement import Placement
+from cser_ray.optimizers.saving import ENTRY, checked_state, publish, take_back
 
 SEED_CHECKS = 3
 """So many times after construction or a load, the workers compare the blocks that they are about to average."""
 
 
+def whole_steps(name: str, steps: float, least: int = 1) -> int:
+    """A number of steps. Raises ValueError, which begins with `name`, unless it is whole and >= `least`."""
+    if not steps >= least or steps % 1:  # NaN and infinity are neither
+        raise ValueError(f"{name} is a whole number of steps >= {least}, not {steps}")
+    return int(steps)
+
+
+class Common(TypedDict, total=False):
+    """What every optimizer takes by name; `FlatOptimizer` says what it means."""
+
+    lr: float | Tensor
+    momentum: float
+    weight_decay: float
+    betas: tuple[float, float] | None
+    eps: float
+    placement: Placement | None
+    communicator: Communicator | None
+
+
 class FlatOptimizer(torch.optim.Optimizer, ABC):
     """SGD with Nesterov momentum, or AdamW, on flat parameters; subclasses say what is communicated.
 
-    `params`, `lr`, `momentum`, `weight_decay`: as in torch.optim.SGD; parameter groups may set them apart. `betas`, `eps`:
-    as in torch.optim.AdamW, which they choose for the local step in place of momentum; weight decay is then decoupled.
-    Momentum and moments are local to each worker and never averaged. Parameters that need no gradient are left alone, an
-    unused one counts as a zero gradient. `communicator`: by default one worker a process of the default process group.
-    `seeds`: one seed a stacked run. `stacked`: parameters carry a leading axis of runs * workers rows (see
-    `cser_ray.virtual`).
-
     Construction broadcasts worker 0's parameters. Replicas then differ by design: use no DDP wrapper around the model,
-    and evaluate inside `averaged_parameters()`.
+    and evaluate inside `averaged_parameters()`. Momentum and moments are local to each worker and never averaged.
+    Parameters that need no gradient are left alone, an unused one counts as a zero gradient.
+
+    Args:
+        params: tensors, or parameter groups, as torch.optim.SGD takes them; groups may set `lr`, `momentum`,
+            `weight_decay`, `betas` and `eps` apart.
+        lr: the learning rate, >= 0. Where runs are stacked, a tensor `[runs, 1, 1]` gives each its own.
+        momentum: Nesterov's beta, in [0, 1); 0 is plain SGD. `betas` take its place.
+        weight_decay: >= 0; by default none. Added to the gradient in SGD, as torch.optim.SGD does; decoupled in AdamW.
+        betas: of the two moments, each in [0, 1): the local step is AdamW's. None, the default: it is SGD's.
+        eps: AdamW's, >= 0, added to the root of the second moment; unused without `betas`.
+        placement: which workers live in this process and how they reach the others: see `Placement`. By default one,
+            and the others in the processes of torch's default group.
+        communicator: short for `placement=Placement(communicator)`.
+
+    Raises:
+        ValueError: for a value outside its range, for no parameter at all or parameters of several types or devices, for
+            both `placement` and `communicator`, and for several workers in parameters that are not stacked.
+
+    A method is a subclass with one `update`. This one never communicates:
+
+    >>> class Alone(FlatOptimizer):
+    ...     def update(self, x, g, t):
+    ...         self.local_step_(x, g)
+    >>> model = torch.nn.Linear(4, 2)
+    >>> optimizer = Alone(model.parameters(), lr=0.1, momentum=0.9)
+    >>> model(torch.ones(3, 4)).sum().backward()
+    >>> optimizer.step()
+    >>> optimizer.t, optimizer.flat.numel
+    (1, 10)
     """
 
     def __init__(
@@ -49,9 +91,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         *,
         betas: tuple[float, float] | None = None,
         eps: float = 1e-8,
+        placement: Placement | None = None,
         communicator: Communicator | None = None,
-        seeds: Sequence[int] = (0,),
-        stacked: bool = False,
     ):
         own = {"momentum": momentum} if betas is None else {"betas": betas, "eps": eps}
         defaults = {"lr": lr, **own, "weight_decay": weight_decay}
@@ -61,23 +102,23 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         self._built = True
         for group in self.param_groups:
             check_hyperparameters(group)
-        self.communicator = communicator or Communicator()
-        self.seeds = tuple(seeds)
+        if placement is not None and communicator is not None:
+            raise ValueError("A placement has its own communicator: give Placement(communicator, ...) alone")
+        self.placement = placement or Placement(communicator or Communicator())
+        self.communicator, self.seeds = self.placement.communicator, self.placement.seeds
         self.t = 0
         """Steps taken."""
         groups = [[p for p in group["params"] if p.requires_grad] for group in self.param_groups]
         self._frozen = [p for group in self.param_groups for p in group["params"] if not p.requires_grad]
-        rows = len(self.seeds) * self.communicator.workers
-        if not stacked and rows > 1:
-            raise ValueError(f"{rows} rows (stacked runs x workers) in one process need parameters stacked on axis 0")
-        self.flat = FlatParameters([p for group in groups for p in group], rows if stacked else None)
+        stacked = self.placement.stacked
+        self.flat = FlatParameters([p for group in groups for p in group], self.placement.rows if stacked else None)
         ends = [0]
         for trained in groups:
             ends.append(ends[-1] + sum(p.numel() for p in trained) // self.flat.rows)
         ends[-1] = self.flat.width  # the padding belongs to the last group; it stays zero whatever that group does
         slices = [slice(a, b) for a, b in pairwise(ends)]
         self.checks_left = SEED_CHECKS
-        self.x = self._shaped(self.flat.data)
+        self.x = self.placement.shaped(self.flat.data)
         """The parameters `[w, d]`, or `[runs, w, d]` when stacked."""
         self.local: LocalStep = Nesterov(slices) if betas is None else AdamW(slices)
         """Turns gradients into updates; holds momentum or moments."""
@@ -152,7 +193,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
                 f"{len(thawed)} parameter(s) were frozen when the optimizer was built and need a gradient now; they are "
                 "not part of its flat vector. Build the optimizer after unfreezing, or freeze them again."
             )
-        g = self._shaped(self.flat.collect_gradients())
+        g = self.placement.shaped(self.flat.collect_gradients())
         if self.overlap is None:
             self._unscale_(g)
             self.communicator.average_in_host_(g)
@@ -222,14 +263,25 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's: buffers by parameter, plus this worker's step count. Parameters are the module's to save."""
-        publish_buffers(self)
-        return {**super().state_dict(), ENTRY: own_state(self)}
+        publish(self.buffers(), self.flat, self.state)
+        common = {name: buffer.clone() for name, buffer in self.common_buffers().items()}
+        own = {"method": self.state_kind(), "t": self.t, "common": common, **self.extra_state()}
+        return {**super().state_dict(), ENTRY: own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` saved, on a worker with the same rows and parameters."""
-        saved = checked_state(self, state_dict)
+        """Restore what `state_dict` saved, on a worker with the same rows and parameters.
+
+        Raises ValueError where another method saved it, or one whose state this one cannot take.
+        """
+        saved = checked_state(state_dict, self.state_kind())
+        self.load_extra_state(saved)  # first: it may refuse
         super().load_state_dict(state_dict)
-        take_back(self, saved)
+        self.local.forget()
+        self.local.allocate(self.x, self.param_groups)
+        take_back(self.buffers(), self.flat, self.state)
+        for name, buffer in self.common_buffers().items():
+            buffer.copy_(saved["common"][name])
+        self.t = saved["t"]
         self.checks_left = SEED_CHECKS
         self.flat.attach_gradients()
 
@@ -270,9 +322,3 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
     def average(self) -> Tensor:
         """The mean of all workers' parameters, `[..., 1, d]`, a new tensor."""
         return self.communicator.mean(self.x.clone(), "evaluation")
-
-    # ------------------------------------------------------------------------------------------------ details
-
-    def _shaped(self, buffer: Tensor) -> Tensor:
-        runs = len(self.seeds)
-        return buffer.view(runs, self.communicator.workers, -1) if self.flat.stacked else buffer

@@ -1,47 +1,53 @@
 """DiLoCo: local steps, then an outer Nesterov step on the averaged change (Douillard et al. 2023, arXiv 2311.08105)."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from cser_ray.communication.communicator import Communicator
-from cser_ray.optimizers.base import FlatOptimizer
+from cser_ray.optimizers.base import Common, FlatOptimizer, whole_steps
 
 
 class DiLoCo(FlatOptimizer):
-    """Local Nesterov SGD for H steps; the mean change is a gradient to an outer Nesterov step. R_C = H.
+    """Local steps for H steps; the mean change is a gradient to an outer Nesterov step. R_C = H.
 
-    `outer_lr`, `outer_momentum`: 0.7 and 0.9 in the paper (with AdamW inside); 1 and 0 give local SGD.
+    Args:
+        params, lr, momentum, weight_decay: as in torch.optim.SGD; these and further ones by name: see `FlatOptimizer`.
+        reset_interval: H >= 1, the steps between outer steps.
+        outer_lr: > 0; 0.7 in the paper, with AdamW inside. 1, with outer_momentum 0, gives local SGD.
+        outer_momentum: in [0, 1); 0.9 in the paper.
+
+    Raises:
+        ValueError: besides what `FlatOptimizer` raises, for an interval that is no whole number of steps, and for
+            `outer_lr` or `outer_momentum` outside its range.
+
+    Source: Douillard et al., arXiv 2311.08105, Algorithm 1.
+
+    >>> model = torch.nn.Linear(4, 2)
+    >>> optimizer = DiLoCo(model.parameters(), lr=0.1, reset_interval=64, outer_lr=0.7, outer_momentum=0.9)
+    >>> model(torch.ones(1, 4)).sum().backward()
+    >>> optimizer.step()
     """
 
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float | Tensor = 1e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        *,
+        *args: float,
         reset_interval: int,
         outer_lr: float = 0.7,
         outer_momentum: float = 0.9,
-        communicator: Communicator | None = None,
-        seeds: Sequence[int] = (0,),
-        stacked: bool = False,
+        **common: Unpack[Common],
     ):
-        if reset_interval != int(reset_interval) or reset_interval < 1:
-            raise ValueError(f"The outer interval H is a whole number of steps >= 1, not {reset_interval}")
+        self.reset_interval = whole_steps("The outer interval H", reset_interval)
         if not outer_lr > 0 or not 0 <= outer_momentum < 1:
             raise ValueError(f"outer_lr > 0 and 0 <= outer_momentum < 1, not {outer_lr} and {outer_momentum}")
-        super().__init__(params, lr, momentum, weight_decay, communicator=communicator, seeds=seeds, stacked=stacked)
-        self.reset_interval = int(reset_interval)
+        super().__init__(params, *args, **common)
         self.outer_lr, self.outer_momentum = outer_lr, outer_momentum
         self.common = self.x[..., :1, :].clone()
         self.outer_m = torch.zeros_like(self.common)
 
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
-        """See `FlatOptimizer.update`."""
         self.local_step_(x, g)
         if t % self.reset_interval:
             return
@@ -51,5 +57,4 @@ class DiLoCo(FlatOptimizer):
         x.copy_(self.common.expand_as(x))
 
     def common_buffers(self) -> dict[str, Tensor]:
-        """See `FlatOptimizer.common_buffers`."""
         return {"common": self.common, "outer_momentum": self.outer_m}

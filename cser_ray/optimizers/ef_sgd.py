@@ -1,14 +1,13 @@
 """EF-SGD, error feedback: what one message drops is added to the next (Karimireddy et al. 2019; Zheng et al. 2019)."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import Compressor
-from cser_ray.optimizers.base import FlatOptimizer
+from cser_ray.optimizers.base import Common, FlatOptimizer
 from cser_ray.partial_sync import error_feedback_
 from cser_ray.seeds import Purpose
 
@@ -16,38 +15,40 @@ from cser_ray.seeds import Purpose
 class EFSGD(FlatOptimizer):
     """Error feedback in parameter units, so a changing learning rate needs no rescaling; models stay equal.
 
-    `gradient_compressor`: C, applied every step, R_C = R_C(C). Nesterov momentum and weight decay come before
-    compression. It is QSparse-local-SGD with H = 1, without the copy of the common model.
+    Nesterov momentum and weight decay come before compression. It is QSparse-local-SGD with H = 1, without the copy of
+    the common model.
+
+    Args:
+        params, lr, momentum, weight_decay: as in torch.optim.SGD; these and further ones by name: see `FlatOptimizer`.
+        gradient_compressor: C, any compressor, applied every step to the update and what was left of earlier ones:
+            R_C = R_C(C).
+
+    Raises:
+        ValueError: as `FlatOptimizer` does.
+
+    Source: Karimireddy et al., arXiv 1901.09847, Algorithm 2; with momentum Zheng et al., arXiv 1905.10936.
+
+    >>> from cser_ray.compressors import GRBS
+    >>> model = torch.nn.Linear(4, 2)
+    >>> optimizer = EFSGD(model.parameters(), lr=0.1, gradient_compressor=GRBS(32))
+    >>> model(torch.ones(1, 4)).sum().backward()
+    >>> optimizer.step()
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float | Tensor = 1e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        *,
-        gradient_compressor: Compressor,
-        communicator: Communicator | None = None,
-        seeds: Sequence[int] = (0,),
-        stacked: bool = False,
-    ):
-        super().__init__(params, lr, momentum, weight_decay, communicator=communicator, seeds=seeds, stacked=stacked)
+    def __init__(self, params: Iterable[Any], *args: float, gradient_compressor: Compressor, **common: Unpack[Common]):
+        super().__init__(params, *args, **common)
         # the stream of resets: its blocks are those of QSparse-local-SGD with H = 1
         self.gradient_compressor = self.stream(gradient_compressor, Purpose.RESET_BLOCKS)
         self.e = torch.zeros_like(self.x)
 
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
-        """See `FlatOptimizer.update`."""
         self.check_draws(x, (self.gradient_compressor, t))
         self.e += self.local_update(x, g)
         error_feedback_(self.e, x, -1, self.gradient_compressor, self.communicator, t, "gradient")
 
     def flush_error_(self) -> None:
-        """See `FlatOptimizer.flush_error_`: the error is what the model has still to go down by."""
-        self.x.sub_(self.e)
+        self.x.sub_(self.e)  # what the model has still to go down by
         self.e.zero_()
 
     def buffers(self) -> dict[str, Tensor]:
-        """See `FlatOptimizer.buffers`."""
         return super().buffers() | {"error": self.e}

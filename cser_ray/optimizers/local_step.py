@@ -75,20 +75,16 @@ class Nesterov(LocalStep):
     """Momentum, once a group asks for it."""
 
     def allocate(self, x: Tensor, groups: Groups) -> None:
-        """See `LocalStep.allocate`."""
         if self.m is None and any(group["momentum"] for group in groups):
             self.m = torch.zeros_like(x)
 
     def forget(self) -> None:
-        """See `LocalStep.forget`."""
         self.m = None
 
     def buffers(self) -> dict[str, Tensor]:
-        """See `LocalStep.buffers`."""
         return {} if self.m is None else {"momentum_buffer": self.m}
 
     def update(self, x: Tensor, g: Tensor, groups: Groups, t: int) -> Tensor:
-        """See `LocalStep.update`."""
         p = torch.empty_like(x)
         for s, group in zip(self.slices, groups, strict=True):
             beta, decay = group["momentum"], group["weight_decay"]
@@ -101,14 +97,12 @@ class Nesterov(LocalStep):
         return p
 
     def step_(self, x: Tensor, g: Tensor, groups: Groups, t: int, selection: Selection | None = None) -> Tensor | None:
-        """See `LocalStep.step_`."""
         chosen = None if selection is None else self.update_at(selection, x, g, groups, t)
         for at, group, lr in self._parts(x, groups):
             _sgd_step(x[at], g[at], None if self.m is None else self.m[at], group, lr)
         return chosen
 
     def update_at(self, selection: Selection, x: Tensor, g: Tensor, groups: Groups, t: int) -> Tensor:
-        """See `LocalStep.update_at`."""
         lr, beta, decay = (self._at(selection, x, groups, name) for name in ("lr", "momentum", "weight_decay"))
         p = selection.take(g)
         if any(group["weight_decay"] for group in groups):
@@ -130,28 +124,23 @@ class AdamW(LocalStep):
     exp_avg_sq: Tensor | None = None
 
     def allocate(self, x: Tensor, groups: Groups) -> None:
-        """See `LocalStep.allocate`."""
         if self.exp_avg is None:
             self.exp_avg, self.exp_avg_sq = torch.zeros_like(x), torch.zeros_like(x)
 
     def forget(self) -> None:
-        """See `LocalStep.forget`."""
         self.exp_avg = self.exp_avg_sq = None
 
     def buffers(self) -> dict[str, Tensor]:
-        """See `LocalStep.buffers`."""
         assert self.exp_avg is not None
         assert self.exp_avg_sq is not None
         return {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
 
     def update(self, x: Tensor, g: Tensor, groups: Groups, t: int) -> Tensor:
-        """See `LocalStep.update`."""
         moved = x.clone()
         self.step_(moved, g, groups, t)
         return x - moved
 
     def update_at(self, selection: Selection, x: Tensor, g: Tensor, groups: Groups, t: int) -> Tensor:
-        """See `LocalStep.update_at`."""
         assert self.exp_avg is not None
         assert self.exp_avg_sq is not None
         lr, decay, eps = (self._at(selection, x, groups, name) for name in ("lr", "weight_decay", "eps"))
@@ -163,7 +152,6 @@ class AdamW(LocalStep):
         return p.add_(selection.take(x).mul_(decay)).mul_(lr)
 
     def step_(self, x: Tensor, g: Tensor, groups: Groups, t: int, selection: Selection | None = None) -> Tensor | None:
-        """See `LocalStep.step_`."""
         assert self.exp_avg is not None
         assert self.exp_avg_sq is not None
         before = None if selection is None else selection.take(x)

@@ -1,47 +1,52 @@
 """QSparse-local-SGD: the paper's Algorithm 1, H local steps and then a compressed message with error feedback."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
-from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import Compressor
-from cser_ray.optimizers.base import FlatOptimizer
+from cser_ray.optimizers.base import Common, FlatOptimizer, whole_steps
 from cser_ray.partial_sync import error_feedback_
 from cser_ray.seeds import Purpose
 
 
 class QSparseLocalSGD(FlatOptimizer):
-    """Algorithm 1 with local Nesterov momentum: R_C = R_C1 H. The residual waits outside the model for H steps or more.
+    """Algorithm 1 around the local step: R_C = R_C1 H. The residual waits outside the model for H steps or more.
 
-    `reset_interval`: H, the steps between messages. `reset_compressor`: C1.
+    Args:
+        params, lr, momentum, weight_decay: as in torch.optim.SGD; these and further ones by name: see `FlatOptimizer`.
+        reset_interval: H >= 1, the steps between messages.
+        reset_compressor: C1, any compressor.
+
+    Raises:
+        ValueError: besides what `FlatOptimizer` raises, for an interval that is no whole number of steps.
+
+    Source: Basu et al., arXiv 1906.02367; CSER (arXiv 2007.13221), Algorithm 1.
+
+    >>> from cser_ray.compressors import GRBS
+    >>> model = torch.nn.Linear(4, 2)
+    >>> optimizer = QSparseLocalSGD(model.parameters(), lr=0.1, reset_interval=4, reset_compressor=GRBS(8))
+    >>> model(torch.ones(1, 4)).sum().backward()
+    >>> optimizer.step()
     """
 
     def __init__(
         self,
         params: Iterable[Any],
-        lr: float | Tensor = 1e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        *,
+        *args: float,
         reset_interval: int,
         reset_compressor: Compressor,
-        communicator: Communicator | None = None,
-        seeds: Sequence[int] = (0,),
-        stacked: bool = False,
+        **common: Unpack[Common],
     ):
-        if reset_interval != int(reset_interval) or reset_interval < 1:
-            raise ValueError(f"The synchronization interval H is a whole number of steps >= 1, not {reset_interval}")
-        super().__init__(params, lr, momentum, weight_decay, communicator=communicator, seeds=seeds, stacked=stacked)
-        self.reset_interval = int(reset_interval)
+        self.reset_interval = whole_steps("The synchronization interval H", reset_interval)
+        super().__init__(params, *args, **common)
         self.reset_compressor = self.stream(reset_compressor, Purpose.RESET_BLOCKS)
         self.e = torch.zeros_like(self.x)
         self.common = self.x[..., :1, :].clone()  # x_hat, equal on every worker
 
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
-        """See `FlatOptimizer.update`."""
         self.local_step_(x, g)  # line 5
         if t % self.reset_interval:  # line 6
             return
@@ -52,15 +57,12 @@ class QSparseLocalSGD(FlatOptimizer):
         x.copy_(self.common.expand_as(x))
 
     def flush_error_(self) -> None:
-        """See `FlatOptimizer.flush_error_`: lines 9-12 with nothing dropped."""
-        self.x.add_(self.e)
+        self.x.add_(self.e)  # lines 9-12 with nothing dropped
         self.e.zero_()
         self.common.copy_(self.x[..., :1, :])
 
     def buffers(self) -> dict[str, Tensor]:
-        """See `FlatOptimizer.buffers`."""
         return super().buffers() | {"error": self.e}
 
     def common_buffers(self) -> dict[str, Tensor]:
-        """See `FlatOptimizer.common_buffers`."""
         return {"common": self.common}

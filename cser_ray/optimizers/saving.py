@@ -1,55 +1,41 @@
-"""An optimizer's `state_dict`: what torch keeps by parameter, and what belongs to the worker as a whole."""
+"""What an optimizer adds to torch's `state_dict`: its flat buffers by parameter, and what belongs to a worker as a whole."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, MutableMapping
+from typing import Any
 
-if TYPE_CHECKING:
-    from cser_ray.optimizers.base import FlatOptimizer
+from torch import Tensor
+
+from cser_ray.flat import FlatParameters
 
 ENTRY = "cser_ray"
 
 
-def publish_buffers(optimizer: "FlatOptimizer") -> None:
-    """Show the flat buffers by parameter, as views, where torch looks for them."""
-    for name, buffer in optimizer.buffers().items():
-        flat = buffer.view(optimizer.flat.rows, optimizer.flat.width)
-        for p, view in zip(optimizer.flat.parameters, optimizer.flat.views(flat), strict=True):
-            optimizer.state[p][name] = view
+def publish(buffers: Mapping[str, Tensor], flat: FlatParameters, state: MutableMapping[Any, Any]) -> None:
+    """Show buffers `[..., d]` by parameter, as views, where torch looks for them."""
+    for name, buffer in buffers.items():
+        views = flat.views(buffer.view(flat.rows, flat.width))
+        for p, view in zip(flat.parameters, views, strict=True):
+            state[p][name] = view
 
 
-def own_state(optimizer: "FlatOptimizer") -> dict[str, Any]:
-    """What is added to torch's state: the kind of method, the step, buffers that all workers share."""
-    return {
-        "method": optimizer.state_kind(),
-        "t": optimizer.t,
-        "common": {name: buffer.clone() for name, buffer in optimizer.common_buffers().items()},
-        **optimizer.extra_state(),
-    }
+def take_back(buffers: Mapping[str, Tensor], flat: FlatParameters, state: MutableMapping[Any, Any]) -> None:
+    """Fill the buffers from what torch has loaded by parameter, and show them there again."""
+    for name, buffer in buffers.items():
+        views = flat.views(buffer.view(flat.rows, flat.width))
+        for p, view in zip(flat.parameters, views, strict=True):
+            if name in state[p]:  # momentum may have been asked for only after the last step before the save
+                view.copy_(state[p][name])
+    publish(buffers, flat, state)
 
 
-def checked_state(optimizer: "FlatOptimizer", state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The state that `own_state` gave. Raises ValueError where another optimizer or method saved it."""
+def checked_state(state_dict: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The entry of ours. Raises ValueError where another optimizer saved it, or another method than `kind`."""
     if ENTRY not in state_dict:
         raise ValueError(f"This state_dict is not of a cser_ray optimizer: it lacks the entry {ENTRY!r}")
     saved: dict[str, Any] = state_dict[ENTRY]
-    if saved["method"] != optimizer.state_kind():
+    if saved["method"] != kind:
         raise ValueError(
-            f"This state_dict was saved by {saved['method']}, and {optimizer.state_kind()} keeps other state: load it into "
-            "the method that saved it, or start from its model with a new optimizer"
+            f"This state_dict was saved by {saved['method']}, and {kind} keeps other state: load it into the method that "
+            "saved it, or start from its model with a new optimizer"
         )
     return saved
-
-
-def take_back(optimizer: "FlatOptimizer", saved: dict[str, Any]) -> None:
-    """Fill the flat buffers from what torch has loaded by parameter, and the rest from `saved`."""
-    optimizer.local.forget()
-    optimizer.local.allocate(optimizer.x, optimizer.param_groups)
-    for name, buffer in optimizer.buffers().items():
-        flat = buffer.view(optimizer.flat.rows, optimizer.flat.width)
-        for p, view in zip(optimizer.flat.parameters, optimizer.flat.views(flat), strict=True):
-            if name in optimizer.state[p]:  # momentum may have been asked for only after the last step before the save
-                view.copy_(optimizer.state[p][name])
-    for name, buffer in optimizer.common_buffers().items():
-        buffer.copy_(saved["common"][name])
-    optimizer.t = saved["t"]
-    optimizer.load_extra_state(saved)
-    publish_buffers(optimizer)

@@ -11,7 +11,7 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import GRBS, Identity, Zero
 from cser_ray.config import RunConfig
 from cser_ray.methods import METHODS
-from cser_ray.optimizers import FlatOptimizer
+from cser_ray.optimizers import FlatOptimizer, Placement
 from cser_ray.registry import load
 
 
@@ -49,11 +49,9 @@ def make_optimizer(
     """The optimizer of `config` over stacked parameters `[runs * workers, ...]`."""
     return optimizer_class(config.method)(
         parameters,
-        lr,
-        config.momentum,
-        config.weight_decay,
-        communicator=communicator,
-        seeds=seeds,
-        stacked=True,
+        lr=lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        placement=Placement(communicator, tuple(seeds), stacked=True),
         **own_arguments(config),
     )

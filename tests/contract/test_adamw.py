@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cser_ray.compressors import GRBS, Identity, TopK, Zero
-from cser_ray.optimizers import CSEA, CSER, SGD, FlatOptimizer, LocalSGD, NoSync
+from cser_ray.optimizers import CSEA, CSER, OPTIMIZERS, SGD, FlatOptimizer, LocalSGD, NoSync
 from cser_ray.optimizers.local_step import AdamW
 from tests.contract.laws import lemma_1
+from tests.contract.test_optimizers import CASES
 from tests.stacked import LR, STEPS, D, build, distance, logistic, models, start, trajectory
 
 N = 3
@@ -62,6 +63,15 @@ def test_one_worker_is_alone(kind: type[FlatOptimizer]) -> None:
         LocalSGD: {"reset_interval": 3},
     }
     assert close(trajectory(method(kind, 1, **arguments[kind]), logistic(1)), torchs(1))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_method_goes_around_it(name: str) -> None:
+    """With one worker and nothing compressed, each method is torch.optim.AdamW."""
+    arguments = CASES[name].arguments(Identity(), Identity())
+    if name == "diloco":
+        arguments |= {"outer_lr": 1.0, "outer_momentum": 0.0}
+    assert close(trajectory(method(OPTIMIZERS[name], 1, **arguments), logistic(1)), torchs(1))
 
 
 def test_averaging_every_update_is_not_synchronous_adamw() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import COMPRESSORS, Compressor
-from cser_ray.partial_sync import average_compressed, partial_sync
+from cser_ray.partial_sync import partial_sync
 from tests.contract.three_workers import WORKERS, values, virtual
 from tests.processes import run_processes
 
@@ -75,7 +75,7 @@ def test_contracts_on_average(name: str, d: int) -> None:
 def test_value_is_message_plus_residual(name: str, d: int) -> None:
     """With one worker the mean is its decoded C(v): together with the residual it gives v back."""
     v = values(1, d)
-    sent, residual = average_compressed(v, keyed(name, workers=range(1)), virtual(1), 1, "gradient")
+    sent, residual = partial_sync(v, keyed(name, workers=range(1)), virtual(1), 1, "gradient")
     torch.testing.assert_close(sent + residual, v, rtol=1e-14, atol=1e-15)
 
 
@@ -84,7 +84,7 @@ def test_value_is_message_plus_residual(name: str, d: int) -> None:
 def test_what_arrives_is_what_left(name: str, d: int) -> None:
     """The mean that arrives is the mean over workers of v - residual: receivers decode what the sender believes."""
     v = values(WORKERS, d)
-    sent, residual = average_compressed(v, keyed(name), virtual(), 2, "gradient")
+    sent, residual = partial_sync(v, keyed(name), virtual(), 2, "gradient")
     assert sent.shape == (1, d)
     torch.testing.assert_close(sent, (v - residual).mean(0, keepdim=True), rtol=1e-13, atol=1e-15)
 
@@ -94,7 +94,8 @@ def test_what_arrives_is_what_left(name: str, d: int) -> None:
 def test_partial_sync_keeps_the_mean(name: str, d: int) -> None:
     """The mean over workers of PSync(v, C) is the mean of v, for any C."""
     v = values(WORKERS, d)
-    synced, _ = partial_sync(v, keyed(name), virtual(), 3, "reset")
+    mean, r = partial_sync(v, keyed(name), virtual(), 3, "reset")
+    synced = mean + r
     torch.testing.assert_close(synced.mean(0), v.mean(0), rtol=1e-13, atol=1e-15)
 
 
@@ -110,7 +111,7 @@ def test_leaves_its_input_alone(name: str) -> None:
 @every
 def test_zero_stays_zero(name: str) -> None:
     """C(0) = 0 with residual 0: nothing is made up, and no norm divides by zero."""
-    sent, residual = average_compressed(values(WORKERS, 13) * 0, keyed(name), virtual(), 1, "gradient")
+    sent, residual = partial_sync(values(WORKERS, 13) * 0, keyed(name), virtual(), 1, "gradient")
     assert not sent.any()
     assert not residual.any()
 
@@ -122,7 +123,7 @@ def test_huge_and_small_values_stay_finite(name: str, scale: float) -> None:
     v = torch.full((WORKERS, 13), scale, dtype=torch.float64)
     v[:, ::3] = 0
     v[1] *= -1
-    sent, residual = average_compressed(v, keyed(name), virtual(), 4, "gradient")
+    sent, residual = partial_sync(v, keyed(name), virtual(), 4, "gradient")
     assert sent.isfinite().all()
     assert residual.isfinite().all()
 
@@ -132,7 +133,8 @@ def test_non_finite_values_are_not_hidden(name: str) -> None:
     """A worker that diverged is seen: a NaN comes out of partial_sync on its worker."""
     v = values(WORKERS, 13)
     v[1, 4] = math.nan
-    synced, _ = partial_sync(v, keyed(name), virtual(), 1, "reset")
+    mean, r = partial_sync(v, keyed(name), virtual(), 1, "reset")
+    synced = mean + r
     assert synced[1].isnan().any()
 
 
@@ -183,9 +185,9 @@ def test_ledger_counts_what_is_sent(name: str) -> None:
 def test_stacked_runs_do_not_touch_each_other(name: str) -> None:
     """Run s of `[runs, w, d]` gives, bit for bit, what it gives alone with its own seed."""
     v, seeds = values(2, WORKERS, 13), (5, 9)
-    stacked = average_compressed(v, keyed(name, seeds), virtual(), 2, "gradient")
+    stacked = partial_sync(v, keyed(name, seeds), virtual(), 2, "gradient")
     for run, seed in enumerate(seeds):
-        alone = average_compressed(v[run], keyed(name, (seed,)), virtual(), 2, "gradient")
+        alone = partial_sync(v[run], keyed(name, (seed,)), virtual(), 2, "gradient")
         assert all(torch.equal(a[run], b) for a, b in zip(stacked, alone, strict=True))
 
 
@@ -193,8 +195,8 @@ def test_stacked_runs_do_not_touch_each_other(name: str) -> None:
 def test_one_stacked_run_is_the_run(name: str) -> None:
     """`[1, w, d]` with one seed gives what `[w, d]` gives."""
     v = values(WORKERS, 13)
-    stacked = average_compressed(v.unsqueeze(0), keyed(name), virtual(), 2, "gradient")
-    alone = average_compressed(v, keyed(name), virtual(), 2, "gradient")
+    stacked = partial_sync(v.unsqueeze(0), keyed(name), virtual(), 2, "gradient")
+    alone = partial_sync(v, keyed(name), virtual(), 2, "gradient")
     assert all(torch.equal(a.squeeze(0), b) for a, b in zip(stacked, alone, strict=True))
 
 
@@ -208,7 +210,7 @@ def distributed() -> list[dict[str, tuple[Tensor, Tensor, float]]]:
             communicator = Communicator(1)
             ids = communicator.worker_ids
             mine = values(WORKERS, 13)[ids.start : ids.stop]
-            mean, residual = average_compressed(mine, keyed(name, workers=ids), communicator, 2, "gradient")
+            mean, residual = partial_sync(mine, keyed(name, workers=ids), communicator, 2, "gradient")
             results[name] = mean, residual, communicator.ledger.total(in_ratio=True).bytes
         return results
 
@@ -230,7 +232,7 @@ def test_virtual_workers_are_real_workers(
 ) -> None:
     """Three workers in one process and one in each of three processes: same residuals, means and ledger."""
     communicator = virtual()
-    mean, residual = average_compressed(values(WORKERS, 13), keyed(name), communicator, 2, "gradient")
+    mean, residual = partial_sync(values(WORKERS, 13), keyed(name), communicator, 2, "gradient")
     assert torch.equal(residual, torch.cat([results[name][1] for results in distributed]))
     torch.testing.assert_close(distributed[0][name][0], mean, rtol=1e-14, atol=1e-15)
     assert [results[name][2] for results in distributed] == [communicator.ledger.total(in_ratio=True).bytes] * WORKERS

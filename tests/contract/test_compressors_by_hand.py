@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cser_ray.compressors import COMPRESSORS
-from cser_ray.partial_sync import average_compressed
+from cser_ray.partial_sync import partial_sync
 from tests.contract.three_workers import values, virtual
 
 
@@ -29,7 +29,7 @@ def test_impossible_arguments_are_refused(name: str, arguments: dict[str, float]
 def test_top_k_keeps_the_largest() -> None:
     """The k coordinates of largest magnitude arrive as they were, the others wait in the residual."""
     v = torch.tensor([[1.0, -5.0, 2.0, 4.0, 0.0, -3.0]])
-    sent, residual = average_compressed(v, COMPRESSORS["top-k"](ratio=2), virtual(1), 1, "gradient")
+    sent, residual = partial_sync(v, COMPRESSORS["top-k"](ratio=2), virtual(1), 1, "gradient")
     assert sent.tolist() == [[0.0, -5.0, 0.0, 4.0, 0.0, -3.0]]
     assert residual.tolist() == [[1.0, 0.0, 2.0, 0.0, 0.0, 0.0]]
 
@@ -37,7 +37,7 @@ def test_top_k_keeps_the_largest() -> None:
 def test_block_sign_by_hand() -> None:
     """Every block is its mean magnitude times its signs, with sign(0) = +1; a short last block has its own length."""
     v = torch.tensor([[3.0, -1.0, 0.0, -4.0, 2.0, -6.0]])
-    sent, _ = average_compressed(v, COMPRESSORS["block-sign"](block_size=4), virtual(1), 1, "gradient")
+    sent, _ = partial_sync(v, COMPRESSORS["block-sign"](block_size=4), virtual(1), 1, "gradient")
     assert sent.tolist() == [[2.0, -2.0, 2.0, -2.0, 4.0, -4.0]]
 
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import GRBS, Identity, RandomK, TopK
-from cser_ray.optimizers import OPTIMIZERS, FlatOptimizer
+from cser_ray.optimizers import OPTIMIZERS, FlatOptimizer, Placement
 from tests.contract.test_optimizers import CASES, FORMS, every_form, every_order
 from tests.stacked import LR, D, build, distance, logistic, models, take_step, trajectory
 
@@ -166,6 +166,23 @@ def test_saving_does_not_disturb_the_run() -> None:
     assert torch.equal(models(plain), models(saved))
 
 
+@pytest.mark.parametrize("form", ["I", "II"])
+def test_a_reset_on_its_way_needs_an_optimizer_that_waits(form: str) -> None:
+    """It would be lost, and is refused before anything is changed; once it has arrived, the state fits."""
+    saved, other = (
+        method_of("cser", reset_interval=4, reset_delay=delay, implementation=form, lr=lr)
+        for delay, lr in ((3, 0.5), (0, LR))
+    )
+    list(trajectory(saved, logistic(N), 5))
+    with pytest.raises(ValueError, match="has 1 resets under way"):
+        other.load_state_dict(saved.state_dict())
+    assert other.t == 0
+    assert other.param_groups[0]["lr"] == LR
+    list(trajectory(saved, logistic(N), 2))
+    other.load_state_dict(saved.state_dict())
+    assert other.t == 7
+
+
 STATES = {" ".join((method, *form.values())): (method, form) for method, form in FORMS}
 
 
@@ -244,6 +261,23 @@ def test_many_workers_need_stacked_parameters() -> None:
     """A plain module holds one worker."""
     with pytest.raises(ValueError, match="need parameters stacked on axis 0"):
         OPTIMIZERS["sgd"](torch.nn.Linear(2, 2).parameters(), communicator=Communicator(3, group=None))
+
+
+def test_a_placement_stands_alone() -> None:
+    """It has a communicator already: which of two would be meant is not guessed."""
+    communicator = Communicator(1, group=None)
+    with pytest.raises(ValueError, match="A placement has its own communicator"):
+        OPTIMIZERS["sgd"](
+            torch.nn.Linear(2, 2).parameters(), placement=Placement(communicator), communicator=communicator
+        )
+
+
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_arguments_stand_where_torch_has_them(method: str) -> None:
+    """(params, lr, momentum, weight_decay), by position as by name."""
+    kind, arguments = OPTIMIZERS[method], CASES[method].arguments(GRBS(2), GRBS(2))
+    group = kind(torch.nn.Linear(2, 2).parameters(), 0.3, 0.8, 0.1, **arguments).param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.3, 0.8, 0.1)
 
 
 def test_implementation_two_is_taken_where_it_applies() -> None:

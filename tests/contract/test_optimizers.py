@@ -257,8 +257,7 @@ def test_error_feedback_in_parameter_units_needs_no_rescaling() -> None:
 def test_construction_copies_the_first_workers_parameters() -> None:
     """Every worker starts from worker 0, whatever it was initialised to."""
     parameters = [torch.nn.Parameter(torch.arange(6.0).view(3, 2))]
-    build_from = build("sgd", 3)
-    OPTIMIZERS["cser"](parameters, communicator=build_from.communicator, stacked=True)
+    OPTIMIZERS["cser"](parameters, placement=build("sgd", 3).placement)
     assert torch.equal(parameters[0], torch.tensor([[0.0, 1.0]] * 3))
 
 

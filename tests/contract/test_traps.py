@@ -11,7 +11,8 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import GRBS, Compressor, Identity, Message, TopK, Zero
 from cser_ray.compressors.identity import SelectAll
 from cser_ray.optimizers import CSER, QSparseLocalSGD
-from cser_ray.optimizers.cser import InFlight
+from cser_ray.optimizers.cser_delayed import DelayedWithoutError, InFlight
+from cser_ray.optimizers.cser_with_error import WithError
 from cser_ray.partial_sync import partial_sync
 from tests.contract.laws import (
     VIRTUAL,
@@ -34,21 +35,22 @@ class AsPrinted(CSER):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs | {"implementation": "I"})
 
-    def _update_with_error(self, x: Tensor, g: Tensor, t: int) -> None:
-        assert self.e is not None
-        e, lr = self.e, self.param_groups[0]["lr"]
+    def update(self, x: Tensor, g: Tensor, t: int) -> None:
+        assert isinstance(self.form, WithError)
+        e, lr = self.form.e, self.param_groups[0]["lr"]
         p = self.local_update(x, g)
-        p_synced, r = partial_sync(p, self.gradient_compressor, self.communicator, t, "gradient")
+        p_mean, r = partial_sync(p, self.gradient_compressor, self.communicator, t, "gradient")
+        p_synced = p_mean + r
         x -= p_synced * (lr if self.trap == "x moves by eta p'" else 1)
         if self.trap == "r is taken after v' was overwritten":
             r = p_synced - (p - r)
         e -= r * {"e += r": -1, "eta twice in e": lr, "eta never in e": 1 / lr}.get(self.trap, 1)
         if t % self.reset_interval == 0:
-            e_synced, e_new = partial_sync(e, self.reset_compressor, self.communicator, t // H, "reset")
-            sent = e - e_new
+            e_mean, e_new = partial_sync(e, self.reset_compressor, self.communicator, t // H, "reset")
+            e_synced, sent = e_mean + e_new, e - e_new
             e_old = {"x += e' without - e": 0 * e, "x += e - e'": 2 * e_synced - e}.get(self.trap, e)
             x += e_synced - e_old
-            self.e = {"e <- 0": 0 * e, "e <- C(e)": sent, "e <- e'": e_synced}.get(self.trap, e_new)
+            self.form.e = {"e <- 0": 0 * e, "e <- C(e)": sent, "e <- e'": e_synced}.get(self.trap, e_new)
 
 
 def laws_broken_by(trap: str) -> set[str]:
@@ -97,9 +99,9 @@ def test_11_coupled_decay_keeps_lemma_1_and_decaying_models_alone_does_not() -> 
     """Inside p, decay moves x and e alike; multiplying x_i by 1 - eta * decay moves x_i - e_i apart."""
 
     class DecaysModelsAlone(AsPrinted):
-        def _update_with_error(self, x: Tensor, g: Tensor, t: int) -> None:
+        def update(self, x: Tensor, g: Tensor, t: int) -> None:
             x.mul_(1 - LR * 0.05)
-            super()._update_with_error(x, g, t)
+            super().update(x, g, t)
 
     assert lemma_1(cser(AsPrinted, GRBS(2), GRBS(3), weight_decay=0.05)) < 1e-14
     assert lemma_1(cser(DecaysModelsAlone, GRBS(2), GRBS(3))) > 1e-3
@@ -146,14 +148,16 @@ def test_the_mean_catches_what_the_form_with_a_common_model_hides(factor: float,
 def test_overwriting_a_delayed_reset_by_the_mean_is_caught() -> None:
     """x[block] = mean(s), three steps late, loses the steps since."""
 
-    class Overwrites(CSER):
-        def _arrived(self, t: int) -> Iterator[InFlight]:
-            for flight in super()._arrived(t):
-                yield replace(flight, sent=flight.blocks.take(self.x))
+    right, wrong = (cser(CSER, GRBS(2), GRBS(3), reset_interval=5, reset_delay=3) for _ in range(2))
 
-    arguments: dict[str, Any] = {"reset_interval": 5, "reset_delay": 3}
-    assert mean_recursion(cser(CSER, GRBS(2), GRBS(3), **arguments)) < 1e-14
-    assert mean_recursion(cser(Overwrites, GRBS(2), GRBS(3), **arguments)) > 1e-3
+    class Overwrites(DelayedWithoutError):
+        def arrived(self, t: int) -> Iterator[InFlight]:
+            for flight in super().arrived(t):
+                yield replace(flight, sent=flight.blocks.take(wrong.x))
+
+    wrong.form = Overwrites(wrong.reset_compressor, wrong.gradient_compressor, 5, 3)
+    assert mean_recursion(right) < 1e-14
+    assert mean_recursion(wrong) > 1e-3
 
 
 def test_sending_twice_what_is_under_way_is_caught() -> None:

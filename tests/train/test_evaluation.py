@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
-from cser_ray.optimizers import NoSync
+from cser_ray.optimizers import NoSync, Placement
 from cser_ray.tasks.base import Splits, TensorDataset
 from cser_ray.tasks.mlp import batchnorm_mlp
 from cser_ray.train import evaluation
@@ -43,7 +43,7 @@ def evaluator(modules: Sequence[nn.Module], splits: Splits = SPLITS, seeds: tupl
     """Of rows [runs, workers], whose models stay those of `modules`."""
     communicator = Communicator(len(modules) // len(seeds), group=None)
     workers = VirtualWorkers(modules)
-    optimizer = NoSync(workers.parameters.values(), communicator=communicator, seeds=seeds, stacked=True)
+    optimizer = NoSync(workers.parameters.values(), placement=Placement(communicator, seeds, stacked=True))
     with torch.no_grad():  # construction began all workers of a run at worker 0's parameters
         for name, p in workers.parameters.items():
             p.copy_(torch.stack([dict(module.named_parameters())[name] for module in modules]))

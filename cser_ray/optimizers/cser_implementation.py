@@ -1,0 +1,39 @@
+"""What CSER asks of an implementation of Algorithm 4: to take its steps, and to name what it keeps between them."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from cser_ray.optimizers.base import FlatOptimizer
+
+
+class Implementation(ABC):
+    """One of the two ways to run Algorithm 4. Whatever is kept from step to step, beyond the local step's, is here."""
+
+    @abstractmethod
+    def update(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, t: int) -> None:
+        """Step number t = 1, 2, ... of `optimizer`; see `FlatOptimizer.update`."""
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Named state with a row a worker, shaped like x."""
+        return {}
+
+    def common_buffers(self) -> dict[str, Tensor]:
+        """Named state that is one row for all workers of a run, `[..., 1, d]`."""
+        return {}
+
+    def flush_error_(self, x: Tensor) -> None:  # noqa: B027  # whoever keeps nothing has nothing to forget
+        """Every worker holds the mean model x now, which has all errors in it: forget them, and resets under way."""
+
+    def in_flight_state(self) -> list[tuple[int, int, Tensor, Tensor]]:
+        """Resets under way: (step when due, call of C1, what was sent, its mean), the oldest first."""
+        return []
+
+    def load_in_flight(self, saved: list[Any], x: Tensor) -> None:
+        """Take back what `in_flight_state` gave. Raises ValueError where resets are applied at once."""
+        if saved:
+            raise ValueError(
+                f"This state_dict has {len(saved)} resets under way, and this optimizer applies resets at once: build it "
+                "with the reset_delay it was saved with, or save after the last one has arrived"
+            )

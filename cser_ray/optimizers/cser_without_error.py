@@ -1,0 +1,38 @@
+"""Implementation II of Algorithm 4, what runs by default: where all workers pick the same coordinates, no error is kept.
+
+x_i - e_i is the same on every worker (Lemma 1). On coordinates that all of them pick, averaging e is therefore averaging
+x; on all others nothing changes. So e need not exist (paper, section 3.3): nothing is allocated but the blocks sent.
+"""
+
+from torch import Tensor
+
+from cser_ray.compressors.base import Selection, SharedCompressor, start_average
+from cser_ray.optimizers.base import FlatOptimizer
+from cser_ray.optimizers.cser_implementation import Implementation
+
+
+class WithoutError(Implementation):
+    """Algorithm 4 for compressors C1 (of resets) and C2 (of updates) that pick alike on every worker; `interval`: H."""
+
+    def __init__(self, c1: SharedCompressor, c2: SharedCompressor, interval: int):
+        self.c1, self.c2, self.interval = c1, c2, interval
+
+    def update(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, t: int) -> None:
+        c2 = self.c2.select(x, t)
+        self.step_(optimizer, x, g, c2, t)  # lines 6-9
+        if t % self.interval == 0:  # line 10
+            c1 = self.c1.select(x, t // self.interval)
+            optimizer.check_seeds(c1, c2)
+            self.reset_(optimizer, x, c1, t)  # lines 13-14
+
+    def step_(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, c2: Selection, t: int) -> None:
+        """x -= p, with the workers' mean in place of p on the coordinates of C2."""
+        p = optimizer.local_step_(x, g, c2)  # as if C2 sent nothing ...
+        assert p is not None
+        if p.shape[-1]:
+            p_mean = start_average(p.clone(), optimizer.communicator, "gradient").wait()
+            c2.add_(x, p - p_mean)  # ... corrected where it does
+
+    def reset_(self, optimizer: FlatOptimizer, x: Tensor, c1: Selection, t: int) -> None:
+        """x becomes the workers' mean on the coordinates of C1."""
+        c1.put_(x, start_average(c1.take(x), optimizer.communicator, "reset").wait())
