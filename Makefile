@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= results/demo
 
-.PHONY: demo test test-system test-faults test-gpu lint clean
+.PHONY: demo test test-system test-faults test-gpu docs lint clean
 
 demo: $(STAMP)
 	$(BIN)/cser-ray tune --out $(OUT)
@@ -23,6 +23,10 @@ test-faults: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+docs: $(STAMP)
+	$(BIN)/python docs/generate.py --reference build/docs
+	@echo "The API reference: build/docs/index.html"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

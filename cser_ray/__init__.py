@@ -61,7 +61,6 @@ __all__ = [
     "NoSync",
     "QSparseLocalSGD",
     "Study",
-    "__version__",
     "compare",
     "read_history",
     "read_runs",
@@ -83,4 +82,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]

@@ -1,13 +1,45 @@
 """Writes what the documents have from the code: `python docs/generate.py`; the tests hold the files to it.
 
-docs/settings.md: the settings, and the columns of the results store.
+docs/settings.md: the settings, and the columns of the results store. With `--reference FOLDER` also the API reference, by
+pdoc from the docstrings: `make docs`.
 """
 
+import argparse
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+REFERENCE = (
+    "cser_ray",
+    "cser_ray.optimizers",
+    "cser_ray.optimizers.base",
+    "cser_ray.compressors",
+    "cser_ray.compressors.base",
+    "cser_ray.communication.communicator",
+    "cser_ray.communication.host_communicator",
+    "cser_ray.partial_sync",
+    "cser_ray.paper",
+    "cser_ray.structure",
+    "cser_ray.budget",
+    "cser_ray.methods",
+    "cser_ray.settings",
+    "cser_ray.config",
+    "cser_ray.registry",
+    "cser_ray.tasks",
+    "cser_ray.store.read",
+    "cser_ray.store.rows",
+    "tuning.study.study",
+    "tuning.study.searchers",
+    "tuning.execute.run",
+    "tuning.execute.schedulers",
+    "tuning.compare.compare",
+    "tuning.compare.comparison",
+    "tuning.take_home.best",
+    "tuning.advise.plan",
+    "dashboards.views",
+)
+"""What users and authors of other packages import."""
 
 
 def settings_page() -> str:
@@ -94,7 +126,20 @@ def pages() -> Iterator[tuple[Path, str]]:
     yield FOLDER / "settings.md", settings_page()
 
 
+def reference(folder: Path) -> None:
+    """The API reference as HTML in a folder."""
+    import pdoc
+
+    pdoc.render.configure(docformat="google", math=False, show_source=True)
+    pdoc.pdoc(*REFERENCE, output_directory=folder)
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(FOLDER.parent))
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--reference", type=Path, metavar="FOLDER", help="write the API reference there, too")
+    given = arguments.parse_args()
     for path, text in pages():
         path.write_text(text, encoding="utf-8")
+    if given.reference:
+        reference(given.reference)

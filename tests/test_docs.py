@@ -16,11 +16,12 @@ from click.testing import CliRunner
 from torch import Tensor
 from torch.nn import Parameter
 
+import cser_ray
 from cser_ray.commands import cli
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.grbs import ORDERS
 from cser_ray.optimizers import CSER, OPTIMIZERS, Placement
-from docs.generate import pages
+from docs.generate import REFERENCE, pages, reference
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -112,6 +113,15 @@ def test_the_study_file_holds_settings_of_a_study() -> None:
 def test_generated_documents_are_what_the_code_says(path: Path, text: str) -> None:
     """`python docs/generate.py` was run after the last change."""
     assert path.read_text() == text
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_reference_is_built(tmp_path: Path) -> None:
+    """`make docs`, without a warning: every module that it names is there, and every name of the front door."""
+    reference(tmp_path)
+    assert all((tmp_path / f"{module.replace('.', '/')}.html").is_file() for module in REFERENCE)
+    page = (tmp_path / "cser_ray.html").read_text()
+    assert all(f'id="{name}"' in page for name in cser_ray.__all__)
 
 
 def test_methods_has_a_section_for_every_method() -> None:
