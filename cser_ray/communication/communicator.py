@@ -62,9 +62,17 @@ class Pending:
 class Communicator:
     """The n workers of a run as seen from one process that hosts `workers` of them.
 
-    `group`: a torch.distributed process group; "default" takes the default group if one is initialised, else none
-    (all workers live in this process). Worker ids are rank * workers + local index. Every process of the group must
-    host equally many workers.
+    Worker ids are rank * workers + local index. Every process of the group must host equally many workers.
+
+    Args:
+        workers: that live in this process, >= 1; by default one.
+        group: a torch.distributed process group, or None where all workers live in this process. "default" takes the
+            default group if one is initialised, else None.
+
+    Raises:
+        ValueError: for no worker.
+
+    Source: none; the bytes of a ring all-reduce are Patarasuk and Yuan's (2009).
 
     >>> communicator = Communicator(workers=4, group=None)
     >>> communicator.mean(torch.tensor([[0.0], [1.0], [2.0], [3.0]]), "gradient")

@@ -29,8 +29,19 @@ class HostCommunicator(Communicator):
 
     While a mean is under way (`reset_delay`), `state_dict()` waits for it, so all processes of a host must call it.
 
-    `timeout`: of the groups made here, the backend's default where None; they do not inherit the default group's.
-    Raises ValueError without a default group, or where k does not divide its size.
+    Args:
+        ranks_per_host: k, the processes of each host; torchrun says it in LOCAL_WORLD_SIZE.
+        timeout: of the groups made here, the backend's default where None; they do not inherit the default group's.
+
+    Raises:
+        ValueError: without a default group, and where k does not divide its size.
+
+    Source: none; hierarchical all-reduce is common practice.
+
+    >>> dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    >>> HostCommunicator(ranks_per_host=1)
+    HostCommunicator(ranks_per_host=1, hosts=1, rank=0)
+    >>> dist.destroy_process_group()
     """
 
     def __init__(self, ranks_per_host: int, timeout: timedelta | None = None):
@@ -57,12 +68,11 @@ class HostCommunicator(Communicator):
         return f"HostCommunicator(ranks_per_host={self.ranks_per_host}, hosts={self.size}, rank={self.rank})"
 
     def start_mean(self, v: Tensor, name: str) -> Pending:
-        """See `Communicator.start_mean`; the parts are put together in `wait`, in the same order on all of a host."""
         self._charge(name, self._ring(v.shape[-1] * v.element_size()), v)
+        # the parts are put together in `wait`, in the same order on all processes of a host
         return self._start_sum(v, self._part(v).div_(self.size), v.shape[:-2].numel(), name)
 
     def all_gather(self, v: Tensor, name: str) -> Tensor:
-        """See `Communicator.all_gather`."""
         self._charge(name, (self.size - 1) * v.shape[-1] * v.element_size(), v)
         mine = self._part(v)
         parts = [torch.empty_like(mine) for _ in range(self.size)]
@@ -73,7 +83,6 @@ class HostCommunicator(Communicator):
         return torch.cat([row.view_as(v) for row in rows], -2)
 
     def total(self, v: Tensor, name: str) -> Tensor:
-        """See `Communicator.total`: the sum over hosts."""
         if self.size > 1:
             self.ledger.add(name, self._ring(v[0].numel() * v.element_size() if v.dim() else v.element_size()))
         v = v.clone()

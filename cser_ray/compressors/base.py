@@ -3,7 +3,8 @@
 A new compressor is one file here with one frozen dataclass, and one line in `COMPRESSORS`.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from abc import abstractmethod
+from typing import Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -13,10 +14,12 @@ from cser_ray.communication.communicator import Communicator, Pending
 class Message(Protocol):
     """C(v) of this process's workers, before it is sent."""
 
+    @abstractmethod
     def residual(self) -> Tensor:
         """v - C(v) as `[..., w, d]`, a new tensor: what this message leaves behind on each worker."""
         ...
 
+    @abstractmethod
     def average(self, communicator: Communicator, name: str) -> Tensor:
         """The mean of C(v) over all workers as `[..., 1, d]`, bitwise equal on each; charged to `name` of the ledger."""
         ...
@@ -28,10 +31,12 @@ class Compressor(Protocol):
     Compressors are frozen values; whatever is random is a function of (seed, stream, call).
     """
 
-    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> "Compressor":
+    @abstractmethod
+    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> Self:
         """The same compressor with its randomness keyed: one seed a stacked run, the use (C1 or C2), the workers' ids."""
         ...
 
+    @abstractmethod
     def compress(self, v: Tensor, call: int) -> Message:
         """Compress each row of v `[..., w, d]`; `call` = 1, 2, ... counts the uses of this stream."""
         ...
@@ -40,69 +45,68 @@ class Compressor(Protocol):
 class Selection(Protocol):
     """The coordinates that one call of a shared compressor picks; the same on every worker."""
 
+    @abstractmethod
     def take(self, v: Tensor) -> Tensor:
         """The chosen coordinates of v `[..., w, d]` as a new `[..., w, k]`."""
         ...
 
+    @abstractmethod
     def put_(self, v: Tensor, values: Tensor) -> None:
         """Overwrite the chosen coordinates of v by values `[..., w or 1, k]`."""
         ...
 
+    @abstractmethod
     def add_(self, v: Tensor, values: Tensor) -> None:
         """Add values `[..., w or 1, k]` to the chosen coordinates of v."""
         ...
 
+    @abstractmethod
     def coordinates(self, v: Tensor) -> Tensor:
         """The chosen coordinates' numbers, int64 `[k]` or `[runs, 1, k]`, in the order of `take`."""
         ...
 
+    @abstractmethod
     def digest(self) -> int:
         """A number that tells two different selections apart."""
         ...
 
+    @abstractmethod
     def within(self, part: slice) -> "Selection":
         """Those of my blocks that begin in a range of the coordinates; ranges that share out all, share out the blocks."""
         ...
 
+    @abstractmethod
     def add_to_(self, taken: Tensor, values: Tensor, other: Any) -> None:
         """Add my values `[..., w, k]` to what `other`, of the same kind, has taken, where both chose the same."""
         ...
 
 
 @runtime_checkable
-class SharedCompressor(Protocol):
+class SharedCompressor(Compressor, Protocol):
     """A compressor that keeps the same coordinates on every worker (GRBS): it needs no error memory in CSER.
 
-    Its messages can be summed by an all-reduce as they are, and implementation II applies (paper, section 3.3).
+    Its messages can be summed by an all-reduce as they are, and implementation II applies (paper, section 3.3). Having
+    `select` makes one: isinstance asks for nothing else.
     """
 
-    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> "SharedCompressor":
-        """See `Compressor.with_streams`."""
-        ...
-
-    def compress(self, v: Tensor, call: int) -> Message:
-        """See `Compressor.compress`."""
-        ...
-
+    @abstractmethod
     def select(self, v: Tensor, call: int) -> Selection:
         """The coordinates of v `[..., w, d]` that call number `call` (1, 2, ...) synchronises."""
         ...
 
 
-class SelectionMessage:
+class SelectionMessage(Message):
     """The chosen coordinates of v, the same on every worker: averaged by one all-reduce."""
 
     def __init__(self, v: Tensor, selection: Selection):
         self.v, self.selection = v, selection
 
     def residual(self) -> Tensor:
-        """See `Message.residual`."""
         r = self.v.clone()
         self.selection.put_(r, r.new_zeros(()))
         return r
 
     def average(self, communicator: Communicator, name: str) -> Tensor:
-        """See `Message.average`."""
         mean = start_average(self.selection.take(self.v), communicator, name).wait()
         dense = self.v.new_zeros(*self.v.shape[:-2], 1, self.v.shape[-1])
         self.selection.put_(dense, mean)

@@ -1,19 +1,29 @@
 """Scaled sign per block: one bit a coordinate and one scale a block (Zheng, Huang and Kwok 2019)."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from cser_ray.compressors.base import Compressor
 from cser_ray.compressors.gathered import GatheredMessage, in_blocks, pack, per_coordinate, unpack
 
 
 @dataclass(frozen=True)
-class BlockSign:
+class BlockSign(Compressor):
     """C(v_b) = (||v_b||_1 / d_b) sign(v_b) on each block b of `block_size` coordinates, with sign(0) = +1.
 
-    delta = the least ||v_b||_1^2 / (d_b ||v_b||_2^2), at least 1 / block_size and 2 / pi = 0.64 for Gaussian values. At
-    the default block size the scales add less than one part in a hundred to the bits.
+    delta = the least ||v_b||_1^2 / (d_b ||v_b||_2^2), at least 1 / block_size and 2 / pi = 0.64 for Gaussian values.
+
+    Args:
+        block_size: d_b, coordinates that share a scale. At the default, 4096, the scales add less than one part in a
+            hundred to the bits.
+
+    Raises:
+        ValueError: for a block size below 1.
+
+    Source: Zheng, Huang and Kwok, arXiv 1905.10936 (the blockwise compressor).
 
     >>> BlockSign().compress(torch.tensor([[3.0, -1.0]]), call=1).residual()  # C(v) = [2, -2]
     tensor([[1., 1.]])
@@ -25,12 +35,10 @@ class BlockSign:
         if self.block_size < 1:
             raise ValueError(f"A block holds at least one coordinate, not {self.block_size}")
 
-    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> "BlockSign":
-        """See `Compressor.with_streams`; nothing is random here."""
-        return self
+    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> Self:
+        return self  # nothing is random here
 
     def compress(self, v: Tensor, call: int) -> GatheredMessage:
-        """See `Compressor.compress`."""
         d = v.shape[-1]
         blocks = in_blocks(v, self.block_size)
         count = blocks.shape[-2]

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cser_ray.communication.communicator import Communicator
+from cser_ray.compressors.base import Message
 from cser_ray.seeds import Purpose, philox
 
 
-class GatheredMessage:
+class GatheredMessage(Message):
     """C(v) of this process's workers as `payload` `[..., w, m]`, which goes on the wire as it is.
 
     `decode(payload [..., j, m], ids of those j workers)` gives `[..., j, d]`, a row at a time the same as all together.
@@ -27,11 +28,9 @@ class GatheredMessage:
         self.v, self.payload, self.workers, self.decode = v, payload, workers, decode
 
     def residual(self) -> Tensor:
-        """See `Message.residual`."""
         return self.v - self.decode(self.payload, self.workers)
 
     def average(self, communicator: Communicator, name: str) -> Tensor:
-        """See `Message.average`."""
         gathered = communicator.all_gather(self.payload, name)
         n = gathered.shape[-2]
         total = self.decode(gathered[..., :1, :], range(1))

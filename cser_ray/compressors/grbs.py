@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cser_ray.budget import block_size
-from cser_ray.compressors.base import SelectionMessage
+from cser_ray.compressors.base import Selection, SelectionMessage, SharedCompressor
 from cser_ray.seeds import philox
 
 CALLS = 64
@@ -79,11 +80,21 @@ ORDERS: dict[str, Callable[[int, float, int, int, int], np.ndarray]] = {
 
 
 @dataclass(frozen=True)
-class GRBS:
+class GRBS(SharedCompressor):
     """Keep one block in `ratio` of the flat vector, the same blocks on every worker.
 
-    `ratio`: R_C >= 1, fractions allowed. `order`: "random" (the paper's), "permuted" or "cyclic". `block_size`: elements
-    a block, by default the smallest that gives at most 8192 blocks. delta = 1 / ratio, in expectation, with equality.
+    delta = 1 / ratio, in expectation, with equality.
+
+    Args:
+        ratio: R_C >= 1, fractions allowed; of blocks, and so of bytes.
+        order: of the blocks over the calls: "random" (the paper's, the default), "permuted" or "cyclic".
+        block_size: elements a block, by default the smallest that gives at most 8192 blocks.
+        seeds, stream: key the draws; an optimizer sets them by `with_streams`.
+
+    Raises:
+        ValueError: for a ratio below 1 or without end, an order that is none, and a block size below 1.
+
+    Source: CSER (arXiv 2007.13221), Definition 2.
 
     >>> GRBS(4, order="cyclic").blocks(d=8, call=2).tolist()
     [2, 3]
@@ -103,9 +114,8 @@ class GRBS:
         if self.block_size is not None and self.block_size < 1:
             raise ValueError(f"A block holds at least one element, not {self.block_size}")
 
-    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> "GRBS":
-        """See `Compressor.with_streams`; GRBS draws the same blocks on every worker."""
-        return replace(self, seeds=seeds, stream=stream)
+    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> Self:
+        return replace(self, seeds=seeds, stream=stream)  # not by worker: all draw the same blocks
 
     def blocks(self, d: int, call: int) -> np.ndarray:
         """The block numbers that call 1, 2, ... picks: int64 [m], or [runs, m] for stacked runs."""
@@ -118,14 +128,12 @@ class GRBS:
         return rows[0] if len(rows) == 1 else np.stack(rows)
 
     def select(self, v: Tensor, call: int) -> "BlockSelection":
-        """See `SharedCompressor.select`."""
         size = self.block_size or block_size(v.shape[-1])
         group, position = divmod(call - 1, CALLS)
         calls = _calls_on(v.device, self, -(-v.shape[-1] // size), group)
         return BlockSelection(*calls[position], size)
 
     def compress(self, v: Tensor, call: int) -> SelectionMessage:
-        """See `Compressor.compress`."""
         return SelectionMessage(v, self.select(v, call))
 
 
@@ -144,7 +152,7 @@ def _to_device(numbers: np.ndarray, device: torch.device) -> Tensor:
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
-class BlockSelection:
+class BlockSelection(Selection):
     """Chosen blocks of every row of `[..., w, d]`: `blocks` int64 [m], or [runs, m] where stacked runs choose apart.
 
     `known`: the same numbers where the processor can read them without waiting for the device; both are sorted. A last
@@ -156,36 +164,30 @@ class BlockSelection:
         self._rows: dict[torch.Size, Tensor] = {}
 
     def take(self, v: Tensor) -> Tensor:
-        """See `Selection.take`."""
         picked = self._whole(v).view(-1, self.size).index_select(0, self._index(v))
         return picked.view(*v.shape[:-1], -1)
 
     def put_(self, v: Tensor, values: Tensor) -> None:
-        """See `Selection.put_`."""
         self._scatter(v, values, accumulate=False)
 
     def add_(self, v: Tensor, values: Tensor) -> None:
-        """See `Selection.add_`."""
         self._scatter(v, values, accumulate=True)
 
     def coordinates(self, v: Tensor) -> Tensor:
-        """See `Selection.coordinates`; a padded position names the last coordinate."""
         starts = (self.blocks * self.size).unsqueeze(-1)
+        # a padded position names the last coordinate
         numbers = (starts + torch.arange(self.size, device=self.blocks.device)).flatten(-2).clamp_(max=v.shape[-1] - 1)
         return numbers.unsqueeze(-2) if numbers.dim() > 1 else numbers
 
     def digest(self) -> int:
-        """See `Selection.digest`."""
         return hash((self.size, *self.known.flatten().tolist())) & (2**62 - 1)
 
     def within(self, part: slice) -> "BlockSelection":
-        """See `Selection.within`; for one run."""
         assert self.known.ndim == 1, "stacked runs choose apart"
         a, b = np.searchsorted(self.known, [-(-part.start // self.size), -(-part.stop // self.size)])
         return BlockSelection(self.blocks[a:b], self.known[a:b], self.size)
 
-    def add_to_(self, taken: Tensor, values: Tensor, other: "BlockSelection") -> None:
-        """See `Selection.add_to_`."""
+    def add_to_(self, taken: Tensor, values: Tensor, other: Any) -> None:
         if self.known.ndim > 1:
             for run in range(len(self.known)):
                 self._of_run(run).add_to_(taken[run], values[run], other._of_run(run))

@@ -6,20 +6,31 @@ by 1 + omega it contracts, with delta = 1 / (1 + omega), which error feedback an
 
 import math
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cser_ray.compressors.base import Compressor
 from cser_ray.compressors.gathered import GatheredMessage, in_blocks, pack, per_coordinate, private_draws, unpack
 
 
 @dataclass(frozen=True)
-class QSGD:
+class QSGD(Compressor):
     """Q(v)_j = ||v||_2 sign(v_j) xi_j / (s (1 + omega)) per bucket, xi_j in {0, ..., s} and E xi_j = s |v_j| / ||v||_2.
 
-    `levels`: s, 1 to 127. A coordinate travels as an int8 whatever s is, so fewer levels save no bytes. `bucket_size`:
-    coordinates that share a norm; omega grows with it. The random rounding is each worker's own.
+    The random rounding is each worker's own.
+
+    Args:
+        levels: s, 1 to 127. A coordinate travels as an int8 whatever s is, so fewer levels save no bytes.
+        bucket_size: coordinates that share a norm, by default 512; omega grows with it.
+        seeds, stream, workers: key the rounding; an optimizer sets them by `with_streams`.
+
+    Raises:
+        ValueError: for levels or a bucket size outside their range.
+
+    Source: Alistarh et al., arXiv 1610.02132, Lemma 3.1 (before the division by 1 + omega).
 
     >>> round(QSGD().omega(d=10_000), 3), round(QSGD(levels=1).omega(d=10_000), 3)
     (0.032, 22.627)
@@ -37,8 +48,7 @@ class QSGD:
         if self.bucket_size < 1:
             raise ValueError(f"A bucket holds at least one coordinate, not {self.bucket_size}")
 
-    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> "QSGD":
-        """See `Compressor.with_streams`."""
+    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> Self:
         return replace(self, seeds=seeds, stream=stream, workers=workers)
 
     def omega(self, d: int) -> float:
@@ -47,7 +57,6 @@ class QSGD:
         return min(size / self.levels**2, math.sqrt(size) / self.levels)
 
     def compress(self, v: Tensor, call: int) -> GatheredMessage:
-        """See `Compressor.compress`."""
         d = v.shape[-1]
         buckets = in_blocks(v, self.bucket_size)
         largest = buckets.abs().amax(-1, keepdim=True)

@@ -5,20 +5,30 @@ travel. They still cannot be summed on the way: that is what GRBS, with the same
 """
 
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from cser_ray.compressors.base import Compressor
 from cser_ray.compressors.gathered import GatheredMessage, private_draws
 from cser_ray.compressors.top_k import check_ratio, kept
 
 
 @dataclass(frozen=True)
-class RandomK:
-    """Keep d / `ratio` coordinates at random, other ones on every worker: delta = k / d, with equality in expectation.
+class RandomK(Compressor):
+    """Keep k = d / `ratio` coordinates at random, other ones on every worker: delta = k / d, in expectation, with equality.
 
-    `ratio` >= 1, of coordinates; at n workers and fp32 the overall ratio is 2 d / (k n). Values are not scaled up by
-    d / k: unbiased would not be contractive.
+    Values are not scaled up by d / k: unbiased would not be contractive.
+
+    Args:
+        ratio: >= 1, of coordinates; at n workers and fp32 the overall ratio is 2 d / (k n).
+        seeds, stream, workers: key the draws; an optimizer sets them by `with_streams`.
+
+    Raises:
+        ValueError: for a ratio below 1 or without end.
+
+    Source: Stich, Cordonnier and Jaggi, arXiv 1809.07599, section 2.
 
     >>> int(RandomK(3).compress(torch.ones(1, 6), call=1).residual().sum())
     4
@@ -32,12 +42,10 @@ class RandomK:
     def __post_init__(self) -> None:
         check_ratio("RandomK", self.ratio)
 
-    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> "RandomK":
-        """See `Compressor.with_streams`."""
+    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> Self:
         return replace(self, seeds=seeds, stream=stream, workers=workers)
 
     def compress(self, v: Tensor, call: int) -> GatheredMessage:
-        """See `Compressor.compress`."""
         own = self._indices(v, call, self.workers).expand(*v.shape[:-1], -1)
         first = self.workers.start
 

@@ -5,18 +5,27 @@ overall ratio is d / (k n), not d / k; compare methods at equal bytes, never at 
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from cser_ray.compressors.base import Compressor
 from cser_ray.compressors.gathered import GatheredMessage, pack, unpack
 
 
 @dataclass(frozen=True)
-class TopK:
-    """Keep the d / `ratio` coordinates of largest magnitude of each row: delta >= k / d (Stich et al. 2018).
+class TopK(Compressor):
+    """Keep the k = d / `ratio` coordinates of largest magnitude of each row: delta >= k / d.
 
-    `ratio` >= 1, of coordinates, not bytes. A coordinate costs a value and an int32 on the wire.
+    Args:
+        ratio: >= 1, of coordinates, not bytes: a coordinate costs a value and an int32 on the wire, and everybody gets
+            everybody's.
+
+    Raises:
+        ValueError: for a ratio below 1 or without end.
+
+    Source: Stich, Cordonnier and Jaggi, arXiv 1809.07599, section 2.
 
     >>> TopK(2).compress(torch.tensor([[1.0, -3.0]]), call=1).residual()
     tensor([[1., 0.]])
@@ -27,12 +36,10 @@ class TopK:
     def __post_init__(self) -> None:
         check_ratio("TopK", self.ratio)
 
-    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> "TopK":
-        """See `Compressor.with_streams`; nothing is random here."""
-        return self
+    def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> Self:
+        return self  # nothing is random here
 
     def compress(self, v: Tensor, call: int) -> GatheredMessage:
-        """See `Compressor.compress`."""
         d = v.shape[-1]
         k = kept(d, self.ratio)
         indices = v.abs().topk(k, sorted=False).indices

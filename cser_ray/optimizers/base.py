@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,32 +18,14 @@ from torch.nn import Parameter
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import Compressor, Selection, SharedCompressor
 from cser_ray.flat import FlatParameters
-from cser_ray.optimizers.local_step import AdamW, LocalStep, Nesterov, check_hyperparameters
+from cser_ray.optimizers.arguments import check_hyperparameters
+from cser_ray.optimizers.local_step import AdamW, LocalStep, Nesterov
 from cser_ray.optimizers.overlap import BackwardOverlap
 from cser_ray.optimizers.placement import Placement
 from cser_ray.optimizers.saving import ENTRY, checked_state, publish, take_back
 
 SEED_CHECKS = 3
 """So many times after construction or a load, the workers compare the blocks that they are about to average."""
-
-
-def whole_steps(name: str, steps: float, least: int = 1) -> int:
-    """A number of steps. Raises ValueError, which begins with `name`, unless it is whole and >= `least`."""
-    if not steps >= least or steps % 1:  # NaN and infinity are neither
-        raise ValueError(f"{name} is a whole number of steps >= {least}, not {steps}")
-    return int(steps)
-
-
-class Common(TypedDict, total=False):
-    """What every optimizer takes by name; `FlatOptimizer` says what it means."""
-
-    lr: float | Tensor
-    momentum: float
-    weight_decay: float
-    betas: tuple[float, float] | None
-    eps: float
-    placement: Placement | None
-    communicator: Communicator | None
 
 
 class FlatOptimizer(torch.optim.Optimizer, ABC):

@@ -12,7 +12,8 @@ from torch import Tensor
 from cser_ray.compressors.base import Compressor, SharedCompressor
 from cser_ray.compressors.grbs import GRBS
 from cser_ray.compressors.identity import Zero
-from cser_ray.optimizers.base import Common, FlatOptimizer, whole_steps
+from cser_ray.optimizers.arguments import Common, whole_steps
+from cser_ray.optimizers.base import FlatOptimizer
 from cser_ray.optimizers.cser_delayed import DelayedWithError, DelayedWithoutError
 from cser_ray.optimizers.cser_implementation import Implementation
 from cser_ray.optimizers.cser_overlapped import Overlapped

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cser_ray.compressors.base import SharedCompressor, start_average
 from cser_ray.compressors.identity import Zero
-from cser_ray.optimizers.base import Common, FlatOptimizer, whole_steps
+from cser_ray.optimizers.arguments import Common, whole_steps
+from cser_ray.optimizers.base import FlatOptimizer
 from cser_ray.seeds import Purpose
 
 

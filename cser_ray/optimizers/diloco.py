@@ -6,7 +6,8 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from cser_ray.optimizers.base import Common, FlatOptimizer, whole_steps
+from cser_ray.optimizers.arguments import Common, whole_steps
+from cser_ray.optimizers.base import FlatOptimizer
 
 
 class DiLoCo(FlatOptimizer):

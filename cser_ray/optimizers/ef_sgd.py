@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from cser_ray.compressors.base import Compressor
-from cser_ray.optimizers.base import Common, FlatOptimizer
+from cser_ray.optimizers.arguments import Common
+from cser_ray.optimizers.base import FlatOptimizer
 from cser_ray.partial_sync import error_feedback_
 from cser_ray.seeds import Purpose
 

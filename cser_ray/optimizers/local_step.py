@@ -161,21 +161,6 @@ class AdamW(LocalStep):
         return None if before is None or selection is None else before - selection.take(x)
 
 
-def check_hyperparameters(group: dict[str, Any]) -> None:
-    """Raise ValueError for what neither SGD nor AdamW can step with."""
-    lr, momentum, betas = group["lr"], group.get("momentum", 0.0), group.get("betas", (0.0, 0.0))
-    if not torch.all(torch.as_tensor(lr) >= 0):
-        raise ValueError(f"The learning rate must be at least 0, not {lr}")
-    if not 0 <= momentum < 1:
-        raise ValueError(f"Momentum must lie in [0, 1), not {momentum}")
-    if not all(0 <= beta < 1 for beta in betas):
-        raise ValueError(f"Both betas must lie in [0, 1), not {betas}")
-    if not group.get("eps", 0.0) >= 0:
-        raise ValueError(f"eps must be at least 0, not {group['eps']}")
-    if not group["weight_decay"] >= 0:
-        raise ValueError(f"Weight decay must be at least 0, not {group['weight_decay']}")
-
-
 def _rates(group: dict[str, Any]) -> list[tuple[Any, float]]:
     """(index of the runs, their learning rate): neighbours with one rate take their step together."""
     lr = group["lr"]

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.communicator import Pending
-from cser_ray.optimizers.base import Common, FlatOptimizer
+from cser_ray.optimizers.arguments import Common
+from cser_ray.optimizers.base import FlatOptimizer
 
 
 class SGD(FlatOptimizer):

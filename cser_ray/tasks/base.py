@@ -3,6 +3,7 @@
 A task of your own is one small class with these members and one line in `TASKS` (docs/guide.md shows one).
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Protocol, Self
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 class Dataset(Protocol):
     """Indexed samples, read a batch at a time for many workers at once."""
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tensor, Tensor]:
         """Return (inputs [*index.shape, ...], targets [*index.shape, ...]) for int64 sample numbers `index` [rows, b].
 
@@ -35,7 +38,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class TensorDataset(Held):
+class TensorDataset(Held, Dataset):
     """Samples held in memory: inputs [N, ...], targets [N, ...]; no augmentation."""
 
     inputs: Tensor
@@ -45,7 +48,6 @@ class TensorDataset(Held):
         return len(self.inputs)
 
     def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tensor, Tensor]:
-        """See `Dataset.batch`."""
         return self.inputs[index], self.targets[index]
 
 
@@ -90,18 +92,22 @@ class Task(Protocol):
         """Number of classes; targets are int64 in [0, classes)."""
         ...
 
+    @abstractmethod
     def model(self) -> nn.Module:
         """A freshly initialised module, drawn from torch's global generator (the caller seeds it)."""
         ...
 
+    @abstractmethod
     def splits(self) -> Splits:
         """The three splits. May read files: raises FileNotFoundError with a sentence that says how to get them."""
         ...
 
+    @abstractmethod
     def constant_loss(self) -> float:
         """Loss of the constant predictor in nats: ln(classes), or the unigram entropy of text; divergence is 1.3 times it."""
         ...
 
+    @abstractmethod
     def content_hash(self) -> str:
         """12 hexadecimal digits that change with the data; results of different hashes are never compared."""
         ...

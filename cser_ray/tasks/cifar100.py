@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from cser_ray.tasks.base import Held, Splits
+from cser_ray.tasks.base import Dataset, Held, Splits, Task
 from cser_ray.tasks.models import build_model, check_model
 from cser_ray.tasks.splitting import splits_fingerprint, stratified_order
 
@@ -26,7 +26,7 @@ SPLIT_SEED = 100
 
 
 @dataclass(frozen=True)
-class Images(Held):
+class Images(Held, Dataset):
     """Images uint8 [N, 3, s, s] with targets [N]; a batch is float, standardised by `mean` and `deviation` [3].
 
     A batch lies on the device of `images`.
@@ -128,7 +128,7 @@ STEPS_A_PASS = 45_000 // 8 // 16
 """Steps of a pass over the training part by 8 workers of batch 16."""
 
 
-class Cifar100:
+class Cifar100(Task):
     """CIFAR-100 (45 000 / 5 000 / 10 000 images) and WRN-40-8 (35.8 M parameters), or another `model` by name.
 
     `model`: see `models.build_model`. `data_dir`: the folder that holds cifar-100-python/. `coarse_labels`: the 20
@@ -137,6 +137,8 @@ class Cifar100:
 
     name = "cifar100"
     description = "CIFAR-100 images, Wide-ResNet-40-8 or --model: hours on a GPU; needs the data in --data-dir"
+    model_name = "wrn-40-8"
+    classes = 100
     batch_size = 16
     study_defaults: ClassVar = {  # paper, section 5.1, and the authors' scripts
         "steps": 200 * STEPS_A_PASS,
@@ -146,24 +148,20 @@ class Cifar100:
     }
 
     def __init__(self, model: str = "", data_dir: str = "", coarse_labels: bool = False) -> None:
-        self.model_name = model or "wrn-40-8"
+        self.model_name = model or self.model_name
         self.classes = 20 if coarse_labels else 100
         self.data_dir = Path(data_dir or DEFAULT_FOLDER).expanduser().absolute()
         if model:
             check_model(model, self.classes, side=32)
 
     def model(self) -> nn.Module:
-        """See `Task.model`."""
         return build_model(self.model_name, self.classes)
 
     def splits(self) -> Splits:
-        """See `Task.splits`."""
         return load(self.data_dir, coarse=self.classes == 20)
 
     def constant_loss(self) -> float:
-        """See `Task.constant_loss`."""
         return math.log(self.classes)
 
     def content_hash(self) -> str:
-        """See `Task.content_hash`."""
         return hash_of(self.data_dir, coarse=self.classes == 20)

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import nn
 
-from cser_ray.tasks.base import Splits, TensorDataset
+from cser_ray.tasks.base import Splits, Task, TensorDataset
 from cser_ray.tasks.mlp import batchnorm_mlp
 from cser_ray.tasks.splitting import splits_fingerprint, stratified_order
 
@@ -35,7 +35,7 @@ def load() -> Splits:
     return Splits(*(TensorDataset(images[part], labels[part]) for part in parts))
 
 
-class Digits:
+class Digits(Task):
     """scikit-learn `load_digits`, split 1 200 / 240 / 357, and a BatchNorm MLP 64-64-64-10 (9 098 parameters)."""
 
     name = "digits"
@@ -45,17 +45,13 @@ class Digits:
     batch_size = 16
 
     def model(self) -> nn.Module:
-        """See `Task.model`."""
         return batchnorm_mlp(64, 64, 64, 10)
 
     def splits(self) -> Splits:
-        """See `Task.splits`."""
         return load()
 
     def constant_loss(self) -> float:
-        """See `Task.constant_loss`."""
         return math.log(self.classes)
 
     def content_hash(self) -> str:
-        """See `Task.content_hash`."""
         return splits_fingerprint(load())

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cser_ray.tasks.base import Splits
+from cser_ray.tasks.base import Dataset, Splits, Task
 from cser_ray.tasks.models import build_model, check_model
 from cser_ray.tasks.splitting import fingerprint, stratified_order
 
@@ -30,7 +30,7 @@ SPLIT_SEED = 1000
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Pictures(Dataset):
     """Picture files [N] with targets [N]; a batch is float [*index.shape, 3, 224, 224]."""
 
     files: tuple[str, ...]
@@ -146,7 +146,7 @@ STEPS_A_PASS = 1_255_545 // 8 // 32
 """Steps of a pass over the training part by 8 workers of batch 32."""
 
 
-class ImageNet:
+class ImageNet(Task):
     """Class folders of pictures under train/ and val/, and ResNet-50, or another `model` by name.
 
     `model`: see `models.build_model`. `data_dir`: the folder that holds train/ and val/.
@@ -154,6 +154,8 @@ class ImageNet:
 
     name = "imagenet"
     description = "ImageNet-1k or any folder like it, ResNet-50 or --model: days on GPUs; needs the data in --data-dir"
+    model_name = "resnet50"
+    classes = 1000
     batch_size = 32
     study_defaults: ClassVar = {  # paper, section 5.2: 120 epochs, 5 of warm-up, cosine
         "steps": 120 * STEPS_A_PASS,
@@ -166,23 +168,21 @@ class ImageNet:
     }
 
     def __init__(self, model: str = "", data_dir: str = "") -> None:
-        self.model_name = model or "resnet50"
+        self.model_name = model or self.model_name
         self.data_dir = Path(data_dir or DEFAULT_FOLDER).expanduser().absolute()
         # the model's size can be asked for before the data is there
-        self.classes = len(class_folders(self.data_dir)) if (self.data_dir / "train").is_dir() else 1000
+        if (self.data_dir / "train").is_dir():
+            self.classes = len(class_folders(self.data_dir))
         if model:
             check_model(model, self.classes, SIDE)
 
     def model(self) -> nn.Module:
-        """See `Task.model`."""
         return build_model(self.model_name, self.classes)
 
     def splits(self) -> Splits:
-        """See `Task.splits`."""
         return load(self.data_dir)
 
     def constant_loss(self) -> float:
-        """See `Task.constant_loss`."""
         return math.log(self.classes)
 
     def content_hash(self) -> str:

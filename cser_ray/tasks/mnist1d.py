@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cser_ray.tasks.base import Splits, TensorDataset
+from cser_ray.tasks.base import Splits, Task, TensorDataset
 from cser_ray.tasks.mlp import batchnorm_mlp
 from cser_ray.tasks.splitting import splits_fingerprint, stratified_order
 
@@ -42,7 +42,7 @@ def load() -> Splits:
     )
 
 
-class Mnist1D:
+class Mnist1D(Task):
     """The mnist1d data set with its default arguments, and a BatchNorm MLP 40-64-64-10 (7 562 parameters)."""
 
     name = "mnist1d"
@@ -52,17 +52,13 @@ class Mnist1D:
     batch_size = 16
 
     def model(self) -> nn.Module:
-        """See `Task.model`."""
         return batchnorm_mlp(40, 64, 64, 10)
 
     def splits(self) -> Splits:
-        """See `Task.splits`."""
         return load()
 
     def constant_loss(self) -> float:
-        """See `Task.constant_loss`."""
         return math.log(self.classes)
 
     def content_hash(self) -> str:
-        """See `Task.content_hash`."""
         return splits_fingerprint(load())

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cser_ray.tasks.base import Held, Splits
+from cser_ray.tasks.base import Dataset, Held, Splits, Task
 from cser_ray.tasks.splitting import splits_fingerprint
 from cser_ray.tasks.transformer import Transformer
 
@@ -35,7 +35,7 @@ SYMBOLS = "\n" + "".join(map(chr, range(32, 127)))
 
 
 @dataclass(frozen=True)
-class Windows(Held):
+class Windows(Held, Dataset):
     """Windows of `WINDOW` symbols of a text uint8 [L] that begin at `starts` [N]; no augmentation."""
 
     text: Tensor
@@ -103,7 +103,7 @@ def load() -> Splits:
     return Splits(windows("train"), windows("validation", HELD_OUT), windows("test", HELD_OUT))
 
 
-class PyText:
+class PyText(Task):
     """Next character in windows of 64, by a causal transformer (33 825 parameters); split by module, never by line."""
 
     name = "pytext"
@@ -113,11 +113,9 @@ class PyText:
     batch_size = 16
 
     def model(self) -> nn.Module:
-        """See `Task.model`."""
         return Transformer(self.classes, WINDOW, width=32, heads=2, layers=2, hidden=128)
 
     def splits(self) -> Splits:
-        """See `Task.splits`."""
         return load()
 
     def constant_loss(self) -> float:
@@ -128,5 +126,4 @@ class PyText:
         return float(torch.special.entr(share).sum())
 
     def content_hash(self) -> str:
-        """See `Task.content_hash`."""
         return splits_fingerprint(load())
