@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -13,9 +13,7 @@ from cser_ray.errors import CserWarning
 from cser_ray.store.models import FACTS, KEEP, SMALL, ModelStore, encode
 from cser_ray.store.rows import RunRow
 from cser_ray.train.record import Record
-
-if TYPE_CHECKING:
-    from cser_ray.train.loop import Trial
+from cser_ray.train.stack import Stack
 
 
 @dataclass(frozen=True)
@@ -29,17 +27,17 @@ class KeptModels:
         if self.keep not in KEEP:
             raise ValueError(f"models are kept by one of {', '.join(KEEP)}, not {self.keep!r}")
 
-    def write(self, trial: "Trial", record: Record) -> None:
+    def write(self, stack: Stack, record: Record) -> None:
         """Write the models of a trial that has ended, before its rows: a finished run has its model.
 
         One that cannot be written is named in a CserWarning: a result is worth more than its model.
         """
-        group = trial.communicator.group
+        group = stack.communicator.group
         if self.keep == "none" or (group is not None and dist.get_rank(group)):
             return
         averaged = record.averaged
         assert averaged is not None
-        module = trial.workers.module
+        module = stack.workers.module
         store = ModelStore(self.uri)
         size = sum(tensor.nbytes for tensor in state_dict(module, *averaged, 0).values())
         try:
