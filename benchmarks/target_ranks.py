@@ -29,8 +29,8 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.tasks.base import losses
 from cser_ray.train.evaluation import place
-from cser_ray.train.loop import Trial
 from cser_ray.train.record import Identity, Record
+from cser_ray.train.stack import Stack
 
 PEERS = {"ddp": "sgd", "ddp-bf16": "sgd-bf16", "powersgd-1": "sgd"}
 """Peer -> the method of ours whose learning rate it takes, and whose virtual workers predict it."""
@@ -77,39 +77,39 @@ def worker(path: Path, rank: int) -> None:
     for method, config in plan.items():
         name = method.partition("@")[0]
         for full in (False, True):
-            trial = Peer(name, config, device) if name in PEERS else Trial([config], Communicator(1), device)
-            found = {"points": curve(trial)} if full else {"step_s": step_time(trial)}
+            stack = Peer(name, config, device) if name in PEERS else Stack([config], Communicator(1), device)
+            found = {"points": curve(stack)} if full else {"step_s": step_time(stack)}
             if rank == 0:
                 print(json.dumps({"method": method} | found), flush=True)
             dist.barrier()
     dist.destroy_process_group()
 
 
-def step_time(trial: Trial) -> float:
+def step_time(stack: Stack) -> float:
     """Mean seconds of a step over whole intervals of TIMED steps or more, after an interval to warm up."""
-    interval = trial.config.reset_interval
+    interval = stack.config.reset_interval
     count = interval * math.ceil(TIMED / interval)
     for _ in range(max(interval, 16)):
-        trial.step()
-    settle(trial.device)
+        stack.step()
+    settle(stack.device)
     start = time.perf_counter()
     for _ in range(count):
-        trial.step()
-    settle(trial.device)
+        stack.step()
+    settle(stack.device)
     return (time.perf_counter() - start) / count
 
 
-def curve(trial: Trial) -> list[tuple[int, float, float]]:
+def curve(stack: Stack) -> list[tuple[int, float, float]]:
     """(step, seconds of training, validation loss) of a whole training."""
-    record = Record(trial, Identity("target", trial.config.method))
-    steps, found = trial.config.run_steps, []
-    due = {math.ceil(steps * (k + 1) / trial.config.evaluations) for k in range(trial.config.evaluations)}
+    record = Record(stack, Identity("target", stack.config.method))
+    steps, found = stack.config.run_steps, []
+    due = {math.ceil(steps * (k + 1) / stack.config.evaluations) for k in range(stack.config.evaluations)}
     for t in range(1, steps + 1):
-        trial.step()
+        stack.step()
         if t in due:
-            settle(trial.device)
-            if isinstance(trial, Peer):
-                trial.publish()
+            settle(stack.device)
+            if isinstance(stack, Peer):
+                stack.publish()
             record.evaluate(last=t == steps)
             row = record.epoch_rows[0]
             found.append((t, (row.compute_s or 0.0) + (row.comm_s or 0.0), row.val_loss or math.nan))
@@ -123,7 +123,7 @@ def settle(device: torch.device) -> None:
     dist.barrier()
 
 
-class Peer(Trial):
+class Peer(Stack):
     """The same data, schedule and evaluation, with DistributedDataParallel and torch's SGD in place of our optimizer."""
 
     def __init__(self, name: str, config: RunConfig, device: torch.device):
@@ -140,7 +140,7 @@ class Peer(Trial):
         )
 
     def step(self) -> Tensor:
-        """As Trial's."""
+        """As Stack's."""
         self.t += 1
         for group in self.sgd.param_groups:
             group["lr"] = self.config.lr * self.config.rate(self.t)

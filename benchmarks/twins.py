@@ -18,7 +18,7 @@ import torch.distributed as dist
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig, config_at
 from cser_ray.methods import METHODS
-from cser_ray.train.loop import Trial
+from cser_ray.train.stack import Stack
 
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 ROUNDED = {("sgd-bf16", "float32"): 2**-8}
@@ -34,12 +34,12 @@ def configuration(method: str, task: str, steps: int, workers: int, dtype: str, 
     return [config_at(method, 8.0, lr=lr, repeat=repeat, **common) for repeat, lr in enumerate(rates)]
 
 
-def trained(configs: list[RunConfig], communicator: Communicator, device: torch.device) -> Trial:
+def trained(configs: list[RunConfig], communicator: Communicator, device: torch.device) -> Stack:
     """The trial after its steps."""
-    trial = Trial(configs, communicator, device)
+    stack = Stack(configs, communicator, device)
     for _ in range(configs[0].steps):
-        trial.step()
-    return trial
+        stack.step()
+    return stack
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,15 +22,13 @@ from cser_ray.store.checkpoint import COMMON, MALFORMED, CheckpointStore, Damage
 from cser_ray.store.read import jsonable
 from cser_ray.train.logistics import CHECKPOINT_S
 from cser_ray.train.record import Record
+from cser_ray.train.stack import Stack
 from cser_ray.train.state import Part, fingerprint, merged, put_back_, redistribute_, taken
-
-if TYPE_CHECKING:
-    from cser_ray.train.loop import Trial
 
 NOT_WRITTEN = bytes(32)
 """In place of a file's SHA-256."""
 NO, YES = b"\0", b"\1"
-Read = Callable[["Trial", Record, CheckpointStore, int], Callable[[], None]]
+Read = Callable[[Stack, Record, CheckpointStore, int], Callable[[], None]]
 """Reads a checkpoint of a step and returns what puts it back; raises DamagedError."""
 
 
@@ -48,25 +46,25 @@ class Checkpoints:
         self.earlier = CheckpointStore(uri, earlier) if earlier else None
         self._saved_at = time.monotonic()
 
-    def restore(self, trial: "Trial", record: Record) -> None:
+    def restore(self, stack: Stack, record: Record) -> None:
         """Go on from the newest checkpoint that every process finds whole, if there is one; then from `earlier`'s.
 
         A damaged one is named in a CserWarning and in the rows. Raises ValueError where it belongs to another
         configuration.
         """
-        if not self._go_on(trial, record, self.store, self._own) and self.earlier is not None:
-            self._go_on(trial, record, self.earlier, self._of_all)
+        if not self._go_on(stack, record, self.store, self._own) and self.earlier is not None:
+            self._go_on(stack, record, self.earlier, self._of_all)
         self._saved_at = time.monotonic()
 
-    def _go_on(self, trial: "Trial", record: Record, store: CheckpointStore, read: Read) -> bool:
+    def _go_on(self, stack: Stack, record: Record, store: CheckpointStore, read: Read) -> bool:
         """Whether there was a checkpoint to go on from."""
-        communicator = trial.communicator
+        communicator = stack.communicator
         steps = store.steps() if _rank(communicator) == 0 else []
         left_out: list[str] = []
         for step in iter(lambda: _next(communicator, steps), 0):
             put_back, problem = None, ""
             try:
-                put_back = read(trial, record, store, step)
+                put_back = read(stack, record, store, step)
             except (DamagedError, OSError) as error:
                 problem = str(error)
             everywhere = NO not in everyone(communicator, NO if put_back is None else YES)
@@ -80,14 +78,14 @@ class Checkpoints:
         record.add_notes(left_out)
         return False
 
-    def save(self, trial: "Trial", record: Record) -> None:
+    def save(self, stack: Stack, record: Record) -> None:
         """Save, if it is time. A file that cannot be written is named in a CserWarning, and training goes on."""
-        communicator = trial.communicator
+        communicator = stack.communicator
         due = time.monotonic() - self._saved_at >= self.every_s
         if everyone(communicator, bytes([due]))[0] == NO:  # clocks differ: rank 0 decides
             return
-        rank, step = _rank(communicator), trial.t
-        tensors, state = taken(trial, record)
+        rank, step = _rank(communicator), stack.t
+        tensors, state = taken(stack, record)
         state["rows"] = {name: tensor.shape[1] for name, tensor in tensors.items()}
         firsts = {name: tensor[:, :1].cpu().contiguous() for name, tensor in tensors.items()}
         common = self._attempt(lambda: self._write_common(step, firsts)) if rank == 0 else b""
@@ -103,33 +101,33 @@ class Checkpoints:
         if rank == 0:
             files = {COMMON: common.hex()} | {rank_file(k): digest.hex() for k, digest in enumerate(written)}
             whole = NOT_WRITTEN not in (common, *written)
-            manifest = Manifest(fingerprint(trial), files)
+            manifest = Manifest(fingerprint(stack), files)
             if not whole or self._attempt(lambda: self.store.commit(step, manifest)) == NOT_WRITTEN:
                 with contextlib.suppress(OSError):  # on a full disk its part would take the room of results
                     self.store.drop(step)
         self._saved_at = time.monotonic()
         record.go_on()
 
-    def remove(self, trial: "Trial") -> None:
+    def remove(self, stack: Stack) -> None:
         """After the end, once the rows are written: nothing is left to go on with."""
-        if _rank(trial.communicator) == 0:
+        if _rank(stack.communicator) == 0:
             with contextlib.suppress(OSError):  # what is left takes room and does no harm
                 self.store.remove()
 
-    def _own(self, trial: "Trial", record: Record, store: CheckpointStore, step: int) -> Callable[[], None]:
+    def _own(self, stack: Stack, record: Record, store: CheckpointStore, step: int) -> Callable[[], None]:
         """Puts back what this process, or one like it, saved."""
-        manifest = _manifest(trial, store, step, fingerprint(trial))
-        part = _part(store, step, manifest, _rank(trial.communicator))
-        return _strictly(store, step, lambda: put_back_(trial, record, step, part))
+        manifest = _manifest(stack, store, step, fingerprint(stack))
+        part = _part(store, step, manifest, _rank(stack.communicator))
+        return _strictly(store, step, lambda: put_back_(stack, record, step, part))
 
-    def _of_all(self, trial: "Trial", record: Record, store: CheckpointStore, step: int) -> Callable[[], None]:
+    def _of_all(self, stack: Stack, record: Record, store: CheckpointStore, step: int) -> Callable[[], None]:
         """Redistributes what all processes of a trial with another number of workers saved."""
         workers = store.manifest(step).fingerprint.get("workers")
         if not isinstance(workers, int) or workers < 1:
             raise DamagedError(f"{store.path(step)} is of {workers!r} workers")
-        manifest = _manifest(trial, store, step, fingerprint(trial) | {"workers": workers})
+        manifest = _manifest(stack, store, step, fingerprint(stack) | {"workers": workers})
         part = merged(_part(store, step, manifest, rank) for rank in range(len(manifest.files) - 1))
-        return _strictly(store, step, lambda: redistribute_(trial, record, step, part, workers))
+        return _strictly(store, step, lambda: redistribute_(stack, record, step, part, workers))
 
     def _write_common(self, step: int, firsts: dict[str, Tensor]) -> bytes:
         self.store.begin(step)
@@ -144,7 +142,7 @@ class Checkpoints:
             return NOT_WRITTEN
 
 
-def _manifest(trial: "Trial", store: CheckpointStore, step: int, expected: dict[str, Any]) -> Manifest:
+def _manifest(stack: Stack, store: CheckpointStore, step: int, expected: dict[str, Any]) -> Manifest:
     """The manifest of a step; ValueError where it belongs to another configuration than `expected`."""
     manifest = store.manifest(step)
     # a setting that is younger than the checkpoint stood at its default

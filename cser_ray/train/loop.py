@@ -6,121 +6,21 @@ The same loop runs n virtual workers in one process and one worker in each of n 
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
-from cser_ray.seeds import Purpose, derived_seed
 from cser_ray.store.read import EpochRow, RunRow
-from cser_ray.tasks import make_task
-from cser_ray.tasks.base import Held, Task, losses
-from cser_ray.train.build import make_optimizer
 from cser_ray.train.checkpoints import Checkpoints
-from cser_ray.train.evaluation import Evaluator, place
 from cser_ray.train.models import KeptModels
 from cser_ray.train.record import Identity, Record
-from cser_ray.train.shards import Shards
-from cser_ray.virtual import GradientStep, VirtualWorkers, choose_way
+from cser_ray.train.stack import Stack
 
 Report = Callable[[list[EpochRow], list[RunRow]], None]
 """Called on every process after each evaluation with one epoch row and one run row a run; it may raise to stop the trial."""
-Watch = Callable[["Trial", Record], AbstractContextManager[None]]
+Watch = Callable[[Stack, Record], AbstractContextManager[None]]
 """Looks at a trial and its record from another thread, until it is left."""
-
-
-def stackable(configs: Sequence[RunConfig]) -> RunConfig:
-    """The common part of runs that differ only in learning rate and repeat; ValueError otherwise."""
-    common = [replace(config, lr=configs[0].lr, repeat=configs[0].repeat) for config in configs]
-    if any(config != common[0] for config in common):
-        raise ValueError("Stacked runs may differ in learning rate and repeat only")
-    return common[0]
-
-
-class Trial:
-    """The runs `configs` of one trial, built and ready to step.
-
-    `communicator` says which workers live here; `device` is where they compute. All tensors carry the leading axes
-    [runs, workers here]. Raises ValueError for what the configuration asks wrongly.
-    """
-
-    def __init__(self, configs: Sequence[RunConfig], communicator: Communicator, device: torch.device):
-        self.config = stackable(configs)
-        self.configs = tuple(configs)
-        if communicator.size != self.config.workers:
-            raise ValueError(f"{self.config.workers} workers are asked for, the communicator has {communicator.size}")
-        if communicator.group is not None and communicator.ranks_per_host != self.config.processes_per_worker:
-            raise ValueError(
-                f"{self.config.processes_per_worker} processes a worker are asked for, the communicator has "
-                f"{communicator.ranks_per_host}"
-            )
-        self.communicator, self.device = communicator, device
-        config = self.config
-        self.task: Task = make_task(
-            config.task, model=config.model, data_dir=config.data_dir, coarse_labels=config.coarse_labels
-        )
-        self.splits = self.task.splits()
-        self.seeds = tuple(c.run_seed for c in configs)
-        part = (communicator.local_rank, communicator.ranks_per_host)
-        self.shards = Shards(
-            len(self.splits.train), config.workers, config.batch_size, self.seeds, communicator.worker_ids, part
-        )
-        self.samples = self.splits.train
-        """The training data, on the device if it is held in memory anyway."""
-        if isinstance(self.samples, Held):
-            self.samples = self.samples.to(device)
-        modules = {seed: self._module(seed) for seed in dict.fromkeys(self.seeds)}
-        rows = [modules[seed] for seed in self.seeds for _ in communicator.worker_ids]
-        self.workers = VirtualWorkers(rows, self.shards.row_seeds(Purpose.AUGMENTATION))
-        # a record bypasses the hooks by which gradients leave for other processes during the backward pass
-        way = choose_way(self.workers, config.run_steps, recordable=communicator.group is None)
-        self.gradients = GradientStep(self.workers, losses, way, PRECISIONS[config.dtype][1])
-        rates = torch.tensor([c.lr for c in configs], dtype=self._dtype)
-        self.base_lr = rates[0] if len({c.lr for c in configs}) == 1 else rates.view(-1, 1, 1).to(device)
-        """[runs, 1, 1] on the device; where all runs have one rate, [] on the host, which need not wait to read it."""
-        self.optimizer = make_optimizer(
-            config, self.workers.parameters.values(), communicator, self.base_lr, self.seeds
-        )
-        self.generators = self.shards.generators(torch.device("cpu"))
-        self.evaluator = Evaluator(self.workers, self.optimizer, self.splits, self.shards, communicator, device)
-        self.t = 0
-
-    @property
-    def n_params(self) -> int:
-        """d: trained parameters of one model."""
-        return self.optimizer.flat.numel
-
-    def step(self) -> Tensor:
-        """One training step of every run and worker; the mini-batch losses [runs * workers]."""
-        self.t += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.base_lr * self.config.rate(self.t)
-        self.optimizer.zero_grad()
-        where = self.device if isinstance(self.samples, Held) else None
-        inputs, targets = self.samples.batch(self.shards.indices(self.t, where), self.generators)
-        inputs, targets = place(inputs, self.device, self._dtype), targets.to(self.device, non_blocking=True)
-        loss = self.gradients(inputs, targets)
-        self.optimizer.step()
-        return loss
-
-    def _module(self, seed: int) -> torch.nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derived_seed(seed, Purpose.INITIALISATION))
-            return self.task.model().to(self.device, self._dtype)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return PRECISIONS[self.config.dtype][0]
-
-
-PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
-    "float32": (torch.float32, None),
-    "float64": (torch.float64, None),
-    "bfloat16": (torch.float32, torch.bfloat16),
-}
-"""`dtype` of a configuration -> that of the parameters, and what autocast computes the models in."""
 
 
 def train(
@@ -139,25 +39,25 @@ def train(
     goes on from its last one, and leaves none when it has ended. `models`: where to keep what they end with.
     `watch`: what looks on while the trial steps.
     """
-    trial = Trial(configs, communicator, device)
-    record = Record(trial, identity)
-    steps = trial.config.run_steps
-    due = {math.ceil(steps * (k + 1) / trial.config.evaluations) for k in range(trial.config.evaluations)}
+    stack = Stack(configs, communicator, device)
+    record = Record(stack, identity)
+    steps = stack.config.run_steps
+    due = {math.ceil(steps * (k + 1) / stack.config.evaluations) for k in range(stack.config.evaluations)}
     if checkpoints is not None:
-        checkpoints.restore(trial, record)
-    with nullcontext() if watch is None else watch(trial, record):
-        for t in range(trial.t + 1, steps + 1):
-            trial.step()
+        checkpoints.restore(stack, record)
+    with nullcontext() if watch is None else watch(stack, record):
+        for t in range(stack.t + 1, steps + 1):
+            stack.step()
             if t in due:
                 ended = record.evaluate(last=t == steps)
                 if ended and models is not None:
-                    models.write(trial, record)
+                    models.write(stack, record)
                 if report is not None:
                     report(record.epoch_rows, record.run_rows)
                 if ended:
                     break
                 if checkpoints is not None:
-                    checkpoints.save(trial, record)
+                    checkpoints.save(stack, record)
     if checkpoints is not None:
-        checkpoints.remove(trial)
+        checkpoints.remove(stack)
     return record.run_rows

@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -15,9 +15,7 @@ from cser_ray.store.models import FACTS, SMALL, ModelStore, encode
 from cser_ray.store.rows import RunRow
 from cser_ray.train.logistics import KEEP_MODELS
 from cser_ray.train.record import Record
-
-if TYPE_CHECKING:
-    from cser_ray.train.loop import Trial
+from cser_ray.train.stack import Stack
 
 
 @dataclass(frozen=True)
@@ -31,17 +29,17 @@ class KeptModels:
         if self.keep not in KEEP_MODELS:
             raise unknown("way to keep models", self.keep, KEEP_MODELS)
 
-    def write(self, trial: "Trial", record: Record) -> None:
+    def write(self, stack: Stack, record: Record) -> None:
         """Write the models of a trial that has ended, before its rows: a finished run has its model.
 
         One that cannot be written is named in a CserWarning: a result is worth more than its model.
         """
-        group = trial.communicator.group
+        group = stack.communicator.group
         if self.keep == "none" or (group is not None and dist.get_rank(group)):
             return
         averaged = record.averaged
         assert averaged is not None
-        module = trial.workers.module
+        module = stack.workers.module
         store = ModelStore(self.uri)
         size = sum(tensor.nbytes for tensor in state_dict(module, *averaged, 0).values())
         try:

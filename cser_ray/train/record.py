@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,9 +18,7 @@ from cser_ray.communication.communicator import HOST, Entry
 from cser_ray.methods import METHODS
 from cser_ray.store.read import EpochRow, RunRow, jsonable
 from cser_ray.train.evaluation import Score
-
-if TYPE_CHECKING:
-    from cser_ray.train.loop import Trial
+from cser_ray.train.stack import Stack
 
 DIVERGED_AT = 1.3
 """A final training loss above this many times the constant predictor's counts as diverged (definitions)."""
@@ -41,17 +39,17 @@ class Identity:
 class Record:
     """Turns evaluations into rows of the results store."""
 
-    def __init__(self, trial: "Trial", identity: Identity):
-        self.trial, self.identity = trial, identity
+    def __init__(self, stack: Stack, identity: Identity):
+        self.stack, self.identity = stack, identity
         self.started_at = datetime.now(UTC)
         self.start = time.perf_counter()
         self.training_s = 0.0
         self.paused_at = self.start
-        trial.communicator.seconds = 0.0
+        stack.communicator.seconds = 0.0
         self.comm_s = 0.0
         self.evaluation = 0
-        self.limit = DIVERGED_AT * trial.task.constant_loss()
-        self.diverged_step: list[int | None] = [None] * len(trial.configs)
+        self.limit = DIVERGED_AT * stack.task.constant_loss()
+        self.diverged_step: list[int | None] = [None] * len(stack.configs)
         self.dense_before, self.steps_before = 0.0, 0
         """Bytes that dense training would have sent in the steps taken with another number of workers."""
         self.note: str | None = None
@@ -91,7 +89,7 @@ class Record:
 
     def go_on(self) -> None:
         """Training begins again: what was done since the evaluation is none of its time."""
-        self.trial.communicator.seconds = 0.0
+        self.stack.communicator.seconds = 0.0
         self.paused_at = time.perf_counter()
 
     def evaluate(self, last: bool) -> bool:
@@ -99,20 +97,20 @@ class Record:
 
         The time this takes counts as neither compute nor communication.
         """
-        trial, communicator = self.trial, self.trial.communicator
+        stack, communicator = self.stack, self.stack.communicator
         self.training_s += time.perf_counter() - self.paused_at
         self.comm_s += communicator.seconds
-        parameters, buffers, distance = trial.evaluator.mean_model()
-        scores = {split: trial.evaluator.score(parameters, buffers, split) for split in ("train", "validation")}
+        parameters, buffers, distance = stack.evaluator.mean_model()
+        scores = {split: stack.evaluator.score(parameters, buffers, split) for split in ("train", "validation")}
         measured = _columns(train=scores["train"], val=scores["validation"]) | {"consensus_distance": distance.tolist()}
         finite = [
             math.isfinite(a) and math.isfinite(b)
             for a, b in zip(measured["train_loss"], distance.tolist(), strict=True)
         ]
         last = last or not any(finite)
-        own, ensemble = trial.evaluator.own_models("validation", first_only=not last)
+        own, ensemble = stack.evaluator.own_models("validation", first_only=not last)
         measured["val_acc_worker"] = own.accuracy.tolist()
-        error = trial.optimizer.buffers().get("error")
+        error = stack.optimizer.buffers().get("error")
         if error is not None:
             squares = error.pow(2).sum((-2, -1), dtype=torch.float64)
             total = communicator.total(squares, "evaluation") / communicator.size
@@ -120,35 +118,35 @@ class Record:
         final: dict[str, list[float]] = {}
         if last:
             self.averaged = parameters, buffers
-            own_test, ensemble_test = trial.evaluator.own_models("test")
-            final = _columns(test=trial.evaluator.score(parameters, buffers, "test"))
+            own_test, ensemble_test = stack.evaluator.own_models("test")
+            final = _columns(test=stack.evaluator.score(parameters, buffers, "test"))
             final |= {"val_loss_worker": own.loss.tolist()} | _columns("_worker", test=own_test)
-            if math.isinf(trial.config.ratio):
+            if math.isinf(stack.config.ratio):
                 final |= _columns("_ensemble", val=ensemble, test=ensemble_test)
         for run, (loss, ok) in enumerate(zip(measured["train_loss"], finite, strict=True)):
             if self.diverged_step[run] is None and (not ok or (last and loss > self.limit)):
-                self.diverged_step[run] = trial.t
+                self.diverged_step[run] = stack.t
         self._renew(measured, final, last)
         self.evaluation += 1
         self.go_on()
         return last
 
     def _renew(self, measured: dict[str, list[float]], final: dict[str, list[float]], last: bool) -> None:
-        trial, config, identity = self.trial, self.trial.config, self.identity
-        ledger = trial.communicator.ledger
+        stack, config, identity = self.stack, self.stack.config, self.identity
+        ledger = stack.communicator.ledger
         inside, outside = ledger.total(in_ratio=True), ledger.total(in_ratio=False)
         progress: dict[str, Any] = {
             "bytes_sent": round(inside.bytes),
             "eval_bytes": round(outside.bytes),
-            "rounds": inside.collectives / trial.t,
+            "rounds": inside.collectives / stack.t,
             "compute_s": self.training_s - self.comm_s,
             "comm_s": self.comm_s,
             "wall_s": time.perf_counter() - self.start,
         }
-        epochs = trial.shards.epochs(trial.t)
+        epochs = stack.shards.epochs(stack.t)
         common = self._common(progress, inside.bytes, inside.collectives, last) | progress | {"epochs": epochs}
         self.epoch_rows, self.run_rows = [], []
-        for run, own in enumerate(trial.configs):
+        for run, own in enumerate(stack.configs):
             values: dict[str, Any] = {name: column[run] for name, column in measured.items()}
             final_values: dict[str, Any] = {name: column[run] for name, column in final.items()}
             ids: dict[str, Any] = {
@@ -162,9 +160,9 @@ class Record:
                 EpochRow(
                     **ids,
                     evaluation=self.evaluation,
-                    step=trial.t,
+                    step=stack.t,
                     epoch=epochs,
-                    lr=own.lr * config.rate(trial.t),
+                    lr=own.lr * config.rate(stack.t),
                     **values,
                     **progress,
                 )
@@ -182,21 +180,21 @@ class Record:
 
     def _common(self, progress: dict[str, Any], sent: float, collectives: int, last: bool) -> dict[str, Any]:
         """What all runs of the trial share."""
-        trial, config, identity = self.trial, self.trial.config, self.identity
-        communicator, method = trial.communicator, METHODS[config.method]
-        dense = self.dense_before + communicator.dense_bytes(trial.n_params, trial.t - self.steps_before)
+        stack, config, identity = self.stack, self.stack.config, self.identity
+        communicator, method = stack.communicator, METHODS[config.method]
+        dense = self.dense_before + communicator.dense_bytes(stack.n_params, stack.t - self.steps_before)
         realised = dense / sent if sent else math.inf
         now = datetime.now(UTC)
         group = communicator.group
         return config.columns() | {
             "stage": identity.stage,
-            "task_hash": trial.task.content_hash(),
-            "model": trial.task.model_name,
+            "task_hash": stack.task.content_hash(),
+            "model": stack.task.model_name,
             "share": share(config.structure, config.ratio) if method.has_ratio else None,
-            "steps_done": trial.t,
+            "steps_done": stack.t,
             "processes": communicator.processes * communicator.ranks_per_host,
-            "n_params": trial.n_params,
-            "device": str(trial.device),
+            "n_params": stack.n_params,
+            "device": str(stack.device),
             "backend": "in-process" if group is None else str(torch.distributed.get_backend(group)),
             "status": "FINISHED" if last else "RUNNING",
             "host_bytes": round(communicator.ledger.entries.get(HOST, Entry()).bytes),
@@ -204,7 +202,7 @@ class Record:
             "realised_ratio": realised,
             "realised_ratio_bf16": realised / 2,
             # every synchronisation of a block moves all of it, so its share of the dense bytes counts how often
-            "syncs_per_block": trial.t / realised,
+            "syncs_per_block": stack.t / realised,
             "collectives": collectives,
             "theorem1": method.theorem1(config.structure) if method.theorem1 else None,
             "note": self.note,

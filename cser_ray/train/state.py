@@ -5,7 +5,7 @@ Batches, blocks and dropout masks are functions of seeds and the step, so they a
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,61 +14,59 @@ from cser_ray.communication.communicator import Communicator, Entry
 from cser_ray.optimizers.base import SEED_CHECKS
 from cser_ray.store.read import jsonable
 from cser_ray.train.record import Record
-
-if TYPE_CHECKING:
-    from cser_ray.train.loop import Trial
+from cser_ray.train.stack import Stack
 
 Part = tuple[dict[str, Tensor], dict[str, Any]]
 """What one process holds of a checkpoint: tensors `[runs, workers there, ...]`, and the rest as JSON has it."""
 
 
-def fingerprint(trial: "Trial") -> dict[str, Any]:
+def fingerprint(stack: Stack) -> dict[str, Any]:
     """What makes two trials the same: the runs' configuration, the data and the model's size. Where data lies is not."""
-    shared = {name: value for name, value in asdict(trial.config).items() if name not in ("lr", "repeat", "data_dir")}
-    runs = {"lr": [run.lr for run in trial.configs], "repeat": [run.repeat for run in trial.configs]}
-    data = {"task_hash": trial.task.content_hash(), "n_params": trial.n_params}
+    shared = {name: value for name, value in asdict(stack.config).items() if name not in ("lr", "repeat", "data_dir")}
+    runs = {"lr": [run.lr for run in stack.configs], "repeat": [run.repeat for run in stack.configs]}
+    data = {"task_hash": stack.task.content_hash(), "n_params": stack.n_params}
     return {name: jsonable(value) for name, value in (shared | runs | data).items()}
 
 
-def taken(trial: "Trial", record: Record) -> Part:
+def taken(stack: Stack, record: Record) -> Part:
     """The state of a trial between two steps. Tensors may be the live ones. Waits for a reset under way.
 
     What all workers share has 1 for the workers here.
     """
-    optimizer = trial.optimizer
-    tensors = _live(trial) | _draws(trial)
+    optimizer = stack.optimizer
+    tensors = _live(stack) | _draws(stack)
     return tensors, {
-        "passes": int(trial.workers.step),
-        "data_ahead": trial.shards.ahead,
+        "passes": int(stack.workers.step),
+        "data_ahead": stack.shards.ahead,
         "checks_left": optimizer.checks_left,
         "extra": _taken_apart(optimizer.extra_state(), "extra", tensors),
-        "ledger": {name: asdict(entry) for name, entry in trial.communicator.ledger.entries.items()},
+        "ledger": {name: asdict(entry) for name, entry in stack.communicator.ledger.entries.items()},
         "record": record.state(),
     }
 
 
 @torch.no_grad()
-def put_back_(trial: "Trial", record: Record, step: int, part: Part) -> None:
+def put_back_(stack: Stack, record: Record, step: int, part: Part) -> None:
     """Let a new trial of the same configuration stand where the other one stood after `step`.
 
     Raises ValueError, before it changes anything, where the tensors are not those of such a trial.
     """
     tensors, state = part
-    draws = _draws(trial)
-    _check_shapes(_live(trial) | draws, tensors)
-    optimizer = trial.optimizer
-    there = {name: tensor.to(trial.device) for name, tensor in tensors.items() if name.startswith("extra")}
+    draws = _draws(stack)
+    _check_shapes(_live(stack) | draws, tensors)
+    optimizer = stack.optimizer
+    there = {name: tensor.to(stack.device) for name, tensor in tensors.items() if name.startswith("extra")}
     optimizer.load_extra_state(_put_together(state["extra"], there))
-    _stand_at(trial, record, step, part)
-    trial.workers.set_draws(tensors["draws.model"].flatten(0, 1))
-    for generator, drawn in zip(trial.generators, tensors["draws.data"].flatten(0, 1), strict=True):
+    _stand_at(stack, record, step, part)
+    stack.workers.set_draws(tensors["draws.model"].flatten(0, 1))
+    for generator, drawn in zip(stack.generators, tensors["draws.data"].flatten(0, 1), strict=True):
         generator.set_state(drawn.clone())
     optimizer.checks_left = state["checks_left"]
-    trial.shards.ahead = state["data_ahead"]
+    stack.shards.ahead = state["data_ahead"]
 
 
 @torch.no_grad()
-def redistribute_(trial: "Trial", record: Record, step: int, part: Part, workers: int) -> None:
+def redistribute_(stack: Stack, record: Record, step: int, part: Part, workers: int) -> None:
     """Let a new trial go on where one with another number of `workers` stood after `step`; `part`: all of it, `merged`.
 
     Reset, then redistribute: every worker begins with the mean model, into which the mean error has been put, and with
@@ -78,14 +76,14 @@ def redistribute_(trial: "Trial", record: Record, step: int, part: Part, workers
     Raises ValueError, before it changes anything, where the tensors are not those of such a trial.
     """
     tensors, state = part
-    _check_shapes({name: tensor[:, :1] for name, tensor in _live(trial).items()}, tensors)
-    here, batch = trial.config.workers, trial.config.batch_size
-    before = Communicator(workers, group=None).dense_bytes(trial.n_params, step - state["record"]["steps_before"])
+    _check_shapes({name: tensor[:, :1] for name, tensor in _live(stack).items()}, tensors)
+    here, batch = stack.config.workers, stack.config.batch_size
+    before = Communicator(workers, group=None).dense_bytes(stack.n_params, step - state["record"]["steps_before"])
     samples = (step + state["data_ahead"]) * workers * batch
-    _stand_at(trial, record, step, part)
-    trial.optimizer.flush_error_()
-    trial.optimizer.checks_left = SEED_CHECKS
-    trial.shards.ahead = round(samples / (here * batch)) - step
+    _stand_at(stack, record, step, part)
+    stack.optimizer.flush_error_()
+    stack.optimizer.checks_left = SEED_CHECKS
+    stack.shards.ahead = round(samples / (here * batch)) - step
     record.dense_before += before
     record.steps_before = step
     note = (
@@ -115,16 +113,16 @@ def merged(parts: Iterable[Part]) -> Part:
     return firsts | {name: (total / rows).to(firsts[name].dtype) for name, total in sums.items()}, first_state
 
 
-def _stand_at(trial: "Trial", record: Record, step: int, part: Part) -> None:
+def _stand_at(stack: Stack, record: Record, step: int, part: Part) -> None:
     """What both ways of going on have in common."""
     tensors, state = part
     ledger = {name: Entry(**entry) for name, entry in state["ledger"].items()}
     record.load_state(state["record"])
-    for name, tensor in _live(trial).items():
+    for name, tensor in _live(stack).items():
         tensor.copy_(tensors[name])
-    trial.workers.step.fill_(state["passes"])  # in place: a recorded step reads it there
-    trial.t = trial.optimizer.t = step
-    trial.communicator.ledger.entries = ledger
+    stack.workers.step.fill_(state["passes"])  # in place: a recorded step reads it there
+    stack.t = stack.optimizer.t = step
+    stack.communicator.ledger.entries = ledger
 
 
 def _check_shapes(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
@@ -134,24 +132,24 @@ def _check_shapes(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None
             raise ValueError(f"{name} should be {tensor.dtype} {tuple(tensor.shape)} and is {there}")
 
 
-def _live(trial: "Trial") -> dict[str, Tensor]:
+def _live(stack: Stack) -> dict[str, Tensor]:
     """The tensors that steps change in place, by name."""
-    optimizer = trial.optimizer
+    optimizer = stack.optimizer
     own = {f"own.{name}": buffer for name, buffer in optimizer.buffers().items()}
     common = {f"common.{name}": buffer for name, buffer in optimizer.common_buffers().items()}
-    model = {f"model.{name}": _by_run(trial, buffer) for name, buffer in trial.workers.buffers.items()}
+    model = {f"model.{name}": _by_run(stack, buffer) for name, buffer in stack.workers.buffers.items()}
     return {"x": optimizer.x} | own | common | model
 
 
-def _draws(trial: "Trial") -> dict[str, Tensor]:
+def _draws(stack: Stack) -> dict[str, Tensor]:
     """Where the generators of each worker stand."""
-    data = torch.stack([generator.get_state() for generator in trial.generators])
-    return {"draws.model": _by_run(trial, trial.workers.draws()), "draws.data": _by_run(trial, data)}
+    data = torch.stack([generator.get_state() for generator in stack.generators])
+    return {"draws.model": _by_run(stack, stack.workers.draws()), "draws.data": _by_run(stack, data)}
 
 
-def _by_run(trial: "Trial", rows: Tensor) -> Tensor:
+def _by_run(stack: Stack, rows: Tensor) -> Tensor:
     """Rows `[runs * workers, ...]` as `[runs, workers, ...]`, the same memory."""
-    return rows.view(len(trial.configs), -1, *rows.shape[1:])
+    return rows.view(len(stack.configs), -1, *rows.shape[1:])
 
 
 def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -10,15 +10,13 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.distributed as dist
 
 from cser_ray.communication.communicator import IN_RATIO
 from cser_ray.train.record import Record
-
-if TYPE_CHECKING:
-    from cser_ray.train.loop import Trial
+from cser_ray.train.stack import Stack
 
 EVERY_S = 2.0
 LABELS = ("study", "trial", "method", "rung", "process")
@@ -36,25 +34,25 @@ GAUGES = {
 
 
 @contextmanager
-def telling(trial: "Trial", record: Record) -> Iterator[None]:
+def telling(stack: Stack, record: Record) -> Iterator[None]:
     """While inside, this process's numbers are told to Ray; and once more at the end."""
-    group, identity = trial.communicator.group, record.identity
+    group, identity = stack.communicator.group, record.identity
     labels = {
         "study": identity.study,
         "trial": identity.trial_id,
-        "method": trial.config.method,
-        "rung": trial.config.rung,
+        "method": stack.config.method,
+        "rung": stack.config.rung,
         "process": str(0 if group is None else dist.get_rank(group)),
     }
-    ended, before = threading.Event(), totals(trial)
+    ended, before = threading.Event(), totals(stack)
 
     def tell() -> None:
-        now = totals(trial)
+        now = totals(stack)
         for name, value in now.items():
             if value > before[name]:
                 _metric("Counter", name).inc(value - before[name], labels)
         before.update(now)
-        for name, value in levels(trial, record).items():
+        for name, value in levels(stack, record).items():
             _metric("Gauge", name).set(value, labels)
 
     def follow() -> None:
@@ -71,22 +69,22 @@ def telling(trial: "Trial", record: Record) -> Iterator[None]:
         tell()
 
 
-def totals(trial: "Trial") -> dict[str, float]:
+def totals(stack: Stack) -> dict[str, float]:
     """What only grows, by the names of `COUNTERS`; safe to call while the trial steps."""
-    waits = trial.communicator.waits
+    waits = stack.communicator.waits
     return {
-        "cser_steps": trial.t,
-        "cser_bytes_sent": _bytes(trial),
+        "cser_steps": stack.t,
+        "cser_bytes_sent": _bytes(stack),
         "cser_communication_seconds": sum(waits.get(name, 0.0) for name in IN_RATIO),
         "cser_reset_seconds": waits.get("reset", 0.0),
     }
 
 
-def levels(trial: "Trial", record: Record) -> dict[str, float]:
+def levels(stack: Stack, record: Record) -> dict[str, float]:
     """What goes up and down, by the names of `GAUGES`, where it is known; of stacked runs the largest."""
-    sent, found = _bytes(trial), {}
+    sent, found = _bytes(stack), {}
     if sent:
-        dense = trial.communicator.dense_bytes(trial.n_params, trial.t - record.steps_before)
+        dense = stack.communicator.dense_bytes(stack.n_params, stack.t - record.steps_before)
         found["cser_realised_ratio"] = (record.dense_before + dense) / sent
     rows = record.epoch_rows
     found |= {
@@ -100,8 +98,8 @@ def levels(trial: "Trial", record: Record) -> dict[str, float]:
     return found
 
 
-def _bytes(trial: "Trial") -> float:
-    entries = dict(trial.communicator.ledger.entries)  # the loop may add one meanwhile
+def _bytes(stack: Stack) -> float:
+    entries = dict(stack.communicator.ledger.entries)  # the loop may add one meanwhile
     return sum(entry.bytes for name, entry in entries.items() if name in IN_RATIO)
 
 

@@ -17,8 +17,9 @@ from cser_ray.store.checkpoint import CheckpointStore
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.train import build
 from cser_ray.train.checkpoints import Checkpoints
-from cser_ray.train.loop import Trial, train
+from cser_ray.train.loop import train
 from cser_ray.train.record import Identity, Record
+from cser_ray.train.stack import Stack
 from tests.processes import run_processes
 from tests.train.points import CPU, POINTS, N, config
 
@@ -29,11 +30,11 @@ CLOCKS = {"wall_s", "compute_s", "comm_s", "started_at", "heartbeat_at", "ended_
 IDENTITY = Identity("study", "trial")
 
 
-def state(trial: Trial) -> dict[str, Tensor]:
+def state(stack: Stack) -> dict[str, Tensor]:
     """All that a trial holds, as integers: equal bits are equal, also NaN."""
-    optimizer = trial.optimizer
-    tensors = {"x": optimizer.x} | optimizer.buffers() | optimizer.common_buffers() | trial.workers.buffers
-    tensors |= {f"generator {k}": g.get_state() for k, g in enumerate(trial.generators)}
+    optimizer = stack.optimizer
+    tensors = {"x": optimizer.x} | optimizer.buffers() | optimizer.common_buffers() | stack.workers.buffers
+    tensors |= {f"generator {k}": g.get_state() for k, g in enumerate(stack.generators)}
     return {name: tensor.clone().view(torch.uint8) for name, tensor in tensors.items()}
 
 
@@ -45,20 +46,20 @@ def rows_of(record: Record) -> list[dict[str, Any]]:
     ]
 
 
-def begin(configs: Sequence[RunConfig], communicator: Communicator | None = None) -> tuple[Trial, Record]:
+def begin(configs: Sequence[RunConfig], communicator: Communicator | None = None) -> tuple[Stack, Record]:
     """A new trial and its record."""
-    trial = Trial(configs, communicator or Communicator(configs[0].workers, group=None), CPU)
-    return trial, Record(trial, IDENTITY)
+    stack = Stack(configs, communicator or Communicator(configs[0].workers, group=None), CPU)
+    return stack, Record(stack, IDENTITY)
 
 
-def go(trial: Trial, record: Record, steps: int) -> None:
+def go(stack: Stack, record: Record, steps: int) -> None:
     """Train up to step number `steps` and evaluate."""
-    while trial.t < steps:
-        trial.step()
+    while stack.t < steps:
+        stack.step()
     record.evaluate(last=steps == STEPS)
 
 
-def assert_same_end(a: tuple[Trial, Record], b: tuple[Trial, Record]) -> None:
+def assert_same_end(a: tuple[Stack, Record], b: tuple[Stack, Record]) -> None:
     """Bits, bytes and rows agree."""
     first, second = state(a[0]), state(b[0])
     assert first.keys() == second.keys()
@@ -69,7 +70,7 @@ def assert_same_end(a: tuple[Trial, Record], b: tuple[Trial, Record]) -> None:
 
 def continued(
     configs: Sequence[RunConfig], folder: str, communicator: Callable[[], Communicator] | None = None
-) -> tuple[tuple[Trial, Record], tuple[Trial, Record]]:
+) -> tuple[tuple[Stack, Record], tuple[Stack, Record]]:
     """The end of an undisturbed trial that saved at STOP, and of another that went on from there."""
     whole = begin(configs, communicator and communicator())
     go(*whole, STOP)
@@ -106,9 +107,9 @@ def test_resets_under_way_arrive(implementation: str, tmp_path: Path, monkeypatc
     arguments = build.own_arguments
     delayed = {"reset_delay": 4, "implementation": implementation}
     monkeypatch.setattr(build, "own_arguments", lambda c: arguments(c) | delayed)
-    trial, record = begin(stacked("cser"))
-    go(trial, record, STOP)
-    assert len(trial.optimizer.extra_state()["in_flight"]) == 2
+    stack, record = begin(stacked("cser"))
+    go(stack, record, STOP)
+    assert len(stack.optimizer.extra_state()["in_flight"]) == 2
     assert_same_end(*continued(stacked("cser"), str(tmp_path)))
 
 
@@ -140,7 +141,7 @@ def test_every_way_of_virtual_workers_goes_on(way: str, tmp_path: Path, monkeypa
 def test_two_processes_go_on_with_the_same_bits(method: str, tmp_path: Path) -> None:
     """Each has a file of its own; the ledger knows nothing of it."""
     configs = stacked(method, workers=2)
-    Trial(configs, Communicator(2, group=None), CPU)  # reads the data here rather than in every process
+    Stack(configs, Communicator(2, group=None), CPU)  # reads the data here rather than in every process
 
     def both() -> None:
         assert_same_end(*continued(configs, str(tmp_path), Communicator))
@@ -153,7 +154,7 @@ def test_two_processes_go_on_with_the_same_bits(method: str, tmp_path: Path) -> 
 def test_hosts_of_two_processes_go_on_with_the_same_bits(tmp_path: Path) -> None:
     """The processes of a worker share its model, and each has its own BatchNorm statistics."""
     configs = stacked("cser", workers=2, processes_per_worker=2)
-    Trial([dataclasses.replace(c, processes_per_worker=1) for c in configs], Communicator(2, group=None), CPU)
+    Stack([dataclasses.replace(c, processes_per_worker=1) for c in configs], Communicator(2, group=None), CPU)
 
     def each() -> None:
         assert_same_end(*continued(configs, str(tmp_path), lambda: HostCommunicator(2)))
@@ -163,17 +164,17 @@ def test_hosts_of_two_processes_go_on_with_the_same_bits(tmp_path: Path) -> None
 
 def saved(folder: Path, *steps: int, method: str = "cser") -> None:
     """A trial that was saved after each of these steps."""
-    trial, record = begin(stacked(method))
+    stack, record = begin(stacked(method))
     for step in steps:
-        go(trial, record, step)
-        Checkpoints(str(folder), "trial", 0).save(trial, record)
+        go(stack, record, step)
+        Checkpoints(str(folder), "trial", 0).save(stack, record)
 
 
 def step_after_restore(folder: Path, method: str = "cser", **values: Any) -> int:
     """Where a new trial goes on."""
-    trial, record = begin(stacked(method, **values))
-    Checkpoints(str(folder), "trial").restore(trial, record)
-    return trial.t
+    stack, record = begin(stacked(method, **values))
+    Checkpoints(str(folder), "trial").restore(stack, record)
+    return stack.t
 
 
 def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -193,11 +194,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(file: str, damage: st
     if damage == "flipped":
         data[len(data) // 2] ^= 1
     path.write_bytes(data if damage == "flipped" else data[: len(data) // 2 if damage == "cut" else 0])
-    trial, record = begin(stacked("cser"))
+    stack, record = begin(stacked("cser"))
     with pytest.warns(CserWarning, match=f"step-00000007/{file}"):
-        Checkpoints(str(tmp_path), "trial").restore(trial, record)
-    assert trial.t == 3
-    go(trial, record, 5)
+        Checkpoints(str(tmp_path), "trial").restore(stack, record)
+    assert stack.t == 3
+    go(stack, record, 5)
     assert record.run_rows[0].note == "left out the damaged checkpoint of step 7"
 
 
@@ -249,20 +250,20 @@ def test_what_workers_share_is_stored_once(tmp_path: Path) -> None:
 
 def test_nothing_is_saved_before_it_is_time(tmp_path: Path) -> None:
     """A short trial never touches the disk."""
-    trial, record = begin(stacked("cser"))
-    go(trial, record, 3)
-    Checkpoints(str(tmp_path), "trial", 3600).save(trial, record)
+    stack, record = begin(stacked("cser"))
+    go(stack, record, 3)
+    Checkpoints(str(tmp_path), "trial", 3600).save(stack, record)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> None:
     """The warning names the file; the checkpoint before stands."""
     saved(tmp_path, 3)
-    trial, record = begin(stacked("cser"))
-    go(trial, record, 5)
+    stack, record = begin(stacked("cser"))
+    go(stack, record, 5)
     (tmp_path / "checkpoints/trial/step-00000005").write_text("in the way")
     with pytest.warns(CserWarning, match="No checkpoint was made"):
-        Checkpoints(str(tmp_path), "trial", 0).save(trial, record)
+        Checkpoints(str(tmp_path), "trial", 0).save(stack, record)
     assert step_after_restore(tmp_path) == 3
 
 

@@ -15,8 +15,8 @@ from cser_ray.tasks.base import Splits, TensorDataset
 from cser_ray.tasks.mlp import batchnorm_mlp
 from cser_ray.train import evaluation
 from cser_ray.train.evaluation import Evaluator
-from cser_ray.train.loop import Trial
 from cser_ray.train.shards import Shards
+from cser_ray.train.stack import Stack
 from cser_ray.virtual import VirtualWorkers, evaluate_rows
 from tests.processes import run_processes
 
@@ -226,18 +226,18 @@ def measure(processes: int) -> dict[str, object]:
         RunConfig(method="cser-pl", reset_interval=2, reset_ratio=4, workers=4, steps=6, repeat=k, dtype="float64")
         for k in range(2)
     ]
-    trial = Trial(configs, communicator, CPU)
+    stack = Stack(configs, communicator, CPU)
     for _ in range(5):
-        trial.step()
-    parameters, buffers, distance = trial.evaluator.mean_model()
-    scores = {split: trial.evaluator.score(parameters, buffers, split) for split in ("train", "validation", "test")}
+        stack.step()
+    parameters, buffers, distance = stack.evaluator.mean_model()
+    scores = {split: stack.evaluator.score(parameters, buffers, split) for split in ("train", "validation", "test")}
     return {
         "parameters": parameters,
         "statistics": {name: b for name, b in buffers.items() if b.is_floating_point()},
         "distance": distance,
         "scores": {split: (score.loss, score.accuracy) for split, score in scores.items()},
-        "own": trial.evaluator.own_models("validation"),
-        "first": trial.evaluator.own_models("validation", first_only=True),
+        "own": stack.evaluator.own_models("validation"),
+        "first": stack.evaluator.own_models("validation", first_only=True),
         "ledger": {name: (e.bytes, e.collectives) for name, e in communicator.ledger.entries.items()},
     }
 

@@ -13,8 +13,9 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.methods import METHODS, has_ratio
 from cser_ray.store.read import EpochRow, RunRow, columns
-from cser_ray.train.loop import Trial, stackable, train
+from cser_ray.train.loop import train
 from cser_ray.train.record import Identity
+from cser_ray.train.stack import Stack, stackable
 from tests.train.points import CPU, POINTS, N, config
 
 NEVER_HERE = {"error", "git_sha", "ray_version"}
@@ -40,17 +41,17 @@ def short(method: str) -> tuple[RunRow, list[list[EpochRow]]]:
     return rows[0], history
 
 
-def model(trial: Trial) -> Tensor:
+def model(stack: Stack) -> Tensor:
     """The parameters [runs, workers, d]."""
-    return trial.optimizer.x.clone()
+    return stack.optimizer.x.clone()
 
 
-def stepped(*configs: RunConfig, steps: int = 10) -> Trial:
+def stepped(*configs: RunConfig, steps: int = 10) -> Stack:
     """A trial after some steps."""
-    trial = Trial(configs, Communicator(N, group=None), CPU)
+    stack = Stack(configs, Communicator(N, group=None), CPU)
     for _ in range(steps):
-        trial.step()
-    return trial
+        stack.step()
+    return stack
 
 
 def nulls(row: Any) -> set[str]:
@@ -180,11 +181,11 @@ def test_a_stack_is_scored_as_its_runs_alone() -> None:
 
 def test_the_same_repeat_starts_the_same_in_every_method() -> None:
     """Common random numbers: initial weights and batches depend on seed and repeat, not on the method."""
-    trials = {m: Trial([config(m), config(m, repeat=1)], Communicator(N, group=None), CPU) for m in POINTS}
-    first = trials.pop("sgd")
-    for trial in trials.values():
-        assert torch.equal(trial.optimizer.x, first.optimizer.x)
-        assert torch.equal(trial.shards.indices(5), first.shards.indices(5))
+    stacks = {m: Stack([config(m), config(m, repeat=1)], Communicator(N, group=None), CPU) for m in POINTS}
+    first = stacks.pop("sgd")
+    for stack in stacks.values():
+        assert torch.equal(stack.optimizer.x, first.optimizer.x)
+        assert torch.equal(stack.shards.indices(5), first.shards.indices(5))
     weights = first.optimizer.x
     assert torch.equal(weights, weights[:, :1].expand_as(weights))
     assert not torch.equal(weights[0], weights[1])
@@ -192,7 +193,7 @@ def test_the_same_repeat_starts_the_same_in_every_method() -> None:
 
 def test_the_study_seed_changes_everything() -> None:
     """Another seed has other weights and other batches."""
-    first, other = (Trial([config("sgd", seed=s)], Communicator(N, group=None), CPU) for s in (0, 1))
+    first, other = (Stack([config("sgd", seed=s)], Communicator(N, group=None), CPU) for s in (0, 1))
     assert not torch.equal(first.optimizer.x, other.optimizer.x)
     assert not torch.equal(first.shards.indices(1), other.shards.indices(1))
 
@@ -202,7 +203,7 @@ def test_building_a_trial_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    Trial([config("sgd")], Communicator(N, group=None), CPU)
+    Stack([config("sgd")], Communicator(N, group=None), CPU)
     assert torch.equal(torch.rand(2), expected)
 
 
@@ -214,11 +215,11 @@ def test_training_learns() -> None:
 
 def test_the_schedule_reaches_the_optimizer() -> None:
     """Its learning rate at each step is the run's own times the schedule's factor."""
-    trial = Trial([config("sgd", steps=10), config("sgd", steps=10, lr=0.5)], Communicator(N, group=None), CPU)
+    stack = Stack([config("sgd", steps=10), config("sgd", steps=10, lr=0.5)], Communicator(N, group=None), CPU)
     for t in range(1, 11):
-        trial.step()
-        (group,) = trial.optimizer.param_groups
-        factor = trial.config.rate(t)
+        stack.step()
+        (group,) = stack.optimizer.param_groups
+        factor = stack.config.rate(t)
         assert group["lr"].flatten().tolist() == pytest.approx([0.1 * factor, 0.5 * factor])
 
 
@@ -232,7 +233,7 @@ def test_only_learning_rate_and_repeat_may_differ(other: dict[str, Any]) -> None
 def test_workers_must_fit_the_communicator() -> None:
     """A launch with another number of workers than the configuration says is an error, not another experiment."""
     with pytest.raises(ValueError, match="4 workers are asked for, the communicator has 3"):
-        Trial([config("sgd")], Communicator(3, group=None), CPU)
+        Stack([config("sgd")], Communicator(3, group=None), CPU)
 
 
 def test_a_report_may_stop_the_trial() -> None:

@@ -69,9 +69,9 @@ def test_manifests_with_right_checksums(tmp_path: Path, fingerprint: Any, files:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A trial with a checkpoint, and the state of its one process."""
     folder = tmp_path_factory.mktemp("saved")
-    trial, record = begin(stacked("csea"))
-    go(trial, record, 3)
-    Checkpoints(str(folder), "trial", 0).save(trial, record)
+    stack, record = begin(stacked("csea"))
+    go(stack, record, 3)
+    Checkpoints(str(folder), "trial", 0).save(stack, record)
     store = CheckpointStore(str(folder), "trial")
     return folder, store.read(3, "rank-0.safetensors", store.manifest(3))[1]
 
@@ -101,7 +101,7 @@ def test_checkpoints_with_right_checksums(
     common = (folder / "checkpoints/trial/step-00000003/common.safetensors").read_bytes()
     (folder / "forged/checkpoints/trial/step-00000003/common.safetensors").write_bytes(common)
     forged.commit(3, Manifest(manifest.fingerprint, manifest.files | {"rank-0.safetensors": digest}))
-    trial, record = begin(stacked("csea", workers=workers))
+    stack, record = begin(stacked("csea", workers=workers))
     earlier = "" if workers == 4 else "trial"
     checkpoints = Checkpoints(forged.uri, "trial" if workers == 4 else "other", 0, earlier)
-    value_or(ValueError, lambda: checkpoints.restore(trial, record))
+    value_or(ValueError, lambda: checkpoints.restore(stack, record))

@@ -11,26 +11,26 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.optimizers import EFSGD, DiLoCo, QSparseLocalSGD
 from cser_ray.train import build
 from cser_ray.train.checkpoints import Checkpoints
-from cser_ray.train.loop import Trial
 from cser_ray.train.record import Record
+from cser_ray.train.stack import Stack
 from tests.processes import run_processes
 from tests.train.points import CPU, POINTS, N
 from tests.train.test_checkpoints import STEPS, STOP, begin, go, stacked, state
 
 
-def stopped(folder: Path, method: str = "cser", workers: int = N, **values: Any) -> tuple[Trial, Record]:
+def stopped(folder: Path, method: str = "cser", workers: int = N, **values: Any) -> tuple[Stack, Record]:
     """A trial that was saved at STOP, inside an interval."""
-    trial, record = begin(stacked(method, workers=workers, **values))
-    go(trial, record, STOP)
-    Checkpoints(str(folder), "before", 0).save(trial, record)
-    return trial, record
+    stack, record = begin(stacked(method, workers=workers, **values))
+    go(stack, record, STOP)
+    Checkpoints(str(folder), "before", 0).save(stack, record)
+    return stack, record
 
 
-def going_on(folder: Path, method: str = "cser", workers: int = 2, **values: Any) -> tuple[Trial, Record]:
+def going_on(folder: Path, method: str = "cser", workers: int = 2, **values: Any) -> tuple[Stack, Record]:
     """A trial with other workers that begins where the other one stood."""
-    trial, record = begin(stacked(method, workers=workers, **values))
-    Checkpoints(str(folder), "after", 0, earlier="before").restore(trial, record)
-    return trial, record
+    stack, record = begin(stacked(method, workers=workers, **values))
+    Checkpoints(str(folder), "after", 0, earlier="before").restore(stack, record)
+    return stack, record
 
 
 def mean(tensor: Tensor) -> Tensor:
@@ -57,8 +57,8 @@ def test_every_worker_starts_from_the_mean_with_nothing_lost(method: str, worker
 
 def test_the_test_above_had_something_to_lose(tmp_path: Path) -> None:
     """The models had parted, and there were errors and momentum."""
-    trial, _ = stopped(tmp_path, "qsparse")
-    for tensor in (trial.optimizer.x, *trial.optimizer.buffers().values()):
+    stack, _ = stopped(tmp_path, "qsparse")
+    for tensor in (stack.optimizer.x, *stack.optimizer.buffers().values()):
         assert not torch.allclose(tensor, mean(tensor).expand_as(tensor))
 
 
@@ -114,14 +114,14 @@ def test_data_go_on_after_as_many_samples(workers: int, tmp_path: Path) -> None:
 
 def test_bytes_of_both_parts_are_counted_by_their_own_workers(tmp_path: Path) -> None:
     """So the realised ratio stays that of the method, though a ring of 2 sends less than one of 4."""
-    trial, record = stopped(tmp_path, "csea")
+    stack, record = stopped(tmp_path, "csea")
     sent = record.run_rows[0].bytes_sent
     undisturbed, alone = begin(stacked("csea"))
     go(undisturbed, alone, STEPS)
     after, record = going_on(tmp_path, "csea")
     go(after, record, STEPS)
     row = record.run_rows[0]
-    dense = trial.communicator.dense_bytes(trial.n_params, STOP)
+    dense = stack.communicator.dense_bytes(stack.n_params, STOP)
     dense += after.communicator.dense_bytes(after.n_params, STEPS - STOP)
     assert row.dense_bytes == round(dense)
     assert row.bytes_sent > sent
@@ -160,32 +160,32 @@ def test_it_may_happen_twice(tmp_path: Path) -> None:
 def test_processes_start_with_the_same_bits_as_virtual_workers(method: str, tmp_path: Path) -> None:
     """Each reads all that the others had saved: nothing has to be sent."""
     configs = stacked(method, workers=2)
-    Trial(configs, Communicator(2, group=None), CPU)  # reads the data here rather than in every process
-    trial, _ = stopped(tmp_path, method)
+    Stack(configs, Communicator(2, group=None), CPU)  # reads the data here rather than in every process
+    stack, _ = stopped(tmp_path, method)
 
     def each() -> Tensor:
-        trial, record = begin(configs, Communicator())
-        Checkpoints(str(tmp_path), "after", 0, earlier="before").restore(trial, record)
-        x = trial.optimizer.x.clone()
-        go(trial, record, STEPS)
+        stack, record = begin(configs, Communicator())
+        Checkpoints(str(tmp_path), "after", 0, earlier="before").restore(stack, record)
+        x = stack.optimizer.x.clone()
+        go(stack, record, STEPS)
         return x
 
     virtual, _ = going_on(tmp_path, method)
     for x in run_processes(2, each, timeout=60.0):
         assert torch.equal(x, virtual.optimizer.x[:, :1])
-    assert trial.t == STOP
+    assert stack.t == STOP
 
 
 def test_virtual_workers_go_on_from_processes(tmp_path: Path) -> None:
     """The mean over what two processes saved, each in a file of its own."""
     configs = stacked("cser", workers=2)
-    Trial(configs, Communicator(2, group=None), CPU)
+    Stack(configs, Communicator(2, group=None), CPU)
 
     def each() -> Tensor:
-        trial, record = begin(configs, Communicator())
-        go(trial, record, STOP)
-        Checkpoints(str(tmp_path), "before", 0).save(trial, record)
-        return trial.optimizer.x.clone()
+        stack, record = begin(configs, Communicator())
+        go(stack, record, STOP)
+        Checkpoints(str(tmp_path), "before", 0).save(stack, record)
+        return stack.optimizer.x.clone()
 
     parts = torch.cat(run_processes(2, each, timeout=60.0), 1)
     after, _ = going_on(tmp_path, workers=3)

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.train.loop import Trial
 from cser_ray.train.record import Identity, Record
+from cser_ray.train.stack import Stack
 from cser_ray.train.telemetry import COUNTERS, GAUGES, levels, totals
 from tests.processes import run_processes
 from tests.train.points import CPU, N, config
@@ -17,29 +17,29 @@ from tests.train.points import CPU, N, config
 FOLDER = Path(__file__).parents[2] / "dashboards/grafana"
 
 
-def stepped(method: str, communicator: Communicator | None = None, evaluate: bool = True) -> tuple[Trial, Record]:
+def stepped(method: str, communicator: Communicator | None = None, evaluate: bool = True) -> tuple[Stack, Record]:
     """A trial after 8 of its 12 steps, two runs stacked."""
-    trial = Trial([config(method, lr=lr) for lr in (0.05, 0.1)], communicator or Communicator(N, group=None), CPU)
-    record = Record(trial, Identity("study", "trial"))
+    stack = Stack([config(method, lr=lr) for lr in (0.05, 0.1)], communicator or Communicator(N, group=None), CPU)
+    record = Record(stack, Identity("study", "trial"))
     for _ in range(8):
-        trial.step()
+        stack.step()
     if evaluate:
         record.evaluate(last=False)
-    return trial, record
+    return stack, record
 
 
 def test_before_the_first_evaluation_only_the_ledger_speaks() -> None:
     """Steps, bytes and the ratio; no norm is known."""
-    trial, record = stepped("ef-sgd", evaluate=False)
-    assert totals(trial)["cser_steps"] == 8
-    assert levels(trial, record).keys() == {"cser_realised_ratio"}
+    stack, record = stepped("ef-sgd", evaluate=False)
+    assert totals(stack)["cser_steps"] == 8
+    assert levels(stack, record).keys() == {"cser_realised_ratio"}
 
 
 @pytest.mark.parametrize("method", ["sgd", "ef-sgd", "cser"])
 def test_the_numbers_are_those_of_the_rows(method: str) -> None:
     """Bytes and ratio exactly; of the norms the larger of the two runs; no error norm where no error is kept."""
-    trial, record = stepped(method)
-    rows, found = record.run_rows, totals(trial) | levels(trial, record)
+    stack, record = stepped(method)
+    rows, found = record.run_rows, totals(stack) | levels(stack, record)
     assert found["cser_bytes_sent"] == rows[0].bytes_sent > 0
     assert found["cser_realised_ratio"] == rows[0].realised_ratio
     assert found["cser_consensus_distance"] == max(row.consensus_distance or 0.0 for row in rows)
@@ -50,18 +50,18 @@ def test_the_numbers_are_those_of_the_rows(method: str) -> None:
 
 def test_without_communication_there_is_no_ratio() -> None:
     """Nothing was sent, and no number stands for it."""
-    trial, record = stepped("no-sync")
-    assert totals(trial)["cser_bytes_sent"] == 0
-    assert "cser_realised_ratio" not in levels(trial, record)
+    stack, record = stepped("no-sync")
+    assert totals(stack)["cser_bytes_sent"] == 0
+    assert "cser_realised_ratio" not in levels(stack, record)
 
 
 def test_real_workers_wait_in_resets_for_a_part_of_their_communication() -> None:
     """CSER synchronises both; evaluation, which waits too, is in neither."""
 
     def waits() -> dict[str, float]:
-        trial, _ = stepped("cser", Communicator())
-        assert trial.communicator.waits["evaluation"] > 0
-        return totals(trial)
+        stack, _ = stepped("cser", Communicator())
+        assert stack.communicator.waits["evaluation"] > 0
+        return totals(stack)
 
     for found in run_processes(N, waits, 60.0):
         assert 0 < found["cser_reset_seconds"] < found["cser_communication_seconds"] < 30

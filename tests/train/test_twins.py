@@ -10,7 +10,7 @@ from torch import Tensor
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.tasks import make_task
-from cser_ray.train.loop import Trial
+from cser_ray.train.stack import Stack
 from tests.processes import run_processes
 from tests.train.points import CPU, POINTS, config
 
@@ -19,7 +19,7 @@ Outcome = tuple[Tensor, dict[str, tuple[float, int]]]
 """Parameters [runs, workers here, d], and the ledger's entries as (bytes, collectives)."""
 
 
-def stack(method: str, dtype: str, task: str = "digits") -> list[RunConfig]:
+def side_by_side(method: str, dtype: str, task: str = "digits") -> list[RunConfig]:
     """Two runs side by side, with another learning rate and repeat each; AdamW's are a hundredth of SGD's."""
     scale = 0.01 if method.endswith("adamw") else 1.0
     points = ((0.05 * scale, 0), (0.1 * scale, 1))
@@ -30,11 +30,11 @@ def outcome(configs: list[RunConfig], processes: int) -> Outcome:
     """What a process of so many has after all steps."""
     group = None if processes == 1 else "default"
     communicator = Communicator(configs[0].workers // processes, group)
-    trial = Trial(configs, communicator, CPU)
+    stack = Stack(configs, communicator, CPU)
     for _ in range(configs[0].steps):
-        trial.step()
+        stack.step()
     ledger = {name: (entry.bytes, entry.collectives) for name, entry in communicator.ledger.entries.items()}
-    return trial.optimizer.x[..., : trial.n_params].clone(), ledger
+    return stack.optimizer.x[..., : stack.n_params].clone(), ledger
 
 
 SMOOTH = "tests.train.smooth:SmoothDigits"
@@ -52,12 +52,12 @@ every_case = pytest.mark.parametrize("case", CASES, ids=[f"{m} {t.split(':')[-1]
 @cache
 def virtual(case: tuple[str, str, str]) -> Outcome:
     """All workers in this process."""
-    return outcome(stack(*case), 1)
+    return outcome(side_by_side(*case), 1)
 
 
 def all_outcomes(processes: int) -> Callable[[], list[Outcome]]:
     """Every case, one after the other: starting processes costs more than stepping."""
-    return lambda: [outcome(stack(*case), processes) for case in CASES]
+    return lambda: [outcome(side_by_side(*case), processes) for case in CASES]
 
 
 @cache
@@ -91,9 +91,9 @@ def test_the_same_ledger(case: tuple[str, str, str], processes: int) -> None:
 @pytest.mark.parametrize("method", sorted(set(POINTS) - {"sgd", "sgd-bf16", "adamw"}))
 def test_workers_do_differ(method: str) -> None:
     """The tests above compare models that have parted: after one step none agree, but for error feedback every step."""
-    trial = Trial(stack(method, "float64"), Communicator(4, None), CPU)
-    trial.step()
-    x = trial.optimizer.x
+    stack = Stack(side_by_side(method, "float64"), Communicator(4, None), CPU)
+    stack.step()
+    x = stack.optimizer.x
     assert torch.equal(x, x[:, :1].expand_as(x)) == (method == "ef-sgd")
 
 

@@ -8,17 +8,17 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.tasks.base import TensorDataset
 from cser_ray.tasks.digits import load
-from cser_ray.train.loop import Trial
+from cser_ray.train.stack import Stack
 from cser_ray.virtual.step import RECORDED_STEPS, VARIABLE
 from tests.train.points import CPU, POINTS, N, config
 
 
 def parameters(configs: list[RunConfig], steps: int = 8) -> tuple[Tensor, str]:
     """After some steps [runs, workers, d], and the way they were taken."""
-    trial = Trial(configs, Communicator(N, None), CPU)
+    stack = Stack(configs, Communicator(N, None), CPU)
     for _ in range(steps):
-        trial.step()
-    return trial.optimizer.x, trial.gradients.way
+        stack.step()
+    return stack.optimizer.x, stack.gradients.way
 
 
 SGD = [method for method in POINTS if "adamw" not in method]
@@ -39,7 +39,7 @@ def test_a_recorded_trial_takes_the_same_steps(method: str, monkeypatch: pytest.
 
 def test_long_runs_are_recorded() -> None:
     """By the number of steps that the configuration asks for."""
-    assert Trial([config("sgd", steps=RECORDED_STEPS)], Communicator(N, None), CPU).gradients.way == "record"
+    assert Stack([config("sgd", steps=RECORDED_STEPS)], Communicator(N, None), CPU).gradients.way == "record"
 
 
 def test_bfloat16_is_autocast() -> None:
@@ -53,8 +53,8 @@ def test_bfloat16_is_autocast() -> None:
 
 def test_one_rate_stays_on_the_host() -> None:
     """A rate on the device would have to be waited for at every step; several are a tensor there, one a run."""
-    one = Trial([config("sgd", repeat=k) for k in range(2)], Communicator(N, None), CPU)
-    several = Trial([config("sgd", lr=lr) for lr in (0.1, 0.2)], Communicator(N, None), CPU)
+    one = Stack([config("sgd", repeat=k) for k in range(2)], Communicator(N, None), CPU)
+    several = Stack([config("sgd", lr=lr) for lr in (0.1, 0.2)], Communicator(N, None), CPU)
     assert one.base_lr.shape == ()
     assert several.base_lr.shape == (2, 1, 1)
 

@@ -141,16 +141,16 @@ def step_of(task: str, batch_size: int | None, **options: Any) -> tuple[float, s
     from cser_ray.communication.communicator import Communicator
     from cser_ray.config import RunConfig
     from cser_ray.tasks import make_task
-    from cser_ray.train.loop import Trial
+    from cser_ray.train.stack import Stack
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch_size = batch_size or make_task(task, **options).batch_size
     config = RunConfig(task=task, method="no-sync", ratio=math.inf, workers=1, batch_size=batch_size, **options)
-    trial = Trial([config], Communicator(1, group=None), device)
+    stack = Stack([config], Communicator(1, group=None), device)
     taken: list[float] = []
     while len(taken) < 2 or (len(taken) < STEPS and sum(taken) < STEPS_S):
         start = time.perf_counter()
-        trial.step()
+        stack.step()
         _wait(device)
         taken.append(time.perf_counter() - start)
     return statistics.median(taken[1:]), str(device)

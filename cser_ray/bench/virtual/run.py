@@ -22,7 +22,7 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.tasks.base import losses
 from cser_ray.train.build import make_optimizer
-from cser_ray.train.loop import Trial
+from cser_ray.train.stack import Stack
 from cser_ray.virtual import GradientStep, VirtualWorkers, Way
 from cser_ray.virtual.recorded import as_cuda_graph
 
@@ -111,20 +111,20 @@ def measure_task(task: str, workers: int, runs: int, way: Way, device: torch.dev
         RunConfig(task=task, workers=workers, steps=4096, lr=0.01 * (1 + k // REPEATS), repeat=k % REPEATS, **METHOD)  # type: ignore[arg-type]
         for k in range(runs)
     ]
-    trial = Trial(configs, Communicator(workers, None), device)
-    trial.gradients = GradientStep(trial.workers, losses, way)
+    stack = Stack(configs, Communicator(workers, None), device)
+    stack.gradients = GradientStep(stack.workers, losses, way)
     started = time.perf_counter()
-    trial.step()
+    stack.step()
     _wait(device)
     setup = time.perf_counter() - started
 
     def sixteen() -> None:  # one reset interval
         for _ in range(16):
-            trial.step()
+            stack.step()
 
     times = [t / 16 for t in _times(sixteen, max(3, steps // 16), device, events=False)]
     common = provenance(device) | {"model": task, "workers": workers, "runs": runs, "batch": configs[0].batch_size}
-    row = _row(common, trial.gradients.way, times, None, None, setup, None, device)
+    row = _row(common, stack.gradients.way, times, None, None, setup, None, device)
     return replace(row, run_steps_s=1e3 * runs / row.step_ms, steps=len(times) * 16)
 
 
