@@ -25,9 +25,9 @@ BLOCK_ORDERS: Registry[Callable[..., Any]] = Registry(
     "block order",
     "cser_ray.block_orders",
     {
-        "random": "cser_ray.compressors.grbs:_random",
-        "permuted": "cser_ray.compressors.grbs:_permuted",
-        "cyclic": "cser_ray.compressors.grbs:_cyclic",
+        "random": "cser_ray.compressors.block_orders:random",
+        "permuted": "cser_ray.compressors.block_orders:permuted",
+        "cyclic": "cser_ray.compressors.block_orders:cyclic",
     },
 )
 """How GRBS picks blocks: name -> function of (blocks, ratio, call, seed, stream)."""

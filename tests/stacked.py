@@ -9,10 +9,12 @@ from torch.nn import Parameter
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import COMPRESSORS, GRBS, Compressor
-from cser_ray.compressors.grbs import ORDERS
-from cser_ray.optimizers import OPTIMIZERS, FlatOptimizer, Placement
+from cser_ray.config import BLOCK_ORDERS
+from cser_ray.methods import METHODS
+from cser_ray.optimizers import FlatOptimizer, Placement
 from cser_ray.paper import Compress, Gradient
 from cser_ray.seeds import Purpose
+from cser_ray.train.build import optimizer_class
 
 SHAPES = ((2, 3), (5,))
 """Of the parameters: d = 11, odd, prime, and a multiple of no ratio or interval used here."""
@@ -20,8 +22,14 @@ D = 11
 STEPS = 13
 LR = 0.3
 
+OPTIMIZERS: dict[str, type[FlatOptimizer]] = {
+    name: optimizer_class(name)
+    for name in METHODS.builtin
+    if METHODS[name].inner == "nesterov" and not METHODS[name].constants
+}
+"""Method -> class, of those that are a class of their own; the others are the same around AdamW, or in 16 bits."""
 COMPRESSOR_EXAMPLES: dict[str, Compressor] = {
-    **{f"grbs {order}": GRBS(3, order) for order in ORDERS},
+    **{f"grbs {order}": GRBS(3, order) for order in BLOCK_ORDERS},
     "random-k": COMPRESSORS["random-k"](3),
     "top-k": COMPRESSORS["top-k"](3),
     "block-sign": COMPRESSORS["block-sign"](4),

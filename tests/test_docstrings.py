@@ -17,7 +17,8 @@ import cser_ray.tasks
 from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.host_communicator import HostCommunicator
 from cser_ray.compressors import COMPRESSORS
-from cser_ray.optimizers import OPTIMIZERS, FlatOptimizer, Placement
+from cser_ray.optimizers import FlatOptimizer, Placement
+from tests.stacked import OPTIMIZERS
 
 
 def modules(*packages: ModuleType) -> list[str]:

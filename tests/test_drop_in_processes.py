@@ -17,10 +17,11 @@ from torch.nn.functional import cross_entropy
 
 from cser_ray.communication.communicator import Communicator, Ledger
 from cser_ray.compressors import GRBS, TopK
-from cser_ray.optimizers import CSEA, CSER, OPTIMIZERS, Placement
+from cser_ray.optimizers import CSEA, CSER, Placement
 from cser_ray.virtual import backward
 from tests.beside_sgd import network
 from tests.processes import run_processes
+from tests.stacked import OPTIMIZERS
 
 STEPS = 50
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {

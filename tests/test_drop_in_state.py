@@ -12,8 +12,9 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
 from cser_ray.compressors import GRBS
-from cser_ray.optimizers import OPTIMIZERS, FlatOptimizer
+from cser_ray.optimizers import FlatOptimizer
 from tests.beside_sgd import STEPS, cser, difference, loss_of, network, plain
+from tests.stacked import OPTIMIZERS
 
 
 @pytest.mark.parametrize("arguments", [{}, {"implementation": "I"}, {"reset_delay": 9}], ids=str)

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.compressors.grbs import GRBS, ORDERS
+from cser_ray.compressors.grbs import GRBS
+from cser_ray.config import BLOCK_ORDERS
 from cser_ray.partial_sync import partial_sync
 from cser_ray.seeds import Purpose
 from tests.processes import run_processes
 
-every_order = pytest.mark.parametrize("order", ORDERS)
+every_order = pytest.mark.parametrize("order", BLOCK_ORDERS)
 ratios = st.one_of(st.integers(1, 40), st.floats(1, 40))
 RING = 2 * (3 - 1) / 3
 
@@ -32,7 +33,7 @@ def test_whole_ratio_picks_equally_many_every_call(order: str) -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(count=st.integers(1, 60), ratio=ratios, order=st.sampled_from(list(ORDERS)), seed=st.integers(0, 2**62))
+@given(count=st.integers(1, 60), ratio=ratios, order=st.sampled_from(list(BLOCK_ORDERS)), seed=st.integers(0, 2**62))
 def test_every_prefix_is_within_one_block_of_the_ratio(count: int, ratio: float, order: str, seed: int) -> None:
     """After k calls k B / R_C blocks were sent, give or take less than one, whatever R_C and the order."""
     grbs, sent = GRBS(ratio, order, block_size=1, seeds=(seed,)), 0
@@ -42,7 +43,7 @@ def test_every_prefix_is_within_one_block_of_the_ratio(count: int, ratio: float,
 
 
 @settings(max_examples=150, deadline=None)
-@given(count=st.integers(1, 60), ratio=ratios, order=st.sampled_from(list(ORDERS)), seed=st.integers(0, 2**62))
+@given(count=st.integers(1, 60), ratio=ratios, order=st.sampled_from(list(BLOCK_ORDERS)), seed=st.integers(0, 2**62))
 def test_a_call_never_picks_a_block_twice(count: int, ratio: float, order: str, seed: int) -> None:
     """The blocks of a call differ and exist, also where a call spans two permutations (fractional R_C)."""
     for blocks in picks(GRBS(ratio, order, block_size=1, seeds=(seed,)), count, calls=25):

@@ -70,11 +70,13 @@ import json, torch
 from cser_ray import CSER
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import COMPRESSORS
+from cser_ray.optimizers import Placement
 from tuning.execute.schedulers import SCHEDULERS
 from tuning.study.study import Study
 study = Study(methods=("elastic", "cser-pl"), ratios=(16.0,), searcher="longest", task="parity")
 x = torch.nn.Parameter(torch.zeros(4, 10))
-optimizer = CSER([x], 0.1, reset_compressor=COMPRESSORS["half"](), communicator=Communicator(4, group=None), stacked=True)
+placement = Placement(Communicator(4, group=None), stacked=True)
+optimizer = CSER([x], 0.1, reset_compressor=COMPRESSORS["half"](), placement=placement)
 x.sum().backward()
 optimizer.step()
 print(json.dumps([

@@ -1,4 +1,8 @@
-"""Compressors: what is put on the wire. A new one is one file and one line in `COMPRESSORS`."""
+"""Compressors: what is put on the wire.
+
+A new one is one file and one line in `COMPRESSORS`; another package adds one by an entry point of the group
+`cser_ray.compressors`.
+"""
 
 from collections.abc import Callable
 
@@ -9,16 +13,21 @@ from cser_ray.compressors.identity import Identity, Zero
 from cser_ray.compressors.qsgd import QSGD
 from cser_ray.compressors.random_k import RandomK
 from cser_ray.compressors.top_k import TopK
+from cser_ray.registry import Registry
 
-COMPRESSORS: dict[str, Callable[..., Compressor]] = {
-    "grbs": GRBS,
-    "random-k": RandomK,
-    "top-k": TopK,
-    "block-sign": BlockSign,
-    "qsgd": QSGD,
-    "identity": Identity,
-    "zero": Zero,
-}
+COMPRESSORS: Registry[Callable[..., Compressor]] = Registry(
+    "compressor",
+    "cser_ray.compressors",
+    {
+        "grbs": GRBS,
+        "random-k": RandomK,
+        "top-k": TopK,
+        "block-sign": BlockSign,
+        "qsgd": QSGD,
+        "identity": Identity,
+        "zero": Zero,
+    },
+)
 """Name -> class. Every entry is held to the same laws by tests/contract."""
 
 __all__ = [

@@ -4,7 +4,6 @@ Paper, Definition 2. The flat vector is cut into B blocks of s elements; each ca
 counter-based generator, so that all workers agree without a message, now and after a resume.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -17,66 +16,9 @@ from torch.nn.functional import pad
 
 from cser_ray.budget import block_size
 from cser_ray.compressors.base import Selection, SelectionMessage, SharedCompressor
-from cser_ray.seeds import philox
-
-CALLS = 64
-"""Calls that share a generator: making one costs more than a draw, and drawing again what was missed costs little."""
-
-
-def _bounds(blocks: int, ratio: float, call: int) -> tuple[int, int]:
-    """Where call number `call` begins and ends in the endless sequence of blocks.
-
-    floor(k B / R_C) - floor((k - 1) B / R_C) blocks a call: every prefix is within one block of the asked ratio.
-    """
-    return int((call - 1) * blocks / ratio), int(call * blocks / ratio)
-
-
-@lru_cache(maxsize=64)
-def _random_calls(blocks: int, ratio: float, group: int, seed: int, stream: int) -> list[np.ndarray]:
-    """Calls group * CALLS + 1 ... (group + 1) * CALLS, drawn one after the other from one generator."""
-    generator = philox(seed, stream, group)
-    bounds = (_bounds(blocks, ratio, call) for call in range(group * CALLS + 1, (group + 1) * CALLS + 1))
-    return [generator.choice(blocks, end - start, replace=False, shuffle=False) for start, end in bounds]
-
-
-def _random(blocks: int, ratio: float, call: int, seed: int, stream: int) -> np.ndarray:
-    """The paper's order: drawn without replacement inside a call, independent of all other calls."""
-    group, position = divmod(call - 1, CALLS)
-    return _random_calls(blocks, ratio, group, seed, stream)[position]
-
-
-@lru_cache(maxsize=64)
-def _permutation(blocks: int, seed: int, stream: int, cycle: int) -> np.ndarray:
-    return philox(seed, stream, cycle).permutation(blocks)
-
-
-def _permuted(blocks: int, ratio: float, call: int, seed: int, stream: int) -> np.ndarray:
-    """A fresh permutation of all blocks, used up before the next begins: no block waits much longer than 2 R_C calls.
-
-    With a fractional R_C a call may span two permutations; then a block just sent gives its place to the next one.
-    """
-    start, end = _bounds(blocks, ratio, call)
-    cycle, offset = divmod(start, blocks)
-    here = _permutation(blocks, seed, stream, cycle)[offset : offset + end - start]
-    missing = end - start - len(here)
-    if not missing:
-        return here
-    following = _permutation(blocks, seed, stream, cycle + 1)
-    # a call that spans two permutations (fractional R_C only) must not pick a block twice
-    return np.concatenate([here, following[~np.isin(following, here)][:missing]])  # never a block twice in a call
-
-
-def _cyclic(blocks: int, ratio: float, call: int, seed: int, stream: int) -> np.ndarray:
-    """Round and round: every block waits exactly R_C calls; the least consensus error at equal bytes."""
-    start, end = _bounds(blocks, ratio, call)
-    return np.arange(start, end) % blocks
-
-
-ORDERS: dict[str, Callable[[int, float, int, int, int], np.ndarray]] = {
-    "random": _random,
-    "permuted": _permuted,
-    "cyclic": _cyclic,
-}
+from cser_ray.compressors.block_orders import CALLS
+from cser_ray.config import BLOCK_ORDERS
+from cser_ray.registry import unknown
 
 
 @dataclass(frozen=True)
@@ -109,8 +51,8 @@ class GRBS(SharedCompressor):
     def __post_init__(self) -> None:
         if not self.ratio >= 1 or self.ratio == float("inf"):
             raise ValueError(f"GRBS needs a finite ratio >= 1, not {self.ratio}; to send nothing use Zero()")
-        if self.order not in ORDERS:
-            raise ValueError(f"Unknown block order {self.order!r}; the orders are {', '.join(ORDERS)}")
+        if self.order not in BLOCK_ORDERS:
+            raise unknown("block order", self.order, BLOCK_ORDERS)
         if self.block_size is not None and self.block_size < 1:
             raise ValueError(f"A block holds at least one element, not {self.block_size}")
 
@@ -123,7 +65,7 @@ class GRBS(SharedCompressor):
 
     def draw(self, count: int, call: int) -> np.ndarray:
         """The same out of `count` blocks."""
-        drawn = {seed: ORDERS[self.order](count, self.ratio, call, seed, self.stream) for seed in set(self.seeds)}
+        drawn = {seed: BLOCK_ORDERS[self.order](count, self.ratio, call, seed, self.stream) for seed in set(self.seeds)}
         rows = [drawn[seed] for seed in self.seeds]
         return rows[0] if len(rows) == 1 else np.stack(rows)
 

@@ -1,4 +1,4 @@
-"""Optimizers under the names users type. A new method is one file, one line here and one budget in `cser_ray.budget`."""
+"""The optimizers: drop-in `torch.optim.Optimizer`s. By the names users type they are in `cser_ray.methods.METHODS`."""
 
 from cser_ray.optimizers.base import FlatOptimizer
 from cser_ray.optimizers.csea import CSEA
@@ -12,26 +12,11 @@ from cser_ray.optimizers.placement import Placement
 from cser_ray.optimizers.qsparse import QSparseLocalSGD
 from cser_ray.optimizers.sgd import SGD, NoSync
 
-OPTIMIZERS: dict[str, type[FlatOptimizer]] = {
-    "sgd": SGD,
-    "no-sync": NoSync,
-    "local-sgd": LocalSGD,
-    "diloco": DiLoCo,
-    "ef-sgd": EFSGD,
-    "qsparse": QSparseLocalSGD,
-    "csea": CSEA,
-    "cser-pl": CSERPL,
-    "cser": CSER,
-    "cser-release": CSERRelease,
-}
-"""Name -> class. Every entry is held to the same laws by tests/contract."""
-
 __all__ = [
     "CSEA",
     "CSER",
     "CSERPL",
     "EFSGD",
-    "OPTIMIZERS",
     "SGD",
     "CSERRelease",
     "DiLoCo",

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cser_ray.compressors import GRBS, Identity, TopK, Zero
-from cser_ray.optimizers import CSEA, CSER, OPTIMIZERS, SGD, FlatOptimizer, LocalSGD, NoSync
+from cser_ray.optimizers import CSEA, CSER, SGD, FlatOptimizer, LocalSGD, NoSync
 from cser_ray.optimizers.local_step import AdamW
 from tests.contract.laws import lemma_1
 from tests.contract.test_optimizers import CASES
-from tests.stacked import LR, STEPS, D, build, distance, logistic, models, start, trajectory
+from tests.stacked import LR, OPTIMIZERS, STEPS, D, build, distance, logistic, models, start, trajectory
 
 N = 3
 BETAS = (0.8, 0.9)

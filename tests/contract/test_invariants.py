@@ -9,10 +9,22 @@ import torch
 from torch import Tensor
 
 from cser_ray.compressors import GRBS, Identity, Zero
-from cser_ray.optimizers import CSER, OPTIMIZERS
+from cser_ray.optimizers import CSER
 from tests.contract.laws import VIRTUAL, H, N, cser, disagreement_after_reset, lemma_1, mean_recursion, rate
 from tests.contract.test_optimizers import CASES, every_compressor, every_form, every_order
-from tests.stacked import COMPRESSOR_EXAMPLES, LR, STEPS, D, build, distance, logistic, models, start, trajectory
+from tests.stacked import (
+    COMPRESSOR_EXAMPLES,
+    LR,
+    OPTIMIZERS,
+    STEPS,
+    D,
+    build,
+    distance,
+    logistic,
+    models,
+    start,
+    trajectory,
+)
 
 PAIRS = [(a, b) for a in COMPRESSOR_EXAMPLES for b in COMPRESSOR_EXAMPLES]
 every_pair = pytest.mark.parametrize(("c1", "c2"), PAIRS, ids=[f"{a}, {b}" for a, b in PAIRS])

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import GRBS, Identity, RandomK, TopK
-from cser_ray.optimizers import OPTIMIZERS, FlatOptimizer, Placement
+from cser_ray.optimizers import FlatOptimizer, Placement
 from tests.contract.test_optimizers import CASES, FORMS, every_form, every_order
-from tests.stacked import LR, D, build, distance, logistic, models, take_step, trajectory
+from tests.stacked import LR, OPTIMIZERS, D, build, distance, logistic, models, take_step, trajectory
 
 N, H = 3, 3
 SECOND_FORM = ["local-sgd", "csea", "cser-pl", "cser", "cser-release", "no-sync", "sgd"]

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from cser_ray.compressors import COMPRESSORS, GRBS, Compressor, Identity
-from cser_ray.compressors.grbs import ORDERS
-from cser_ray.optimizers import CSER, OPTIMIZERS
+from cser_ray.config import BLOCK_ORDERS
+from cser_ray.optimizers import CSER
 from cser_ray.paper import Compress, Gradient, m_cser, qsparse_local_sgd
 from cser_ray.seeds import Purpose
 from tests.stacked import (
     COMPRESSOR_EXAMPLES,
     LR,
+    OPTIMIZERS,
     build,
     compressed,
     distance,
@@ -124,7 +125,7 @@ FORMS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in CASES] + [
     (name, {"implementation": "I"}) for name in TWO_FORMS
 ]
 every_form = pytest.mark.parametrize(("method", "form"), FORMS, ids=[" ".join((n, *f.values())) for n, f in FORMS])
-every_order = pytest.mark.parametrize("order", ORDERS)
+every_order = pytest.mark.parametrize("order", BLOCK_ORDERS)
 every_compressor = pytest.mark.parametrize("name", COMPRESSOR_EXAMPLES)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cser_ray.budget import Structure
-from cser_ray.optimizers import OPTIMIZERS
+from tests.stacked import OPTIMIZERS
 from tests.tuning.study_factory import small
 from tuning.study.grid import refine
 from tuning.study.study import Study
