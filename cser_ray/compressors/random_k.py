@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.compressors.gathered import GatheredMessage, private_draws
-from cser_ray.compressors.top_k import check_ratio, kept
+from cser_ray.compressors.top_k import check_kept_ratio, kept
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class RandomK:
     workers: range = range(1)
 
     def __post_init__(self) -> None:
-        check_ratio("RandomK", self.ratio)
+        check_kept_ratio("RandomK", self.ratio)
 
     def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> "RandomK":
         """See `Compressor.with_streams`."""

@@ -13,7 +13,7 @@ from cser_ray.budget import Structure, budget_of, number
 from cser_ray.config import RunConfig
 from tuning.compare.selection import REFERENCES, RUNG
 from tuning.study.defaults import METHODS
-from tuning.study.grid import nearest, refine
+from tuning.study.grid import nearest_rates, refine
 from tuning.study.lattice import candidates
 from tuning.study.searchers import LEARNING, SEARCHERS, Losses, Wanted
 
@@ -158,7 +158,7 @@ class Study:
 
     def further_lrs(self, first_lr: float | None) -> tuple[float, ...]:
         """Those that come after the first look at a cell: all, or with `transfer_lrs` those nearest to its best."""
-        return nearest(self.lrs, first_lr) if self.transfer_lrs and first_lr is not None else self.lrs
+        return nearest_rates(self.lrs, first_lr) if self.transfer_lrs and first_lr is not None else self.lrs
 
     def trial(
         self,

@@ -16,7 +16,7 @@ from cser_ray.config import RunConfig
 
 WITHOUT_OPTION = ("beta2", "outer_lr", "outer_momentum", "dtype")
 """Fields of RunConfig that `cser-ray train` always leaves at their defaults."""
-WIDTH = 110
+COMMAND_WIDTH = 110
 
 
 def recorded_config(text: str | None) -> RunConfig:
@@ -101,7 +101,7 @@ def _lines(parts: Iterable[str]) -> str:
     """The parts of a command, in lines that a shell joins."""
     lines: list[str] = []
     for part in parts:
-        if lines and len(lines[-1]) + len(part) < WIDTH:
+        if lines and len(lines[-1]) + len(part) < COMMAND_WIDTH:
             lines[-1] += " " + part
         else:
             lines.append(part)

@@ -16,7 +16,7 @@ from cser_ray.bench.hosts.ray_session import PROGRAMS, session
 from cser_ray.bench.links.run import gpus
 
 PORT = "6391"
-START_S = 120.0
+NODE_START_S = 120.0
 """Seconds that Ray may take to start on a host."""
 
 
@@ -75,7 +75,7 @@ class Cluster:
         environment = self.environment | nccl_as_host(number, host) | {"CUDA_VISIBLE_DEVICES": ",".join(share.gpus)}
         with log.open("wb") as output:
             node = self.nodes[number] = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + NODE_START_S
         while b"Ray runtime started" not in log.read_bytes():
             if node.poll() is not None or time.monotonic() > deadline:
                 raise OSError(f"Ray did not start on host {number}: {log.read_text(errors='replace')}")
