@@ -33,10 +33,9 @@ DENSE_STEPS = 2
 
 @dataclass(frozen=True)
 class Peer:
-    """How to build it, its line in the help, and whether a ratio R_C sets its interval."""
+    """How to build it, and whether a ratio R_C sets its interval."""
 
     build: Callable[[Case, Workload], Training]
-    line: str
     takes_ratio: bool = False
 
 
@@ -164,17 +163,15 @@ def _wrapped(workload: Workload, bucket_cap_mb: int | None = None) -> Distribute
 
 
 PEERS: dict[str, Peer] = {
-    "torch-local": Peer(_local, "torch's own optimizer, no communication"),
-    "ddp": Peer(_ddp, "DistributedDataParallel in fp32"),
-    "ddp-fp16": Peer(_hooked(default_hooks.fp16_compress_hook), "DDP with torch's fp16 hook"),
-    "ddp-bf16": Peer(_hooked(default_hooks.bf16_compress_hook), "DDP with torch's bf16 hook"),
-    "ddp-bf16-accumulate4": Peer(
-        _hooked(default_hooks.bf16_compress_hook, accumulate=4), "the same, synchronised every 4th backward"
-    ),
-    "powersgd-1": Peer(_power_sgd(1), "DDP with torch's PowerSGD hook, rank 1"),
-    "powersgd-4": Peer(_power_sgd(4), "the same, rank 4"),
-    "post-local-sgd": Peer(_post_local_sgd, "torch's post-local SGD: models averaged every R_C steps", True),
+    "torch-local": Peer(_local),  # torch's own optimizer, no communication
+    "ddp": Peer(_ddp),  # DistributedDataParallel in fp32
+    "ddp-fp16": Peer(_hooked(default_hooks.fp16_compress_hook)),
+    "ddp-bf16": Peer(_hooked(default_hooks.bf16_compress_hook)),
+    "ddp-bf16-accumulate4": Peer(_hooked(default_hooks.bf16_compress_hook, accumulate=4)),  # every 4th backward
+    "powersgd-1": Peer(_power_sgd(1)),
+    "powersgd-4": Peer(_power_sgd(4)),
+    "post-local-sgd": Peer(_post_local_sgd, takes_ratio=True),  # models averaged every R_C steps
 }
 """Name -> peer."""
 if installed():
-    PEERS["torchft-diloco"] = Peer(torchft_diloco, "torchft's DiLoCo: models averaged every R_C steps", True)
+    PEERS["torchft-diloco"] = Peer(torchft_diloco, takes_ratio=True)  # models averaged every R_C steps
