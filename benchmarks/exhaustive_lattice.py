@@ -24,7 +24,7 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.methods import METHODS
 from cser_ray.train.loop import train
-from cser_ray.train.record import Identity
+from cser_ray.train.record import TrialIdentity
 from tuning.study import lattice
 
 HEAD = ("method", "ratio", "reset_interval", "reset_ratio", "gradient_ratio", "lr", "repeat", "diverged")
@@ -52,7 +52,7 @@ def rows_of(config: RunConfig, lrs: Sequence[float], repeats: int, device: str) 
             curves[key].append(math.nan if row.val_loss is None else row.val_loss)
 
     runs = train(
-        configs, Communicator(config.workers, group=None), torch.device(device), Identity("lattice", "0"), report
+        configs, Communicator(config.workers, group=None), torch.device(device), TrialIdentity("lattice", "0"), report
     )
     structured = bool(METHODS[config.method].knobs)
     structure = (config.reset_interval, config.reset_ratio, config.gradient_ratio) if structured else (None,) * 3

@@ -27,8 +27,8 @@ from itertools import zip_longest
 
 from lattice_table import REACHED, Search, Table, cost_to_reach, ratio_of_costs, tables
 
-from cser_ray.bench.report.table import columns
-from cser_ray.budget import number
+from cser_ray.bench.report.table import aligned
+from cser_ray.structure import number
 from tuning.study.lattice import candidates
 from tuning.study.searchers import Wanted, tpe
 
@@ -195,7 +195,7 @@ def main() -> None:
             f"R_C = {number(table.ratio)}: {len(table.structures)} structures x {len(table.lrs)} rates, best "
             f"{table.best:.4f}, gap {table.gap:.4f}; mean regret of {REPETITIONS} (standard error)"
         )
-        print(columns(("searcher", f"runs to {REACHED:g}", *(f"after {cost}" for cost in costs)), lines))
+        print(aligned(("searcher", f"runs to {REACHED:g}", *(f"after {cost}" for cost in costs)), lines))
         rival = min(RIVALS, key=lambda name: reached[name])
         ratio, low, high = ratio_of_costs(found[OURS], found[rival])
         print(f"{OURS} takes {ratio:.2f} of {rival}'s cost (95 % interval {low:.2f} to {high:.2f})", end="\n\n")

@@ -29,10 +29,10 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.tasks.base import losses
 from cser_ray.train.evaluation import place
-from cser_ray.train.record import Identity, Record
+from cser_ray.train.record import Record, TrialIdentity
 from cser_ray.train.stack import Stack
 
-PEERS = {"ddp": "sgd", "ddp-bf16": "sgd-bf16", "powersgd-1": "sgd"}
+LR_OF = {"ddp": "sgd", "ddp-bf16": "sgd-bf16", "powersgd-1": "sgd"}
 """Peer -> the method of ours whose learning rate it takes, and whose virtual workers predict it."""
 TIMED = 256
 """Steps, or an interval where that is longer, over which a method's step time is taken before the run."""
@@ -77,7 +77,7 @@ def worker(path: Path, rank: int) -> None:
     for method, config in plan.items():
         name = method.partition("@")[0]
         for full in (False, True):
-            stack = Peer(name, config, device) if name in PEERS else Stack([config], Communicator(1), device)
+            stack = DDPStack(name, config, device) if name in LR_OF else Stack([config], Communicator(1), device)
             found = {"points": curve(stack)} if full else {"step_s": step_time(stack)}
             if rank == 0:
                 print(json.dumps({"method": method} | found), flush=True)
@@ -101,14 +101,14 @@ def step_time(stack: Stack) -> float:
 
 def curve(stack: Stack) -> list[tuple[int, float, float]]:
     """(step, seconds of training, validation loss) of a whole training."""
-    record = Record(stack, Identity("target", stack.config.method))
+    record = Record(stack, TrialIdentity("target", stack.config.method))
     steps, found = stack.config.run_steps, []
     due = {math.ceil(steps * (k + 1) / stack.config.evaluations) for k in range(stack.config.evaluations)}
     for t in range(1, steps + 1):
         stack.step()
         if t in due:
             settle(stack.device)
-            if isinstance(stack, Peer):
+            if isinstance(stack, DDPStack):
                 stack.publish()
             record.evaluate(last=t == steps)
             row = record.epoch_rows[0]
@@ -123,7 +123,7 @@ def settle(device: torch.device) -> None:
     dist.barrier()
 
 
-class Peer(Stack):
+class DDPStack(Stack):
     """The same data, schedule and evaluation, with DistributedDataParallel and torch's SGD in place of our optimizer."""
 
     def __init__(self, name: str, config: RunConfig, device: torch.device):

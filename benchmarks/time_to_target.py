@@ -17,16 +17,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from target_ranks import PEERS, on_hosts
+from target_ranks import LR_OF, on_hosts
 
 from cser_ray.bench.hosts.namespaces import exit_on_signals, linked_hosts
 from cser_ray.bench.links.run import gpus
 from cser_ray.bench.report.provenance import commit, hardware, today
-from cser_ray.bench.report.table import append_csv, check_csv, columns, names_of
+from cser_ray.bench.report.table import aligned, append_csv, check_csv, names_of
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig, config_at
 from cser_ray.train.loop import train
-from cser_ray.train.record import Identity
+from cser_ray.train.record import TrialIdentity
 
 UNPREDICTED = ("powersgd-1",)
 METHODS = "ddp,ddp-bf16,powersgd-1,local-sgd@64,diloco@64,csea@64,cser-pl@64,cser@64"
@@ -58,7 +58,7 @@ class Point:
 def configuration(options: argparse.Namespace, method: str) -> RunConfig:
     """Of "method" or "method@R_C"."""
     name, _, given = method.partition("@")
-    name = PEERS.get(name, name)
+    name = LR_OF.get(name, name)
     ratio = float(given or 1)
     shared = {key: getattr(options, key) for key in ("task", "workers", "steps", "evaluations")}
     return config_at(name, ratio, **shared)
@@ -73,7 +73,7 @@ def virtual(config: RunConfig, lrs: Sequence[float], device: torch.device) -> tu
             curves[lr].append((row.step, math.inf if row.val_loss is None else row.val_loss))
 
     configs = [replace(config, lr=lr) for lr in lrs]
-    train(configs, Communicator(config.workers, group=None), device, Identity("target", config.method), report)
+    train(configs, Communicator(config.workers, group=None), device, TrialIdentity("target", config.method), report)
     best = min(lrs, key=lambda lr: curves[lr][-1][1] if math.isfinite(curves[lr][-1][1]) else math.inf)
     return best, curves[best]
 
@@ -128,7 +128,7 @@ def render(points: Sequence[Point], steps_s: dict[str, float]) -> str:
     """A line for each method: end of the run, predicted and measured, and time to the target."""
     first = points[0]
     ends = {(p.method, p.kind): p for p in points}
-    dense = [p.val_loss for (method, kind), p in ends.items() if kind == "measured" and method in PEERS]
+    dense = [p.val_loss for (method, kind), p in ends.items() if kind == "measured" and method in LR_OF]
     target = TARGET * min(dense)
     rows = []
     for method, step_s in steps_s.items():
@@ -148,7 +148,7 @@ def render(points: Sequence[Point], steps_s: dict[str, float]) -> str:
         )
     head = ("method", "lr", "step ms", "end s", "predicted", "end loss", "predicted", f"s to {target:.3f}")
     title = f"{first.task}, {first.workers} workers over {first.rate}, {first.hardware}, torch {first.torch}"
-    return f"{title}\n{columns(head, rows)}"
+    return f"{title}\n{aligned(head, rows)}"
 
 
 def to_target(points: Sequence[Point], target: float) -> float | None:

@@ -18,13 +18,13 @@ State = tuple[int, int, str, float | None]
 NOTHING: State = (0, 0, "", None)
 
 
-class Progress:
+class TerminalProgress:
     """Watches one study. Writes to `stream` (standard error by default), as a log where that is no terminal.
 
     `interval_s`: seconds at least from one line of a log to the next. `finish` must be called, also after an error: the
     live table holds the cursor. Not for several threads.
 
-    >>> progress = Progress()
+    >>> progress = TerminalProgress()
     >>> progress.start(306)
     >>> progress.update(126, running=18, best="98.7 % local-sgd R_C 16 lr 0.1", left_s=100)
     runs 126/306, 18 running, best 98.7 % local-sgd R_C 16 lr 0.1, about 1 min 40 s left

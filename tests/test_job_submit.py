@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.bench.hosts.ray_session import PROGRAMS, gone, session
+from cser_ray.bench.hosts.ray_session import PROGRAMS, session
 from cser_ray.budget import Structure
 from cser_ray.config import RunConfig
 from cser_ray.store.read import read_runs
+from tests.ray_nodes import gone
 from tuning.take_home.reproduce import job_command, recorded_config, settings_of_run
 
 pytestmark = pytest.mark.ray

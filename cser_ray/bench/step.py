@@ -14,12 +14,12 @@ from functools import partial
 import torch
 from torch.nn import Parameter, ParameterList
 
-from cser_ray.bench.links.cells import Cell, plan
+from cser_ray.bench.links.cases import Case, make_cases
 from cser_ray.bench.links.training import build_optimizer
 from cser_ray.bench.report.provenance import commit, hardware, today
-from cser_ray.bench.report.table import columns, number
-from cser_ray.budget import number as ratio_text
+from cser_ray.bench.report.table import aligned, fixed
 from cser_ray.optimizers import FlatOptimizer
+from cser_ray.structure import number
 
 TRAFFIC = {"sgd": 20, "adamw": 28}
 """Bytes that a step reads and writes for a parameter of 4 bytes: x, g and one or two moments, all but g written again."""
@@ -27,12 +27,12 @@ STATE = {"sgd": 12, "adamw": 16}
 """Bytes held for a parameter: itself, its gradient, one or two moments."""
 TENSORS = 160
 """Parameters are split into so many tensors, as a ResNet-50's are."""
-REPEATS = 9
+TIMINGS = 9
 
 
 @dataclass(frozen=True)
 class StepRow:
-    """One method's step. Times in milliseconds, medians of REPEATS; `over_torch` by the device's time."""
+    """One method's step. Times in milliseconds, medians of TIMINGS; `over_torch` by the device's time."""
 
     date: str
     commit: str
@@ -62,9 +62,9 @@ def measure(params: int, optimizer: str, methods: Sequence[str], ratios: Sequenc
     floor = params * TRAFFIC[optimizer] / _copy_speed(on) * 1e3
     torchs = _measured(partial(_torchs, params, optimizer, on), on)
     rows = []
-    cells = [cell for cell in dict.fromkeys(plan(methods, ratios, {}, optimizer)) if cell.ratio is not None]
-    for cell in (None, *cells):
-        step_ms, host_ms, held, waits = torchs if cell is None else _measured(partial(_ours, params, cell, on), on)
+    cases = [case for case in dict.fromkeys(make_cases(methods, ratios, {}, optimizer)) if case.ratio is not None]
+    for case in (None, *cases):
+        step_ms, host_ms, held, waits = torchs if case is None else _measured(partial(_ours, params, case, on), on)
         rows.append(
             StepRow(
                 today(),
@@ -73,9 +73,9 @@ def measure(params: int, optimizer: str, methods: Sequence[str], ratios: Sequenc
                 torch.__version__,
                 params,
                 optimizer,
-                "torch fused" if cell is None else cell.method,
-                None if cell is None else cell.ratio,
-                None if cell is None else cell.reset_delay,
+                "torch fused" if case is None else case.method,
+                None if case is None else case.ratio,
+                None if case is None else case.reset_delay,
                 step_ms,
                 host_ms,
                 step_ms / torchs[0],
@@ -95,19 +95,19 @@ def render(rows: Sequence[StepRow]) -> str:
     lines = [
         (
             row.method + (f"+delay{row.reset_delay}" if row.reset_delay else ""),
-            "" if row.ratio is None else ratio_text(row.ratio),
-            number(row.step_ms, 3),
-            number(row.over_torch, 3),
-            number(row.step_ms / row.floor_ms, 2),
-            number(row.host_ms, 3),
+            "" if row.ratio is None else number(row.ratio),
+            fixed(row.step_ms, 3),
+            fixed(row.over_torch, 3),
+            fixed(row.step_ms / row.floor_ms, 2),
+            fixed(row.host_ms, 3),
             "" if row.bytes_held is None else f"{row.bytes_held / 1e9:.3f} GB",
-            number(row.over_state, 3),
-            number(row.waits, 2),
+            fixed(row.over_state, 3),
+            fixed(row.waits, 2),
         )
         for row in rows
     ]
     title = f"{first.params / 1e6:g} M parameters, {first.optimizer}, {first.hardware}, torch {first.torch}; floor "
-    return f"{title}{first.floor_ms:.3f} ms\n{columns(head, lines)}"
+    return f"{title}{first.floor_ms:.3f} ms\n{aligned(head, lines)}"
 
 
 def _tensors(params: int, device: torch.device) -> list[Parameter]:
@@ -125,8 +125,8 @@ def _torchs(params: int, optimizer: str, device: torch.device) -> torch.optim.Op
     return torch.optim.SGD(parameters, 1e-4, 0.9, weight_decay=5e-4, nesterov=True, fused=True)
 
 
-def _ours(params: int, cell: Cell, device: torch.device) -> FlatOptimizer:
-    optimizer = build_optimizer(cell, ParameterList(_tensors(params, device)))
+def _ours(params: int, case: Case, device: torch.device) -> FlatOptimizer:
+    optimizer = build_optimizer(case, ParameterList(_tensors(params, device)))
     optimizer.flat.grad.fill_(1e-3)
     return optimizer
 
@@ -149,7 +149,7 @@ def _measured(
     waits = _waits(optimizer, steps) if gpu else None
     times, host = [], []
     load = torch.ones(8192, 8192, device=device, dtype=torch.bfloat16) if gpu else None
-    for _ in range(REPEATS):
+    for _ in range(TIMINGS):
         if load is None:
             start = time.perf_counter()
             for _ in range(steps):

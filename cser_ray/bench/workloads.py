@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from cser_ray.tasks.models import build_model, check_model
 from cser_ray.tasks.transformer import Transformer
 
-SYMBOLS = 97
+VOCABULARY = 97
 STAGES = 3
 """Of a model whose layers are one sequence."""
 
@@ -119,8 +119,8 @@ class Text:
     layers: int
 
     def __call__(self, generator: torch.Generator) -> tuple[nn.Module, Tensor, Tensor]:
-        symbols = torch.randint(SYMBOLS, (self.batch, self.length + 1), generator=generator)
-        model = Transformer(SYMBOLS, self.length, self.width, self.heads, self.layers, 4 * self.width)
+        symbols = torch.randint(VOCABULARY, (self.batch, self.length + 1), generator=generator)
+        model = Transformer(VOCABULARY, self.length, self.width, self.heads, self.layers, 4 * self.width)
         return model, symbols[:, :-1], symbols[:, 1:]
 
 

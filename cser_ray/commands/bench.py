@@ -93,8 +93,8 @@ def links(
         with exit_on_signals():
             for rate in asked.rates:
 
-                def progress(done: int, cell: object, rate: str = rate) -> None:
-                    click.echo(f"{rate}: {done + 1} of {len(asked.cells)}, {cell}", err=True)
+                def progress(done: int, case: object, rate: str = rate) -> None:
+                    click.echo(f"{rate}: {done + 1} of {len(asked.cases)}, {case}", err=True)
 
                 rows, failure = measure_link(asked, rate, progress)
                 output.keep(rows)

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import click
 
-Row = TypeVar("Row")
+RowType = TypeVar("RowType")
 
 OUTPUT_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
@@ -26,27 +26,29 @@ def device_type(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-class Output(Generic[Row]):
+class Output(Generic[RowType]):
     """Rows of one type: kept in a CSV file as they come, shown as a table or as CSV.
 
     Raises ValueError, before anything is measured, where the file holds other columns.
     """
 
-    def __init__(self, row_type: type[Row], render: Callable[[Sequence[Row]], str], form: str, out: Path | None):
+    def __init__(
+        self, row_type: type[RowType], render: Callable[[Sequence[RowType]], str], form: str, out: Path | None
+    ):
         from cser_ray.bench.report.table import check_csv, names_of
 
         self.render, self.form, self.out, self.shown = render, form, out, False
         if out:
             check_csv(out, names_of(row_type))
 
-    def keep(self, rows: Sequence[Row]) -> None:
+    def keep(self, rows: Sequence[RowType]) -> None:
         """Append to the file, where there is one."""
         from cser_ray.bench.report.table import append_csv
 
         if self.out:
             append_csv(self.out, rows)
 
-    def show(self, rows: Sequence[Row]) -> None:
+    def show(self, rows: Sequence[RowType]) -> None:
         """Print one table; the CSV has its head once."""
         from cser_ray.bench.report.table import as_csv
 

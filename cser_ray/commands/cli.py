@@ -94,7 +94,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
         from dataclasses import replace
 
         from cser_ray.train.logistics import Logistics
-        from dashboards.terminal import Progress
+        from dashboards.terminal import TerminalProgress
         from tuning.execute.run import run_study
         from tuning.study.defaults import with_task_defaults
         from tuning.study.spending import UNLIMITED, parse_limits
@@ -114,7 +114,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
             outcome = run_study(
                 study,
                 out,
-                Progress(),
+                TerminalProgress(),
                 Logistics.of(settings),
                 max_concurrent=settings.get("max_concurrent"),
                 scheduler=settings["scheduler"],

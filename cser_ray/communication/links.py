@@ -4,7 +4,7 @@ import re
 
 SMALLEST_BURST = 128 * 1024
 """Bytes that the shaper lets through at once, at least: a segment of 64 kB must fit."""
-UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
+RATE_UNITS = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}
 
 
 def bits_per_second(rate: str) -> float:
@@ -12,7 +12,7 @@ def bits_per_second(rate: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kmg]bit)", rate)
     if not found or not float(found[1]):
         raise ValueError(f"{rate!r} is not the rate of a link: write it as tc does, 100mbit, 1gbit or 2.5gbit")
-    return float(found[1]) * UNITS[found[2]]
+    return float(found[1]) * RATE_UNITS[found[2]]
 
 
 def burst(rate_bps: float) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cser_ray.compressors.base import Compressor
 from cser_ray.compressors.gathered import GatheredMessage, private_draws
-from cser_ray.compressors.top_k import check_ratio, kept
+from cser_ray.compressors.top_k import check_kept_ratio, kept
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RandomK(Compressor):
     workers: range = range(1)
 
     def __post_init__(self) -> None:
-        check_ratio("RandomK", self.ratio)
+        check_kept_ratio("RandomK", self.ratio)
 
     def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> Self:
         return replace(self, seeds=seeds, stream=stream, workers=workers)

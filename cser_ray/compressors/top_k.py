@@ -34,7 +34,7 @@ class TopK(Compressor):
     ratio: float
 
     def __post_init__(self) -> None:
-        check_ratio("TopK", self.ratio)
+        check_kept_ratio("TopK", self.ratio)
 
     def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> Self:
         return self  # nothing is random here
@@ -57,7 +57,7 @@ def kept(d: int, ratio: float) -> int:
     return max(1, round(d / ratio))
 
 
-def check_ratio(name: str, ratio: float) -> None:
+def check_kept_ratio(name: str, ratio: float) -> None:
     """Raise ValueError unless 1 <= ratio < infinity."""
     if not 1 <= ratio < float("inf"):
         raise ValueError(f"{name} needs a finite ratio >= 1, not {ratio}; to send nothing use Zero()")

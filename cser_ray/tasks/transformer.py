@@ -29,7 +29,7 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(b, t, width))  # type: ignore[no-any-return]
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention and a two-layer perceptron, each behind LayerNorm and beside a skip connection."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
@@ -49,7 +49,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.symbol = nn.Embedding(symbols, width)
         self.position = nn.Parameter(torch.randn(length, width))
-        self.blocks = nn.Sequential(*(Block(width, heads, hidden) for _ in range(layers)))
+        self.blocks = nn.Sequential(*(TransformerBlock(width, heads, hidden) for _ in range(layers)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, symbols)
 

@@ -24,7 +24,7 @@ def convolution(fan_in: int, fan_out: int, size: int, stride: int) -> nn.Conv2d:
     return layer
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """[b, fan_in, s, s] to [b, fan_out, s/stride, s/stride], with a 1x1 convolution on the skip where shapes change."""
 
     def __init__(self, fan_in: int, fan_out: int, stride: int, norm: Norm) -> None:
@@ -56,7 +56,7 @@ class WideResNet(nn.Module):
         for stage in range(3):
             for block in range((depth - 4) // 6):
                 stride = 2 if stage > 0 and block == 0 else 1
-                layers.append(Block(channels, 16 * 2**stage * width, stride, norm))
+                layers.append(ResidualBlock(channels, 16 * 2**stage * width, stride, norm))
                 channels = 16 * 2**stage * width
         self.features = nn.Sequential(*layers, normalisation(norm, channels), nn.ReLU())
         self.classifier = nn.Linear(channels, classes)

@@ -14,7 +14,7 @@ from cser_ray.config import RunConfig
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.models import KeptModels
-from cser_ray.train.record import Identity, Record
+from cser_ray.train.record import Record, TrialIdentity
 from cser_ray.train.stack import Stack
 
 Report = Callable[[list[EpochRow], list[RunRow]], None]
@@ -27,7 +27,7 @@ def train(
     configs: Sequence[RunConfig],
     communicator: Communicator,
     device: torch.device,
-    identity: Identity,
+    identity: TrialIdentity,
     report: Report | None = None,
     checkpoints: Checkpoints | None = None,
     models: KeptModels | None = None,

@@ -25,7 +25,7 @@ DIVERGED_AT = 1.3
 
 
 @dataclass(frozen=True)
-class Identity:
+class TrialIdentity:
     """Where the rows of one trial belong in the results store."""
 
     study: str
@@ -39,7 +39,7 @@ class Identity:
 class Record:
     """Turns evaluations into rows of the results store."""
 
-    def __init__(self, stack: Stack, identity: Identity):
+    def __init__(self, stack: Stack, identity: TrialIdentity):
         self.stack, self.identity = stack, identity
         self.started_at = datetime.now(UTC)
         self.start = time.perf_counter()

@@ -22,7 +22,7 @@ from cser_ray.train.cluster import capacity, check_room
 from cser_ray.train.logistics import Logistics
 from cser_ray.train.loop import train
 from cser_ray.train.models import KeptModels
-from cser_ray.train.record import Identity
+from cser_ray.train.record import TrialIdentity
 from cser_ray.train.roll_call import PATIENCE_S, roll_call
 from cser_ray.train.telemetry import telling
 
@@ -33,7 +33,7 @@ Summary = Callable[[list[EpochRow], list[RunRow]], dict[str, Any]]
 
 def fit_distributed(
     configs: Sequence[RunConfig],
-    identity: Identity,
+    identity: TrialIdentity,
     store: str,
     scratch: str,
     logistics: Logistics,
@@ -147,7 +147,7 @@ def _train_worker(settings: dict[str, Any]) -> None:
     configs = [RunConfig(**config) for config in settings["configs"]]
     logistics = Logistics(**settings["logistics"])
     first = ray.train.get_context().get_world_rank() == 0
-    identity, summary = Identity(**settings["identity"]), settings["summary"]
+    identity, summary = TrialIdentity(**settings["identity"]), settings["summary"]
     writer = Store(settings["store"]).trial(identity.trial_id, identity.attempt) if first else None
 
     def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dashboards.views.values import column, thinned
+from tuning.compare.cells import Choices
 from tuning.compare.selection import Choice
 from tuning.compare.verdict import simplicity
 
@@ -24,8 +25,6 @@ EQUAL = 1e-9
 """A consensus distance below this is rounding: the models are equal."""
 POINTS = 100
 """Points of a curve at most: more than its pixels show, and the report stays small."""
-
-Choices = Mapping[tuple[str, float], Choice]
 
 
 def curves(runs: "pd.DataFrame", history: "pd.DataFrame", choices: Choices) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ RATES = tuple(round(10 ** (7 + k / 4), -4) for k in range(17))
 """Bits a second that the slider can be set to: 10 Mb/s to 100 Gb/s, four a decade."""
 COMPUTE_MS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Milliseconds of a step without communication that can be picked."""
-PEERS = {"ddp": "DDP", "ddp-bf16": "DDP, bf16 hook"}
+DDP_TITLES = {"ddp": "DDP", "ddp-bf16": "DDP, bf16 hook"}
 """What torch offers, beside every method."""
 
 
@@ -82,7 +82,7 @@ def _entries(choices: Choices, comparison: Comparison) -> list[tuple[Form, dict[
     cells = {(cell.method, cell.ratio): cell for cell in comparison.cells}
     found = [
         (Form(name), {"method": "sgd", "ratio": None, "title": title} | _result(cells.get(("sgd", 1.0))))
-        for name, title in PEERS.items()
+        for name, title in DDP_TITLES.items()
     ]
     for key, choice in sorted(choices.items(), key=lambda c: (c[0][1], simplicity(c[0][0]))):
         if has_ratio(key[0]) and choice.configuration.structure is not None:

@@ -49,8 +49,8 @@ def test_the_default_methods_exist(optimizer: str) -> None:
     """What is measured where nothing is said can be built, and one csea and one other reset are delayed."""
     methods = DEFAULT_METHODS[optimizer].split(",")
     asked = make_links(["1gbit"], 2, 1, methods, [32.0], "pytext", optimizer, "cpu", None)
-    assert {cell.method for cell in asked.cells} >= {method.partition("+")[0] for method in methods}
-    assert any(cell.reset_delay for cell in asked.cells)
+    assert {case.method for case in asked.cases} >= {method.partition("+")[0] for method in methods}
+    assert any(case.reset_delay for case in asked.cases)
 
 
 @pytest.mark.parametrize(

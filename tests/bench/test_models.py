@@ -3,20 +3,20 @@
 import pytest
 import torch
 
-from cser_ray.bench.links.cells import plan
+from cser_ray.bench.links.cases import make_cases
 from cser_ray.bench.links.training import build_optimizer, ours
 from cser_ray.bench.workloads import Workload, make_workload
 
 pytestmark = pytest.mark.gpu
 
-(CELL,) = (cell for cell in plan(["csea"], [8.0], {}) if cell.method == "csea")
+(CASE,) = (case for case in make_cases(["csea"], [8.0], {}) if case.method == "csea")
 
 
 def trained(workload: Workload, record: bool) -> torch.Tensor:
     """The parameters after three steps."""
     torch.manual_seed(0)
     model = workload.fresh()
-    optimizer = build_optimizer(CELL, model)
+    optimizer = build_optimizer(CASE, model)
     if record:
         workload.record(model)
     for _ in range(3):
@@ -31,7 +31,7 @@ def test_recorded_stages_train_as_the_plain_model_does(name: str) -> None:
     """Under bf16 autocast, within its rounding; and training moves the parameters by far more than that."""
     workload = make_workload(name, torch.device("cuda"), 0)
     plain, recorded = (trained(workload, record) for record in (False, True))
-    moved = (plain - build_optimizer(CELL, workload.fresh()).x).norm()
+    moved = (plain - build_optimizer(CASE, workload.fresh()).x).norm()
     assert (plain - recorded).norm() < 0.05 * moved
 
 
@@ -39,7 +39,7 @@ def test_channels_last_weights_stay_so_in_the_flat_vector() -> None:
     """Convolutions on a GPU then need no copies of them."""
     workload = make_workload("resnet18", torch.device("cuda"), 0)
     model = workload.fresh()
-    build_optimizer(CELL, model)
+    build_optimizer(CASE, model)
     weights = [p for p in model.parameters() if p.dim() == 4 and p.shape[-1] > 1]
     assert weights
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
@@ -47,7 +47,7 @@ def test_channels_last_weights_stay_so_in_the_flat_vector() -> None:
 
 def test_a_step_does_not_wait_for_the_device() -> None:
     """By torch's own watch over synchronising calls."""
-    training = ours(CELL, make_workload("resnet18", torch.device("cuda"), 0))
+    training = ours(CASE, make_workload("resnet18", torch.device("cuda"), 0))
     training.run(3)
     torch.cuda.set_sync_debug_mode("error")
     try:

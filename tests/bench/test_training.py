@@ -8,10 +8,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cser_ray.bench.hosts.namespaces import counter
-from cser_ray.bench.links.cells import Cell, plan
-from cser_ray.bench.links.measuring import Rank, make_baseline, measure
+from cser_ray.bench.links.cases import Case, make_cases
+from cser_ray.bench.links.measuring import Rank, make_baseline, measure_phases
 from cser_ray.bench.links.peers import PEERS
-from cser_ray.bench.links.training import Training, build_optimizer, check_cell, ours
+from cser_ray.bench.links.training import Training, build_optimizer, check_case, ours
 from cser_ray.bench.links.windows import Phase
 from cser_ray.bench.workloads import MODELS, Workload, check_workload, make_workload
 from tests.processes import run_processes
@@ -19,9 +19,9 @@ from tests.processes import run_processes
 RATIOS = {name: peer.takes_ratio for name, peer in PEERS.items()}
 
 
-def cell(method: str, ratio: float) -> Cell:
-    """The cell of a method at a ratio."""
-    (found,) = (each for each in plan([method], [ratio], RATIOS) if each.method == method.partition("+")[0])
+def case(method: str, ratio: float) -> Case:
+    """The case of a method at a ratio."""
+    (found,) = (each for each in make_cases([method], [ratio], RATIOS) if each.method == method.partition("+")[0])
     return found
 
 
@@ -61,7 +61,7 @@ def test_a_peer_makes_its_replicas_equal_when_it_synchronises(name: str) -> None
     """From data of their own, two ranks come to one model at the end of an interval, and to none before its end."""
 
     def train() -> tuple[float, float, float]:
-        training, difference = recorded(lambda workload: PEERS[name].build(cell(name, 4), workload))
+        training, difference = recorded(lambda workload: PEERS[name].build(case(name, 4), workload))
         training.run(2 * training.interval)
         apart = difference().item()
         before = training.collectives() if training.collectives else 0.0
@@ -82,7 +82,7 @@ def test_torch_local_never_synchronises() -> None:
     """The row without communication has none."""
 
     def train() -> float:
-        training, difference = recorded(lambda workload: PEERS["torch-local"].build(cell("torch-local", 1), workload))
+        training, difference = recorded(lambda workload: PEERS["torch-local"].build(case("torch-local", 1), workload))
         training.run(3)
         return difference().item()
 
@@ -95,7 +95,7 @@ def test_a_jump_leads_to_the_step_that_synchronises(name: str) -> None:
 
     def train() -> tuple[float, float, float]:
         build = PEERS[name].build if name in PEERS else ours
-        training, difference = recorded(lambda workload: build(cell(name, 1000), workload))
+        training, difference = recorded(lambda workload: build(case(name, 1000), workload))
         training.run(3)
         before = difference().item()
         training.move_on(999)
@@ -111,22 +111,22 @@ def test_a_jump_leads_to_the_step_that_synchronises(name: str) -> None:
         assert collectives == 1
 
 
-def measured(each: Cell) -> list[Phase]:
-    """The phases of a cell, 40 steps and more, over the loopback interface."""
+def measured(each: Case) -> list[Phase]:
+    """The phases of a case, 40 steps and more, over the loopback interface."""
     rank, workload = Rank(torch.device("cpu"), counter("lo"), seconds=0.01, steps=40), small()
-    return measure(ours(each, workload), make_baseline(ours(cell("no-sync", 1), workload), rank), rank)
+    return measure_phases(ours(each, workload), make_baseline(ours(case("no-sync", 1), workload), rank), rank)
 
 
 def test_phases_hold_whole_intervals_or_two_kinds_of_steps() -> None:
     """A short interval is measured whole; a long one apart, where all that is sent is sent around its end."""
 
-    for (whole,) in run_processes(2, lambda: measured(cell("local-sgd", 8))):
+    for (whole,) in run_processes(2, lambda: measured(case("local-sgd", 8))):
         assert whole.steps % 8 == 0
         assert len(whole.local_seconds) == len(whole.seconds)
         assert whole.steps * len(whole.seconds) >= 40
         assert whole.collectives == whole.counted_steps / 8
         assert whole.ledger_bytes == whole.collectives * 24 * 4  # 24 parameters, n = 2
-    for ordinary, around in run_processes(2, lambda: measured(cell("local-sgd", 500))):
+    for ordinary, around in run_processes(2, lambda: measured(case("local-sgd", 500))):
         assert (ordinary.collectives, around.collectives) == (0, around.counted_steps)
         assert around.steps == 1
         assert ordinary.steps * len(ordinary.seconds) >= 40
@@ -135,7 +135,7 @@ def test_phases_hold_whole_intervals_or_two_kinds_of_steps() -> None:
 def test_a_delayed_reset_is_measured_until_it_arrives() -> None:
     """The windows around the end of a long interval last until the average has been applied."""
 
-    long = Cell("cser-pl", 4000.0, 1000, 4.0, float("inf"), 3)
+    long = Case("cser-pl", 4000.0, 1000, 4.0, float("inf"), 3)
     for _, around in run_processes(2, lambda: measured(long)):
         assert around.steps == 4
         assert around.collectives == around.counted_steps / 4
@@ -143,16 +143,16 @@ def test_a_delayed_reset_is_measured_until_it_arrives() -> None:
 
 def test_a_delayed_method_has_no_head_start() -> None:
     """Before each window as many steps are led in as resets are under way in the middle of a run."""
-    for (phase,) in run_processes(2, lambda: measured(cell("csea+delay4", 8))):
+    for (phase,) in run_processes(2, lambda: measured(case("csea+delay4", 8))):
         assert phase.counted_steps == (phase.steps + 4) * len(phase.seconds)
         assert phase.collectives == phase.counted_steps
 
 
 def test_a_delay_is_given_to_the_optimizer() -> None:
     """And a method that has none says so, before any process is started."""
-    assert build_optimizer(cell("csea+delay4", 8), torch.nn.Linear(7, 3)).reset_delay == 4  # type: ignore[attr-defined]
+    assert build_optimizer(case("csea+delay4", 8), torch.nn.Linear(7, 3)).reset_delay == 4  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="ef-sgd takes no reset_delay"):
-        check_cell(cell("ef-sgd+delay2", 8))
+        check_case(case("ef-sgd+delay2", 8))
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "transformer-85m"])  # 18 s for another size

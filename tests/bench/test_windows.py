@@ -2,7 +2,7 @@
 
 import pytest
 
-from cser_ray.bench.links.windows import Phase, combined, cost
+from cser_ray.bench.links.windows import Phase, combined, step_cost
 
 
 def phase(*seconds: float, steps: int = 4, counted: int = 10, sent: int = 1000, ledger: float | None = None) -> Phase:
@@ -13,7 +13,7 @@ def phase(*seconds: float, steps: int = 4, counted: int = 10, sent: int = 1000, 
 
 def test_a_window_lasts_as_long_as_its_slowest_rank() -> None:
     """The median is over windows, each of them taken from the rank that needed longest in it."""
-    measured = cost([phase(0.4, 0.8, 1.2), phase(0.8, 0.4, 2.0)])
+    measured = step_cost([phase(0.4, 0.8, 1.2), phase(0.8, 0.4, 2.0)])
     assert measured.local_ms == pytest.approx(100)
     assert measured.exposed_ms == pytest.approx(100)  # windows of 200, 200 and 500 ms a step
     assert measured.exposed_ms_iqr == pytest.approx(150)
@@ -23,14 +23,14 @@ def test_a_window_lasts_as_long_as_its_slowest_rank() -> None:
 def test_what_slows_the_machine_falls_on_both() -> None:
     """A window on a machine half as fast counts as what it exposes, not as what it lasts."""
     slowed = Phase(4, (0.5, 0.5, 0.9, 0.9, 0.9), 2, (0.2, 0.2, 0.4, 0.4, 0.4), 20, 0)
-    measured = cost([slowed, slowed])
+    measured = step_cost([slowed, slowed])
     assert measured.exposed_ms == pytest.approx(25)
     assert measured.exposed_ms_iqr == pytest.approx(0, abs=1e-9)
 
 
 def test_counts_are_per_step_and_worker() -> None:
     """Bytes and collectives are divided by the steps in which they were counted, lead-in included."""
-    measured = cost([phase(1, sent=1000, ledger=900), phase(1, sent=1200, ledger=900)])
+    measured = step_cost([phase(1, sent=1000, ledger=900), phase(1, sent=1200, ledger=900)])
     assert measured.interface_bytes == pytest.approx(110)
     assert measured.ledger_bytes == pytest.approx(90)
     assert measured.rounds == pytest.approx(0.5)
@@ -38,7 +38,7 @@ def test_counts_are_per_step_and_worker() -> None:
 
 def test_what_nobody_counts_stays_unknown() -> None:
     """A peer has no ledger, and one window has no spread."""
-    measured = cost([phase(1), phase(1)])
+    measured = step_cost([phase(1), phase(1)])
     assert measured.ledger_bytes is None
     assert measured.rounds is None
     assert measured.exposed_ms_iqr is None

@@ -7,15 +7,15 @@ import threading
 
 import pytest
 
-from dashboards.terminal import Progress, duration, line
+from dashboards.terminal import TerminalProgress, duration, line
 
 BEST = "98.7 % local-sgd R_C 16 lr 0.1"
 
 
-def log(interval_s: float = 0.0) -> tuple[Progress, io.StringIO]:
+def log(interval_s: float = 0.0) -> tuple[TerminalProgress, io.StringIO]:
     """A progress that writes to a log, and the log."""
     stream = io.StringIO()
-    progress = Progress(stream, interval_s)
+    progress = TerminalProgress(stream, interval_s)
     progress.start(306)
     return progress, stream
 
@@ -70,7 +70,7 @@ def test_a_terminal_gets_a_table_and_the_cursor_back(monkeypatch: pytest.MonkeyP
     thread = threading.Thread(target=drain)
     thread.start()
     with os.fdopen(writer, "w") as stream:
-        progress = Progress(stream)
+        progress = TerminalProgress(stream)
         progress.start(306)
         progress.update(126, 306, 18, f"{BEST} [x]", 100.0)
         progress.note("one trial [failed]")

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cser_ray.bench.hosts.ray_session import gone, processes, session
+from cser_ray.bench.hosts.ray_session import processes, session
 from tests.faults.outcome import RESULTS, Episode, Outcome, compared, undisturbed
+from tests.ray_nodes import gone
 
 COMMAND = (
     "cser-ray tune --methods sgd,no-sync,csea,ef-sgd,qsparse,cser --ratios 4 --steps 512 --evaluations 32 --lrs .05,.1 "

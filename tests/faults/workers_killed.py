@@ -16,6 +16,7 @@ from cser_ray.bench.hosts.ray_hosts import Share, ray_hosts
 from cser_ray.bench.hosts.ray_session import session
 from tests.faults.outcome import RESULTS, Episode, Outcome, compared, finished, undisturbed
 from tests.faults.studies_killed import LONGEST_S, killed, named
+from tests.ray_nodes import kill_node
 
 COMMAND = (
     "cser-ray train --method qsparse --ratio 8 --steps 240 --evaluations 24 --workers 2 --distributed --checkpoint-s 0"
@@ -85,7 +86,7 @@ def node(home: Path) -> Iterator[Episode]:
             def strike() -> None:
                 if strikes.due(cluster.base):
                     number = strikes.chance.choice((1, 2))
-                    cluster.kill(number)
+                    kill_node(cluster, number)
                     time.sleep(strikes.chance.uniform(0.0, 3.0))
                     cluster.start(number)
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.bench.hosts.ray_session import gone, session
+from cser_ray.bench.hosts.ray_session import session
 from cser_ray.store.read import read_runs
+from tests.ray_nodes import gone
 from tests.tuning.command_line import cli, error_of
 
 pytestmark = [

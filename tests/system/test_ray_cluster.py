@@ -12,6 +12,7 @@ from cser_ray.bench.hosts.namespaces import missing_rights
 from cser_ray.bench.hosts.ray_hosts import Cluster, Share, ray_hosts
 from cser_ray.bench.hosts.ray_session import PROGRAMS
 from cser_ray.store.read import read_runs
+from tests.ray_nodes import run_on_head
 
 pytestmark = [
     pytest.mark.system,
@@ -34,7 +35,9 @@ def cluster() -> Iterator[Cluster]:
 def test_a_study_runs_on_workers_of_two_hosts(cluster: Cluster, tmp_path: Path) -> None:
     """Its real runs equal their virtual twins, and what they sent went over the links."""
     before = [host.sent() for host in cluster.hosts]
-    done = cluster.run("cser-ray", "tune", *STUDY.split(), "--cpus-per-worker", "1", "--out", str(tmp_path / "study"))
+    done = run_on_head(
+        cluster, "cser-ray", "tune", *STUDY.split(), "--cpus-per-worker", "1", "--out", str(tmp_path / "study")
+    )
     sent = [host.sent() - at for host, at in zip(cluster.hosts, before, strict=True)]
     assert done.returncode == 0, done.stdout + done.stderr
     runs = read_runs(str(tmp_path / "study")).set_index("run_id")
@@ -58,7 +61,7 @@ def test_no_node_is_this_machines_own(cluster: Cluster) -> None:
         env=os.environ | {"RAY_gcs_rpc_server_connect_timeout_s": "1"}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert outside.returncode != 0
-    inside = cluster.run("ray", "status")
+    inside = run_on_head(cluster, "ray", "status")
     assert inside.returncode == 0, inside.stderr
     assert "/2.0 CPU" in inside.stdout
 
@@ -76,7 +79,7 @@ def test_no_node_is_this_machines_own(cluster: Cluster) -> None:
 def test_what_does_not_fit_is_told_within_10_seconds(cluster: Cluster, tmp_path: Path, asked: str, answer: str) -> None:
     """Node by node: a process has its CPUs on one."""
     began = time.monotonic()
-    said = cluster.run("cser-ray", *TRAIN.split(), *asked.split(), "--out", str(tmp_path / "run"))
+    said = run_on_head(cluster, "cser-ray", *TRAIN.split(), *asked.split(), "--out", str(tmp_path / "run"))
     busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     assert time.monotonic() - began < 10 * busy
     assert said.returncode == 1

@@ -10,6 +10,7 @@ import pytest
 from cser_ray.bench.hosts.namespaces import missing_rights
 from cser_ray.bench.hosts.ray_hosts import Cluster, Share, ray_hosts
 from cser_ray.store.read import read_history
+from tests.ray_nodes import kill_node, run_on_head, set_link
 
 pytestmark = [
     pytest.mark.system,
@@ -35,11 +36,11 @@ def test_a_node_that_is_lost_ends_its_run_and_one_that_comes_goes_on(cluster: Cl
     def lose_a_node() -> None:
         while not list(out.glob("checkpoints/*/*/manifest.json")):
             time.sleep(0.05)
-        cluster.kill(2)
+        kill_node(cluster, 2)
 
     loser = threading.Thread(target=lose_a_node)
     loser.start()
-    lost = cluster.run("cser-ray", *command)
+    lost = run_on_head(cluster, "cser-ray", *command)
     loser.join()
     assert lost.returncode == 1, lost.stderr
     assert "Error: 2 real workers of 1 CPU each need 2 CPUs, the cluster has 1. Take --workers 1" in lost.stderr
@@ -47,7 +48,7 @@ def test_a_node_that_is_lost_ends_its_run_and_one_that_comes_goes_on(cluster: Cl
     assert 0 < reached < 40
     comer = threading.Timer(5.0, cluster.start, (2,))
     comer.start()
-    went_on = cluster.run("cser-ray", *command, "--wait-s", "120")
+    went_on = run_on_head(cluster, "cser-ray", *command, "--wait-s", "120")
     comer.join()
     assert went_on.returncode == 0, went_on.stderr
     history = read_history(str(out))
@@ -62,16 +63,16 @@ def test_a_node_that_cannot_be_reached_is_waited_for(cluster: Cluster, tmp_path:
     def cut_off() -> None:
         while not list(out.glob("checkpoints/*/*/manifest.json")):
             time.sleep(0.05)
-        cluster.cut(2, whole=False)
+        set_link(cluster, 2, "down")
         time.sleep(15.0)
-        cluster.kill(2)  # as somebody would who finds it silent
-        cluster.cut(2, whole=True)
+        kill_node(cluster, 2)  # as somebody would who finds it silent
+        set_link(cluster, 2, "up")
         cluster.start(2)
 
     cutter = threading.Thread(target=cut_off)
     cutter.start()
     command = [*TRAIN.split(), "--workers", "2", "--cpus-per-worker", "1", "--timeout-s", "5", "--wait-s", "200"]
-    done = cluster.run("cser-ray", *command, "--out", str(out))
+    done = run_on_head(cluster, "cser-ray", *command, "--out", str(out))
     cutter.join()
     assert done.returncode == 0, done.stderr
     assert "goes on from its last checkpoint after an error" in done.stderr

@@ -17,7 +17,7 @@ from cser_ray.store.write import Store
 from cser_ray.train import cluster
 from cser_ray.config import config_at
 from cser_ray.train.logistics import Logistics
-from cser_ray.train.record import Identity
+from cser_ray.train.record import TrialIdentity
 from cser_ray.train.trainer import fit_distributed
 import ray
 
@@ -40,7 +40,7 @@ def release():
 
 os.makedirs(scratch)
 threading.Thread(target=release, daemon=True).start()
-fit_distributed([run], Identity("study", "trial"), store.uri, scratch, Logistics(cpus_per_worker=1))
+fit_distributed([run], TrialIdentity("study", "trial"), store.uri, scratch, Logistics(cpus_per_worker=1))
 """
 
 

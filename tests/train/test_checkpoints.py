@@ -18,7 +18,7 @@ from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.train import build
 from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.loop import train
-from cser_ray.train.record import Identity, Record
+from cser_ray.train.record import Record, TrialIdentity
 from cser_ray.train.stack import Stack
 from tests.processes import run_processes
 from tests.train.points import CPU, POINTS, N, config
@@ -27,7 +27,7 @@ STOP = 7
 """Inside an interval of every method here, whose H is 2 or 4, and with a delayed reset under way."""
 STEPS = 12
 CLOCKS = {"wall_s", "compute_s", "comm_s", "started_at", "heartbeat_at", "ended_at"}
-IDENTITY = Identity("study", "trial")
+IDENTITY = TrialIdentity("study", "trial")
 
 
 def state(stack: Stack) -> dict[str, Tensor]:

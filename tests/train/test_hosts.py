@@ -15,7 +15,7 @@ from cser_ray.store.read import RunRow
 from cser_ray.tasks import make_task
 from cser_ray.tasks.digits import Digits
 from cser_ray.train.loop import train
-from cser_ray.train.record import Identity
+from cser_ray.train.record import TrialIdentity
 from cser_ray.train.shards import Shards
 from tests.processes import run_processes
 from tests.train.points import CPU, config
@@ -42,7 +42,7 @@ def two_workers(method: str, task: str, **values: Any) -> list[RunConfig]:
 
 def rows_of(configs: list[RunConfig], communicator: Communicator) -> list[dict[str, Any]]:
     """The rows of the whole run, without its times."""
-    rows: list[RunRow] = train(configs, communicator, CPU, Identity("study", "trial"))
+    rows: list[RunRow] = train(configs, communicator, CPU, TrialIdentity("study", "trial"))
     return [{name: value for name, value in vars(row).items() if name not in CLOCKS} for row in rows]
 
 
@@ -100,7 +100,7 @@ def test_the_processes_must_be_those_asked_for() -> None:
     """A flat communicator would make every process a worker with a whole batch."""
 
     def work() -> None:
-        train(two_workers("sgd", "mnist1d"), Communicator(), CPU, Identity("study", "trial"))
+        train(two_workers("sgd", "mnist1d"), Communicator(), CPU, TrialIdentity("study", "trial"))
 
     with pytest.raises(ValueError, match="2 processes a worker are asked for, the communicator has 1"):
         run_processes(2, work)

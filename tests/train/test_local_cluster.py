@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from cser_ray.bench.hosts.ray_session import gone, session
+from cser_ray.bench.hosts.ray_session import session
+from tests.ray_nodes import gone
 
 PROGRAM = """
 import urllib.error, urllib.request

@@ -14,7 +14,7 @@ from cser_ray.config import RunConfig
 from cser_ray.methods import METHODS, has_ratio
 from cser_ray.store.read import EpochRow, RunRow, columns
 from cser_ray.train.loop import train
-from cser_ray.train.record import Identity
+from cser_ray.train.record import TrialIdentity
 from cser_ray.train.stack import Stack, stackable
 from tests.train.points import CPU, POINTS, N, config
 
@@ -30,7 +30,7 @@ def run(*configs: RunConfig) -> tuple[list[RunRow], list[list[EpochRow]]]:
         assert all(row.status in ("RUNNING", "FINISHED") for row in runs)
         history.append(epochs)
 
-    rows = train(configs, Communicator(N, group=None), CPU, Identity("study", "trial", 3, "screen"), report)
+    rows = train(configs, Communicator(N, group=None), CPU, TrialIdentity("study", "trial", 3, "screen"), report)
     return rows, history
 
 
@@ -243,7 +243,7 @@ def test_a_report_may_stop_the_trial() -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        train([config("sgd")], Communicator(N, group=None), CPU, Identity("s", "t"), stop)
+        train([config("sgd")], Communicator(N, group=None), CPU, TrialIdentity("s", "t"), stop)
 
 
 def test_every_method_has_a_point_here() -> None:

@@ -17,12 +17,12 @@ from cser_ray.store.models import SMALL, ModelStore, decode, encode
 from cser_ray.store.read import RunRow
 from cser_ray.train.loop import train
 from cser_ray.train.models import KeptModels, to_keep
-from cser_ray.train.record import Identity
+from cser_ray.train.record import TrialIdentity
 from tests.processes import run_processes
 from tests.train.points import CPU, config
 from tests.tuning.rows_factory import run
 
-IDENTITY = Identity("study", "trial")
+IDENTITY = TrialIdentity("study", "trial")
 
 
 def trained(folder: Path, *configs: RunConfig, keep: str = "auto") -> list[RunRow]:

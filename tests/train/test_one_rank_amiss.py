@@ -14,7 +14,7 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.store.read import RunRow
 from cser_ray.tasks.digits import Digits
 from cser_ray.train.loop import train
-from cser_ray.train.record import Identity
+from cser_ray.train.record import TrialIdentity
 from tests.processes import run_processes
 from tests.train.points import CPU, config
 from tests.train.test_checkpoints import CLOCKS
@@ -48,7 +48,7 @@ class Spoilt(nn.Module):
 def trained(task: str, method: str) -> list[RunRow]:
     """The rows of a run of two processes."""
     run = config(method, task=task, workers=2, steps=STEPS, evaluations=4)
-    return train([run], Communicator(), CPU, Identity("study", "trial"))
+    return train([run], Communicator(), CPU, TrialIdentity("study", "trial"))
 
 
 def without_clocks(row: RunRow) -> str:

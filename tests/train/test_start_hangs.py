@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.bench.hosts.ray_session import gone, processes, session
+from cser_ray.bench.hosts.ray_session import processes, session
 from tests.faults.studies_killed import named
+from tests.ray_nodes import gone
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.train.record import Identity, Record
+from cser_ray.train.record import Record, TrialIdentity
 from cser_ray.train.stack import Stack
 from cser_ray.train.telemetry import COUNTERS, GAUGES, levels, totals
 from tests.processes import run_processes
@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parents[2] / "dashboards/grafana"
 def stepped(method: str, communicator: Communicator | None = None, evaluate: bool = True) -> tuple[Stack, Record]:
     """A trial after 8 of its 12 steps, two runs stacked."""
     stack = Stack([config(method, lr=lr) for lr in (0.05, 0.1)], communicator or Communicator(N, group=None), CPU)
-    record = Record(stack, Identity("study", "trial"))
+    record = Record(stack, TrialIdentity("study", "trial"))
     for _ in range(8):
         stack.step()
     if evaluate:

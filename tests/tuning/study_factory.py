@@ -10,7 +10,7 @@ from cser_ray.config import RunConfig
 from cser_ray.methods import has_ratio
 from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, run
-from tuning.study.stages import make_plan
+from tuning.study.stages import next_trials
 from tuning.study.study import Study, Trial
 
 Loss = Callable[[RunConfig], float]
@@ -31,9 +31,9 @@ def rows(trial: Trial, loss: Loss = lambda run: 0.5, **values: Any) -> list[RunR
     return made
 
 
-def plan_of(study: Study, table: pd.DataFrame, failed: frozenset[str] = frozenset()) -> list[Trial]:
+def due_trials(study: Study, table: pd.DataFrame, failed: frozenset[str] = frozenset()) -> list[Trial]:
     """What can start now."""
-    return make_plan(study, table, failed).trials
+    return next_trials(study, table, failed).trials
 
 
 def stages(trials: list[Trial]) -> Counter[str]:
@@ -45,7 +45,7 @@ def simulate(study: Study, loss: Loss = lambda run: 0.5) -> list[Trial]:
     """Every trial that is issued until nothing is left, in rounds: each round finishes all that can start."""
     issued: list[Trial] = []
     table: list[RunRow] = []
-    while todo := plan_of(study, frame(table)):
+    while todo := due_trials(study, frame(table)):
         issued += todo
         table += [row for trial in todo for row in rows(trial, loss)]
         assert len(issued) < 10_000

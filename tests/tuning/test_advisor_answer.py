@@ -9,7 +9,7 @@ import pytest
 from cser_ray.budget import structure_for
 from tuning.advise.advice import Recommendation, recommend, span
 from tuning.advise.constants import Constants
-from tuning.advise.learned import Learned, Outcome
+from tuning.advise.learned import Learned, MethodOutcome
 from tuning.advise.lines import PLANNED, Line, leaving, lines_of
 from tuning.advise.peers import GAIN
 from tuning.advise.step_time import Form, Job, suffixed
@@ -134,10 +134,10 @@ FAST = replace(JOB, rate=1e10)
 
 def study(target: float | None = None, **outcomes: tuple[float | None, float | None]) -> Learned:
     """A study in which methods, at R_C = 64, lose so many points and need so many steps to the target; sgd needs 1000."""
-    known = {("sgd", 1.0): Outcome(None, 0.0, 0, 1000.0)}
+    known = {("sgd", 1.0): MethodOutcome(None, 0.0, 0, 1000.0)}
     for name, (cost, steps) in outcomes.items():
         method = name.replace("_", "-")
-        known[method, 64.0] = Outcome(structure_for(method, 64), cost, 0, steps)
+        known[method, 64.0] = MethodOutcome(structure_for(method, 64), cost, 0, steps)
     return Learned("t", "m", 25_000_000, 4, 2048, 3, True, target, known)
 
 

@@ -122,7 +122,7 @@ def test_a_study_adds_what_accuracy_costs(tmp_path: Path) -> None:
 
 
 def test_links_of_the_users_own_make_the_constants(tmp_path: Path) -> None:
-    """They are fitted, and the error on cells that no fit has seen is said."""
+    """They are fitted, and the error on steps that no fit has seen is said."""
     path = tmp_path / "links.csv"
     with path.open("w", newline="") as file:
         rows = table(noise=0.03)
@@ -132,7 +132,7 @@ def test_links_of_the_users_own_make_the_constants(tmp_path: Path) -> None:
     said = json.loads(output_of(*JOB, "--backend", "gloo", "--links", str(path), "--format", "json"))
     assert said["constants"]["hop_s"] == pytest.approx(2e-4, rel=0.2)
     (text,) = (text for text in said["measured"] if "model's constants" in text)
-    assert f"on 108 steps of {path}; on cells that a fit has not seen it is off by" in text
+    assert f"on 108 steps of {path}; on steps that a fit has not seen it is off by" in text
     assert "no measured step over nccl" in error_of(*JOB, "--links", str(path))
 
 

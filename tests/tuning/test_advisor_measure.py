@@ -8,12 +8,12 @@ import torch
 
 from tests.processes import run_processes
 from tests.tuning.command_line import cli
-from tuning.advise.measure import LARGE, SMALL, Measured, link_of, measure_group
+from tuning.advise.measure import LARGE_BYTES, SMALL_BYTES, Measured, link_of, measure_group
 
 
 def test_two_times_give_latency_and_rate() -> None:
     """0.3 ms and 1 Gb/s between 4 workers: each time is latency + 3/2 of the bytes over the rate."""
-    small_s, large_s = (0.3e-3 + 1.5 * size * 8 / 1e9 for size in (SMALL, LARGE))
+    small_s, large_s = (0.3e-3 + 1.5 * size * 8 / 1e9 for size in (SMALL_BYTES, LARGE_BYTES))
     found = link_of(4, small_s, large_s, "gloo")
     assert found == Measured(4, pytest.approx(0.3e-3), pytest.approx(1e9), "gloo")
 

@@ -13,9 +13,9 @@ from cser_ray.config import RunConfig
 from cser_ray.methods import METHODS
 from cser_ray.train.build import make_optimizer
 from tests.tuning.link_table import HIDDEN_MS, HOST_MS_PER_MB, LOCAL_MS, PARAMS, REACHED, STAGE_MS, table
-from tuning.advise.calibration import cells_of
+from tuning.advise.calibration import steps_of
 from tuning.advise.constants import FITTED, Constants
-from tuning.advise.peers import PEERS
+from tuning.advise.peers import PEER_TRAFFIC
 from tuning.advise.step_time import Form, Job, predict
 
 JOB = Job(params=1_000_000, step_s=0.010, workers=4, rate=1e9)
@@ -93,7 +93,7 @@ def test_ddp_hides_a_share_of_the_step() -> None:
     assert predict(Form("ddp-bf16-accumulate4"), JOB, half).exposed_s == pytest.approx((RING_S / 2 - 0.005) / 4)
 
 
-@pytest.mark.parametrize("method", [*METHODS, *PEERS])
+@pytest.mark.parametrize("method", [*METHODS, *PEER_TRAFFIC])
 def test_more_rate_is_never_slower(method: str) -> None:
     """A faster link shortens the step of whatever sends something, and lengthens none."""
     structure = at(method, 16)
@@ -137,10 +137,10 @@ def test_it_is_the_formula_written_out_by_hand() -> None:
         hidden=HIDDEN_MS / LOCAL_MS, early_s=0.0, pass_s_per_byte=0.0, ddp_s_per_byte=0.0,
         cast_s_per_byte=3.0 / megabytes / 1e9, power_s_per_byte=0.0, power_s=0.012, source="by hand",
     )  # fmt: skip
-    cells = cells_of(table())
-    assert len(cells) == 108
-    for cell in cells:
-        assert predict(cell.form, cell.job, c).step_s == pytest.approx(cell.step_s, rel=3e-3), cell.key
+    steps = steps_of(table())
+    assert len(steps) == 108
+    for step in steps:
+        assert predict(step.form, step.job, c).step_s == pytest.approx(step.step_s, rel=3e-3), step.key
 
 
 @pytest.mark.parametrize(

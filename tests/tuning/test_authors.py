@@ -6,10 +6,10 @@ from cser_ray.budget import Structure
 from tuning.study import authors
 
 
-@pytest.mark.parametrize("ratio", authors.CSER)
+@pytest.mark.parametrize("ratio", authors.CSER_STRUCTURES)
 def test_their_rule(ratio):
     """RC1*H = 2 R_C at every point of their CSER grid."""
-    assert {rc1 * h for rc1, h in authors.CSER[ratio]} == {2 * ratio}
+    assert {rc1 * h for rc1, h in authors.CSER_STRUCTURES[ratio]} == {2 * ratio}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, grid, run
-from tests.tuning.study_factory import plan_of, rows
+from tests.tuning.study_factory import due_trials, rows
 from tuning.compare.compare import compare
 from tuning.compare.fairness import problems
 from tuning.compare.render import render
@@ -94,7 +94,7 @@ def test_a_study_as_it_is_planned_is_fair(
     asked: dict[str, Any] = {"methods": methods, "ratios": tuple(ratios), "lrs": tuple(lrs), "steps": 200}
     study = Study(**asked, trials=trials, repeats=repeats, distributed=0)
     table: list[RunRow] = []
-    while todo := plan_of(study, frame(table)):
+    while todo := due_trials(study, frame(table)):
         for trial in todo:
             taken = trial.runs[0].run_steps
             table += rows(

@@ -17,7 +17,7 @@ from cser_ray.store.read import RunRow, read_history, read_runs
 from cser_ray.tasks import make_task
 from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.loop import train
-from cser_ray.train.record import Identity
+from cser_ray.train.record import TrialIdentity
 from tests.processes import run_processes
 from tests.train.points import CPU
 from tests.tuning.command_line import cli, error_of
@@ -100,7 +100,7 @@ def test_real_workers_go_on_with_other_ones(tmp_path: Path) -> None:
     assert "from 4 workers with 2: reset" in str(runs.loc[2, "note"])
 
     def plain() -> list[RunRow]:
-        identity = Identity("train", str(runs.loc[2, "trial_id"]))
+        identity = TrialIdentity("train", str(runs.loc[2, "trial_id"]))
         checkpoints = Checkpoints(str(copy), identity.trial_id, math.inf, earlier)
         return train([config_of(runs.loc[2])], Communicator(), CPU, identity, checkpoints=checkpoints)
 

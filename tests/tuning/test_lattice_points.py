@@ -80,16 +80,16 @@ def test_the_corners_are_always_there(ratio):
     assert {Structure(h, ratio // h) for h in divisors(ratio)} <= set(points("cser", ratio))
 
 
-@pytest.mark.parametrize("ratio", authors.CSER)
+@pytest.mark.parametrize("ratio", authors.CSER_STRUCTURES)
 def test_the_authors_points_are_always_there(ratio):
     """Every point of the authors' CSER grid survives thinning."""
-    assert {Structure(h, rc1, 2 * ratio) for rc1, h in authors.CSER[ratio]} <= set(points("cser", ratio))
+    assert {Structure(h, rc1, 2 * ratio) for rc1, h in authors.CSER_STRUCTURES[ratio]} <= set(points("cser", ratio))
 
 
-@pytest.mark.parametrize("ratio", [r for r in authors.CSER if r > 2])
+@pytest.mark.parametrize("ratio", [r for r in authors.CSER_STRUCTURES if r > 2])
 def test_the_authors_points_in_the_released_form(ratio):
     """So do they with RC2 = 2 R_C - RC1, where the released form meets the ratio (at RC1 = R_C that is CSEA)."""
-    wanted = {Structure(h, rc1, 2 * ratio - rc1) for rc1, h in authors.CSER[ratio] if rc1 < ratio}
+    wanted = {Structure(h, rc1, 2 * ratio - rc1) for rc1, h in authors.CSER_STRUCTURES[ratio] if rc1 < ratio}
     assert wanted <= set(points("cser-release", ratio))
 
 

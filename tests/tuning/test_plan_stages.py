@@ -15,11 +15,11 @@ from cser_ray.methods import has_ratio
 from cser_ray.store.read import RunRow
 from cser_ray.store.write import Store
 from tests.tuning.rows_factory import frame, run
-from tests.tuning.study_factory import EMPTY, issued_runs, plan_of, rows, simulate, small, stages
+from tests.tuning.study_factory import EMPTY, due_trials, issued_runs, rows, simulate, small, stages
 from tuning.compare.compare import compare
 from tuning.compare.fairness import problems
 from tuning.compare.selection import choose
-from tuning.study.stages import make_plan, total_runs, total_trials
+from tuning.study.stages import next_trials, total_runs, total_trials
 from tuning.study.starts import starts_from
 from tuning.study.study import Study, Trial
 
@@ -52,21 +52,21 @@ def test_rungs_halve_the_field() -> None:
 def test_the_best_of_a_rung_go_on() -> None:
     """Those with the least loss, ties by number; not one that was stopped early, nor one that failed."""
     study = small(methods=("cser",), ratios=(64.0,), trials=4, rungs=(128,), repeats=1, distributed=0)
-    first = plan_of(study, EMPTY)
+    first = due_trials(study, EMPTY)
     assert stages(first) == {"rung": 4}
     losses = dict(zip([trial.trial_id for trial in first], (0.4, 0.3, 0.2, 0.3), strict=True))
     for status, ids in (("FINISHED", {2, 1}), ("STOPPED", {1, 3}), ("ERROR", {1, 3})):
         table = [row for t in first for row in rows(t, lambda _, t=t: losses[t.trial_id])]  # type: ignore[misc]
         table = [*table[:4], *rows(first[2], lambda _: 0.2, status=status), *table[6:]]
         failed = frozenset({first[2].trial_id}) if status == "ERROR" else frozenset()
-        went_on = {trial.trial_id for trial in plan_of(study, frame(table), failed)}
+        went_on = {trial.trial_id for trial in due_trials(study, frame(table), failed)}
         assert went_on == {f"cser-64-c{k}-screen" for k in ids}
 
 
 def test_the_warm_up_of_a_rung_is_as_long_a_part() -> None:
     """A shorter run is the whole schedule, faster."""
     study = small(methods=("cser",), trials=2, rungs=(64,), warmup_steps=32)
-    assert {(r.steps, r.warmup_steps) for t in plan_of(study, EMPTY) for r in t.runs} == {(64, 8)}
+    assert {(r.steps, r.warmup_steps) for t in due_trials(study, EMPTY) for r in t.runs} == {(64, 8)}
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def test_wrong_stages_are_refused(wrong: dict[str, object], said: str) -> None:
 def test_transferred_rates_are_those_around_the_first_ones_best() -> None:
     """All candidates wait for the first one, then try three rates; the winner's repeats have three, whichever it is."""
     study = small(methods=("cser",), ratios=(64.0,), lrs=(0.05, 0.1, 0.2, 0.4, 0.8), trials=3, transfer_lrs=True)
-    first = plan_of(study, EMPTY)
+    first = due_trials(study, EMPTY)
     assert [trial.trial_id for trial in first] == ["cser-64-c0-screen"]
-    others = plan_of(study, frame(finished(first, near(0.4))))
+    others = due_trials(study, frame(finished(first, near(0.4))))
     assert {tuple(r.lr for r in t.runs) for t in others} == {(0.2, 0.4, 0.8)}
-    at_edge = plan_of(study, frame(finished(first, near(0.01))))
+    at_edge = due_trials(study, frame(finished(first, near(0.01))))
     assert {tuple(r.lr for r in t.runs) for t in at_edge} == {(0.05, 0.1, 0.2)}
     issued = simulate(study, near(0.4))  # type: ignore[arg-type]
     (repeat,) = [trial for trial in issued if trial.stage == "repeat"]
@@ -163,7 +163,7 @@ def test_whatever_the_stages_all_methods_are_treated_alike(study: Study, best: f
     issued = simulate(study, loss)  # type: ignore[arg-type]
     runs = [each for trial in issued for each in trial.runs]
     table = frame(finished(issued, loss))
-    assert len(runs) == make_plan(study, table).runs
+    assert len(runs) == next_trials(study, table).runs
     assert study.extend_lrs or (len(issued), len(runs)) == (total_trials(study), total_runs(study))
     assert len({name for trial in issued for name in trial.run_ids()}) == len(runs)
     assert all(ratio_of(r.method, r.structure) == pytest.approx(r.ratio) for r in runs)
@@ -172,7 +172,7 @@ def test_whatever_the_stages_all_methods_are_treated_alike(study: Study, best: f
     assert problems(table) == []
     known = {trial.trial_id: trial for trial in issued}
     half = frame(finished(issued[: int(cut * len(issued))], loss))
-    assert all(known[trial.trial_id] == trial for trial in plan_of(study, half))
+    assert all(known[trial.trial_id] == trial for trial in due_trials(study, half))
 
 
 def test_unequal_rungs_are_a_problem() -> None:

@@ -15,7 +15,7 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.store.read import read_history, read_runs
 from cser_ray.tasks import make_task
 from cser_ray.train.loop import train
-from cser_ray.train.record import Identity
+from cser_ray.train.record import TrialIdentity
 from tests.processes import run_processes
 from tests.train.points import CPU
 from tests.tuning.interrupted import config_of, wait_for_checkpoint
@@ -78,7 +78,9 @@ def assert_undisturbed(row: "pd.Series[Any]") -> None:
     """The row of a run of two processes holds the bits and bytes of one that nobody killed."""
     config = config_of(row)
     make_task(config.task).splits()  # made once here rather than in every process
-    (expected,), _ = run_processes(2, lambda: train([config], Communicator(), CPU, Identity("study", "trial")), 60.0)
+    (expected,), _ = run_processes(
+        2, lambda: train([config], Communicator(), CPU, TrialIdentity("study", "trial")), 60.0
+    )
     same = ("test_loss", "val_loss", "consensus_distance", "bytes_sent", "eval_bytes", "collectives")
     assert {name: row[name] for name in same} == {name: getattr(expected, name) for name in same}
 

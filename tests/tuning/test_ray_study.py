@@ -14,10 +14,11 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from cser_ray.bench.hosts.ray_session import gone, session
+from cser_ray.bench.hosts.ray_session import session
 from cser_ray.commands.cli import main
 from cser_ray.store.read import read_history, read_runs
 from cser_ray.train import cluster
+from tests.ray_nodes import gone
 
 pytestmark = pytest.mark.ray
 

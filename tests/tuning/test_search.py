@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cser_ray.config import RunConfig
-from tuning.execute.search import PlanSearcher
+from tuning.execute.search import StudySearcher
 from tuning.study.study import Trial
 
 
@@ -27,9 +27,9 @@ class Stages:
         return []
 
 
-def searcher(plan: Stages, real_at_once: int = 1, total: int | None = None) -> PlanSearcher:
+def searcher(plan: Stages, real_at_once: int = 1, total: int | None = None) -> StudySearcher:
     """One that hands out names."""
-    return PlanSearcher(plan, lambda trial: {"name": trial.trial_id}, real_at_once, total)
+    return StudySearcher(plan, lambda trial: {"name": trial.trial_id}, real_at_once, total)
 
 
 def test_the_longest_goes_first() -> None:
@@ -80,7 +80,7 @@ def test_real_trials_start_when_they_fit(fit: int) -> None:
     assert of.suggest("9") == {"name": "abc"[fit]}
 
 
-def suggestions(of: PlanSearcher, count: int) -> list[str | None]:
+def suggestions(of: StudySearcher, count: int) -> list[str | None]:
     """The names handed out, one call after the other."""
     given = [of.suggest(str(k)) for k in range(count)]
     return [one["name"] if isinstance(one, dict) else one for one in given]

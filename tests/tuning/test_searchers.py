@@ -6,7 +6,7 @@ import pytest
 
 from cser_ray.budget import Structure, ratio_of, share
 from tuning.study.lattice import points
-from tuning.study.searchers import BATCH, SEARCHERS, STARTUP, Losses, Propose, Wanted, spread, tpe
+from tuning.study.searchers import PROPOSED, SEARCHERS, STARTUP, Losses, Propose, Wanted, spread, tpe
 
 METHODS = ("cser", "cser-pl", "qsparse", "cser-release", "csea", "local-sgd")
 
@@ -67,7 +67,7 @@ def test_tpe_begins_as_spread_does_and_waits_for_losses() -> None:
     first = tpe(wanted, ())
     assert first == spread(Wanted("cser", 64, STARTUP, 2048), ())
     assert tpe(wanted, [0.1, None, 0.3, 0.2]) == first
-    assert len(tpe(wanted, [0.1, 0.2, 0.3, 0.4])) == STARTUP + BATCH
+    assert len(tpe(wanted, [0.1, 0.2, 0.3, 0.4])) == STARTUP + PROPOSED
 
 
 @pytest.mark.parametrize("wished", [0.1, 0.9])
@@ -86,5 +86,5 @@ def test_a_failed_trial_is_the_worst() -> None:
     """Infinite losses are told as worse than all others, not as unknown."""
     wanted = Wanted("cser", 64, 8, 2048)
     found = tpe(wanted, [math.inf, 0.2, math.inf, 0.4])
-    assert len(found) == STARTUP + BATCH
-    assert len(tpe(wanted, [math.inf] * STARTUP)) == STARTUP + BATCH
+    assert len(found) == STARTUP + PROPOSED
+    assert len(tpe(wanted, [math.inf] * STARTUP)) == STARTUP + PROPOSED

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from tests.tuning.rows_factory import frame, run
-from tests.tuning.study_factory import plan_of
-from tuning.execute.search import PlanSearcher
-from tuning.study.spending import UNITS, UNLIMITED, Cost, Meter, parse_limits, predicted, spent
+from tests.tuning.study_factory import due_trials
+from tuning.execute.search import StudySearcher
+from tuning.study.spending import COST_UNITS, UNLIMITED, Cost, Meter, parse_limits, predicted, spent
 from tuning.study.study import Study, Trial
 
 STUDY = Study(methods=("csea", "local-sgd"), ratios=(16.0,), workers=8, lrs=(0.1,), repeats=1, distributed=0)
@@ -18,7 +18,7 @@ EMPTY = pd.DataFrame()
 
 def trial(method: str = "csea") -> Trial:
     """A trial of one run of 2048 steps."""
-    return next(each for each in plan_of(STUDY, EMPTY) if each.runs[0].method == method)
+    return next(each for each in due_trials(STUDY, EMPTY) if each.runs[0].method == method)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_what_is_no_budget_is_refused(text: str) -> None:
 
 
 def test_every_unit_is_read() -> None:
-    assert all(parse_limits(f"3{unit}") != UNLIMITED for unit in UNITS)
+    assert all(parse_limits(f"3{unit}") != UNLIMITED for unit in COST_UNITS)
 
 
 def test_what_was_spent(rows: pd.DataFrame) -> None:
@@ -96,12 +96,12 @@ def test_rows_of_what_runs_are_not_counted_twice(rows: pd.DataFrame) -> None:
 def test_the_plan_ends_with_the_first_trial_that_does_not_fit() -> None:
     """Two trials are planned and one is allowed: the search hands out one and is finished, also when that one has ended."""
     meter = Meter(parse_limits("1trials"))
-    search = PlanSearcher(
-        lambda failed: plan_of(STUDY, EMPTY),
+    search = StudySearcher(
+        lambda failed: due_trials(STUDY, EMPTY),
         lambda each: {"id": each.trial_id},
         fits=lambda each, running: meter.fits(each, running, EMPTY, 0.0),
     )
     assert isinstance(search.suggest("a"), dict)
-    assert search.suggest("b") == PlanSearcher.FINISHED
+    assert search.suggest("b") == StudySearcher.FINISHED
     search.on_trial_complete("a")
-    assert search.suggest("c") == PlanSearcher.FINISHED
+    assert search.suggest("c") == StudySearcher.FINISHED

@@ -26,7 +26,7 @@ from cser_ray.config import config_at
 from cser_ray.train.logistics import Logistics
 from tuning.execute.callback import StudyCallback
 from tuning.execute.run import tune_config
-from tuning.execute.search import PlanSearcher
+from tuning.execute.search import StudySearcher
 from tuning.study.study import Study, Trial
 from tuning.execute.trial import run_trial, to_config
 
@@ -43,7 +43,7 @@ logistics = Logistics(cpus_per_worker=1)
 flat = lambda trial: to_config(trial, "study", store.uri, os.path.join(store.uri, "ray", "train"), logistics)
 tune.Tuner(
     tune.with_resources(run_trial, tune.PlacementGroupFactory([{"memory": 1 << 20}])),
-    tune_config=tune_config(PlanSearcher(lambda failed: trials, flat), "asha", Study(workers=2, evaluations=2), 1),
+    tune_config=tune_config(StudySearcher(lambda failed: trials, flat), "asha", Study(workers=2, evaluations=2), 1),
     run_config=tune.RunConfig(
         name="tune", storage_path=os.path.join(store.uri, "ray"), verbose=0,
         callbacks=[StudyCallback(store, Silent(), count, time.monotonic())],

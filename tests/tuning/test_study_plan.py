@@ -14,14 +14,14 @@ from cser_ray.budget import ratio_of
 from cser_ray.methods import has_ratio
 from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame
-from tests.tuning.study_factory import EMPTY, issued_runs, plan_of, rows, simulate, small, stages
+from tests.tuning.study_factory import EMPTY, due_trials, issued_runs, rows, simulate, small, stages
 from tuning.study.stages import total_runs, total_trials
 from tuning.study.study import Study, Trial
 
 
 def test_the_first_plan_screens_every_candidate() -> None:
     """Each candidate on repeat 0 with all learning rates; references at once with all repeats; nothing else yet."""
-    plan = plan_of(small(), EMPTY)
+    plan = due_trials(small(), EMPTY)
     assert stages(plan) == {"screen": 2 + 3 * 2 * 2}
     for trial in plan:
         first = trial.runs[0]
@@ -34,9 +34,9 @@ def test_the_first_plan_screens_every_candidate() -> None:
 def test_a_plan_starts_nothing_twice() -> None:
     """What is finished is not planned again, what is not stays planned."""
     study = small()
-    plan = plan_of(study, EMPTY)
+    plan = due_trials(study, EMPTY)
     for done in (0, 3, len(plan) - 1):
-        again = plan_of(study, frame(rows(plan[done])))
+        again = due_trials(study, frame(rows(plan[done])))
         assert {trial.trial_id for trial in again} >= {t.trial_id for t in plan} - {plan[done].trial_id}
         assert plan[done].trial_id not in {trial.trial_id for trial in again}
 
@@ -44,35 +44,35 @@ def test_a_plan_starts_nothing_twice() -> None:
 def test_the_plan_does_not_depend_on_the_order_of_rows() -> None:
     """Or on how the table came about: the same rows, shuffled, give the same plan."""
     study = small()
-    table = [row for trial in plan_of(study, EMPTY) for row in rows(trial, lambda run: run.lr)]
-    assert plan_of(study, frame(table)) == plan_of(study, frame(table[::-1]))
+    table = [row for trial in due_trials(study, EMPTY) for row in rows(trial, lambda run: run.lr)]
+    assert due_trials(study, frame(table)) == due_trials(study, frame(table[::-1]))
 
 
 @pytest.mark.parametrize("unfinished", ["RUNNING", "PENDING", "ERROR"])
 def test_a_trial_is_finished_when_all_its_runs_are(unfinished: str) -> None:
     """A trial with a run that was killed or failed is run again, whole."""
     study = small()
-    trial = plan_of(study, EMPTY)[4]
+    trial = due_trials(study, EMPTY)[4]
     half = rows(trial)
     half[1] = replace(half[1], status=unfinished)
-    assert trial in plan_of(study, frame(half))
+    assert trial in due_trials(study, frame(half))
 
 
 def test_a_stopped_run_is_finished() -> None:
     """What a scheduler stopped early is not tried again."""
     study = small()
-    trial = plan_of(study, EMPTY)[4]
-    assert trial not in plan_of(study, frame(rows(trial, status="STOPPED")))
+    trial = due_trials(study, EMPTY)[4]
+    assert trial not in due_trials(study, frame(rows(trial, status="STOPPED")))
 
 
 def test_the_best_candidate_gets_the_other_repeats() -> None:
     """By validation loss over the cell's candidates and learning rates; with all of its learning rates."""
     study = small()
-    plan = plan_of(study, EMPTY)
+    plan = due_trials(study, EMPTY)
     cell = [trial for trial in plan if issued_runs([trial], "cser", 64.0)]
     better = cell[1].runs[1]
     table = frame([row for trial in cell for row in rows(trial, lambda run: 0.3 if run == better else 0.5)])
-    (repeat,) = [trial for trial in plan_of(study, table) if trial.stage == "repeat"]
+    (repeat,) = [trial for trial in due_trials(study, table) if trial.stage == "repeat"]
     assert {run.structure for run in repeat.runs} == {better.structure}
     assert {(run.lr, run.repeat) for run in repeat.runs} == set(itertools.product((0.05, 0.1), (1, 2)))
     assert repeat.trial_id == "cser-64-c1-repeat"
@@ -81,55 +81,55 @@ def test_the_best_candidate_gets_the_other_repeats() -> None:
 def test_a_repeat_waits_for_the_whole_screen_of_its_cell() -> None:
     """Not for that of others."""
     study = small()
-    cell = [trial for trial in plan_of(study, EMPTY) if issued_runs([trial], "cser", 64.0)]
-    assert stages(plan_of(study, frame(rows(cell[0]))))["repeat"] == 0
-    assert stages(plan_of(study, frame([row for trial in cell for row in rows(trial)])))["repeat"] == 1
+    cell = [trial for trial in due_trials(study, EMPTY) if issued_runs([trial], "cser", 64.0)]
+    assert stages(due_trials(study, frame(rows(cell[0]))))["repeat"] == 0
+    assert stages(due_trials(study, frame([row for trial in cell for row in rows(trial)])))["repeat"] == 1
 
 
 def test_the_promotion_is_the_rule_of_the_study() -> None:
     """`--select val-acc` looks at accuracy."""
     for select, winner in (("val-loss", "c0"), ("val-acc", "c1")):
         study = small(select=select)
-        cell = [trial for trial in plan_of(study, EMPTY) if issued_runs([trial], "cser", 64.0)]
+        cell = [trial for trial in due_trials(study, EMPTY) if issued_runs([trial], "cser", 64.0)]
         table = rows(cell[0], lambda run: 0.3, val_acc=60.0) + rows(cell[1], lambda run: 0.5, val_acc=70.0)
-        (repeat,) = [trial for trial in plan_of(study, frame(table)) if trial.stage == "repeat"]
+        (repeat,) = [trial for trial in due_trials(study, frame(table)) if trial.stage == "repeat"]
         assert winner in repeat.trial_id
 
 
 def test_a_promotion_stands_after_its_repeats_are_in() -> None:
     """Bad repeats do not promote another candidate when the study is gone on with."""
     study = small()
-    plan = plan_of(study, EMPTY)
+    plan = due_trials(study, EMPTY)
     table = [row for trial in plan for row in rows(trial, lambda run: 0.3 if run.lr == 0.1 else 0.5)]
-    repeats = [trial for trial in plan_of(study, frame(table)) if trial.stage == "repeat"]
+    repeats = [trial for trial in due_trials(study, frame(table)) if trial.stage == "repeat"]
     table += [row for trial in repeats for row in rows(trial, lambda run: 5.0)]
-    assert stages(plan_of(study, frame(table))) == {"real": 1}
+    assert stages(due_trials(study, frame(table))) == {"real": 1}
 
 
 def test_one_candidate_needs_no_screen() -> None:
     """With a single candidate all repeats run at once, stacked in its trial."""
     study = small(trials=1)
-    assert all({run.repeat for run in trial.runs} == {0, 1, 2} for trial in plan_of(study, EMPTY))
+    assert all({run.repeat for run in trial.runs} == {0, 1, 2} for trial in due_trials(study, EMPTY))
     assert stages(simulate(study)) == {"screen": 2 + 3 * 2, "real": 1}
 
 
 def test_a_real_trial_waits_for_the_whole_of_its_cell() -> None:
     """The chosen configuration, its first repeat on real workers, once its own screen and repeats are finished."""
     study = small()
-    cell = [trial for trial in plan_of(study, EMPTY) if issued_runs([trial], "cser-pl", 16.0)]
+    cell = [trial for trial in due_trials(study, EMPTY) if issued_runs([trial], "cser-pl", 16.0)]
     table: list[RunRow] = []
     for stage in (cell[:1], cell[1:], None):
-        todo = plan_of(study, frame(table))
+        todo = due_trials(study, frame(table))
         assert "real" not in stages(todo)
         for trial in stage or [trial for trial in todo if trial.stage == "repeat"]:
             table += rows(trial, lambda run: 0.3 if run.lr == 0.1 else 0.5)
-    todo = [plan_of(study, frame(table))[-1]]
+    todo = [due_trials(study, frame(table))[-1]]
     (real,) = todo
     assert (real.rung, real.trial_id) == ("distributed", "cser-pl-16-c0-real")
     assert [(run.lr, run.repeat) for run in real.runs] == [(0.1, 0)]
     virtual = {replace(run, rung="virtual") for run in real.runs}
-    assert virtual <= {run for trial in plan_of(study, EMPTY) for run in (*trial.runs,)} | {
-        replace(run, repeat=k) for trial in plan_of(study, EMPTY) for run in trial.runs for k in (1, 2)
+    assert virtual <= {run for trial in due_trials(study, EMPTY) for run in (*trial.runs,)} | {
+        replace(run, repeat=k) for trial in due_trials(study, EMPTY) for run in trial.runs for k in (1, 2)
     }
 
 
@@ -143,14 +143,14 @@ def test_so_many_configurations_run_for_real(distributed: int) -> None:
 def test_a_failed_trial_is_not_tried_again_in_its_session() -> None:
     """The study goes on without it: its cell's other candidate is promoted."""
     study = small()
-    plan = plan_of(study, EMPTY)
+    plan = due_trials(study, EMPTY)
     broken = next(trial for trial in plan if trial.trial_id == "cser-16-c0-screen")
     table = [row for trial in plan for row in rows(trial, status="ERROR" if trial == broken else "FINISHED")]
     failed = frozenset({broken.trial_id})
-    after = plan_of(study, frame(table), failed)
+    after = due_trials(study, frame(table), failed)
     assert broken not in after
     assert "cser-16-c1-repeat" in {trial.trial_id for trial in after}
-    assert broken in plan_of(study, frame(table))  # in the next session it is
+    assert broken in due_trials(study, frame(table))  # in the next session it is
 
 
 def test_a_cell_whose_candidates_all_failed_stays_empty() -> None:
@@ -158,7 +158,7 @@ def test_a_cell_whose_candidates_all_failed_stays_empty() -> None:
     study = small()
     table: list[RunRow] = []
     failed: set[str] = set()
-    while todo := plan_of(study, frame(table), frozenset(failed)):
+    while todo := due_trials(study, frame(table), frozenset(failed)):
         for trial in todo:
             broken = issued_runs([trial], "cser-pl", 16.0) != []
             failed |= {trial.trial_id} if broken else set()
@@ -166,21 +166,21 @@ def test_a_cell_whose_candidates_all_failed_stays_empty() -> None:
     done = {row.trial_id for row in table if row.status == "FINISHED"}
     assert not any(name.startswith("cser-pl-16") for name in done)
     assert {"cser-pl-64-c0-repeat", "cser-16-c0-repeat"} <= done
-    assert not plan_of(study, frame(table), frozenset(failed))
+    assert not due_trials(study, frame(table), frozenset(failed))
 
 
 def test_a_screen_that_was_stopped_everywhere_promotes_nothing() -> None:
     """Only a finished candidate can be promoted."""
     study = small(methods=("cser",), ratios=(16.0,))
-    table = [row for trial in plan_of(study, EMPTY) for row in rows(trial, status="STOPPED")]
-    assert plan_of(study, frame(table)) == []
+    table = [row for trial in due_trials(study, EMPTY) for row in rows(trial, status="STOPPED")]
+    assert due_trials(study, frame(table)) == []
 
 
 def test_a_lone_reference_is_a_study() -> None:
     """Synchronous SGD by itself has no ratio to ask for, and runs once, whatever the ratios."""
     alone = simulate(Study(methods=("no-sync",), ratios=(), distributed=0))
     assert [trial.trial_id for trial in alone] == ["no-sync-inf-c0-screen"]
-    ids = [trial.trial_id for trial in plan_of(Study(methods=("sgd", "csea")), EMPTY)]
+    ids = [trial.trial_id for trial in due_trials(Study(methods=("sgd", "csea")), EMPTY)]
     assert ids == ["sgd-1-c0-screen", "csea-16-c0-screen", "csea-256-c0-screen", "csea-1024-c0-screen"]
 
 
@@ -224,11 +224,11 @@ def test_any_study_issues_the_runs_it_announces(study: Study, favourite: float) 
 
 def test_the_longest_trial_is_the_dearest() -> None:
     """Cost is steps times runs."""
-    trial = plan_of(small(), EMPTY)[0]
+    trial = due_trials(small(), EMPTY)[0]
     assert trial.cost == 6 * 256
     assert Trial(trial.trial_id, trial.stage, trial.runs[:2]).cost == 2 * 256
 
 
 def test_an_empty_table_is_no_obstacle() -> None:
     """A folder without rows yet gives a table without columns' values; the whole study is planned."""
-    assert plan_of(Study(), pd.DataFrame()) == plan_of(Study(), EMPTY)
+    assert due_trials(Study(), pd.DataFrame()) == due_trials(Study(), EMPTY)

@@ -7,8 +7,8 @@ import pytest
 from cser_ray.budget import share
 from cser_ray.config import RunConfig
 from tests.tuning.rows_factory import frame
-from tests.tuning.study_factory import EMPTY, plan_of, rows, simulate, small
-from tuning.study.searchers import BATCH, STARTUP
+from tests.tuning.study_factory import EMPTY, due_trials, rows, simulate, small
+from tuning.study.searchers import PROPOSED, STARTUP
 from tuning.study.stages import total_runs, total_trials
 from tuning.study.study import Study, Trial
 
@@ -45,16 +45,16 @@ def test_it_issues_as_many_trials_as_any_other_searcher() -> None:
 
 
 def test_it_waits_for_the_first_results() -> None:
-    """STARTUP candidates at once; BATCH more when all of those have ended, failed ones among them."""
+    """STARTUP candidates at once; PROPOSED more when all of those have ended, failed ones among them."""
     study = tpe()
-    first = of(plan_of(study, EMPTY), "cser", 64.0)
+    first = of(due_trials(study, EMPTY), "cser", 64.0)
     assert len(first) == STARTUP
     done = [row for trial in first for row in rows(trial, loss)]
-    assert len(of(plan_of(study, frame(done)), "cser", 64.0)) == BATCH
+    assert len(of(due_trials(study, frame(done)), "cser", 64.0)) == PROPOSED
     without_last = [row for row in done if row.trial_id != first[-1].trial_id]
-    assert of(plan_of(study, frame(without_last)), "cser", 64.0) == [first[-1]]
+    assert of(due_trials(study, frame(without_last)), "cser", 64.0) == [first[-1]]
     failed = frozenset({first[-1].trial_id})
-    assert len(of(plan_of(study, frame(without_last), failed), "cser", 64.0)) == BATCH
+    assert len(of(due_trials(study, frame(without_last), failed), "cser", 64.0)) == PROPOSED
 
 
 def test_a_resumed_study_issues_what_an_undisturbed_one_does() -> None:
@@ -64,7 +64,7 @@ def test_a_resumed_study_issues_what_an_undisturbed_one_does() -> None:
     ids = {trial.trial_id: trial for trial in issued}
     for k in range(0, len(issued), 5):
         table = [row for trial in issued[:k] for row in rows(trial, loss)]
-        for trial in plan_of(study, frame(table)):
+        for trial in due_trials(study, frame(table)):
             assert ids[trial.trial_id] == trial
 
 

@@ -9,8 +9,8 @@ from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.store.write import Store
 from cser_ray.train.loop import train
 from cser_ray.train.models import KeptModels
-from cser_ray.train.record import Identity
-from tests.tuning.study_factory import EMPTY, plan_of
+from cser_ray.train.record import TrialIdentity
+from tests.tuning.study_factory import EMPTY, due_trials
 from tuning.study.study import Study, Trial
 
 
@@ -21,12 +21,12 @@ def trained(folder: Path, study: Study, keep: str = "auto") -> str:
     """
     store = Store(str(folder))
     store.write_study({"fingerprint": study.fingerprint()})
-    for trial in plan_of(study, EMPTY):
-        train_trial(store, trial, study.workers, Identity(folder.name, trial.trial_id, 0, trial.stage), keep)
+    for trial in due_trials(study, EMPTY):
+        train_trial(store, trial, study.workers, TrialIdentity(folder.name, trial.trial_id, 0, trial.stage), keep)
     return store.uri
 
 
-def train_trial(store: Store, trial: Trial, workers: int, identity: Identity, keep: str) -> None:
+def train_trial(store: Store, trial: Trial, workers: int, identity: TrialIdentity, keep: str) -> None:
     """Train the runs of one trial and write their rows."""
     with store.trial(trial.trial_id, identity.attempt) as writer:
 

@@ -14,7 +14,7 @@ from tuning.advise.peers import GAIN
 from tuning.advise.step_time import Job, suffixed
 from tuning.compare.verdict import simplicity
 
-ALIKE = 0.02
+SAME_TIME = 0.02
 """Times that differ by less are alike: then the simpler method is the better one."""
 MAX_LOSS = 1.0
 """Points of test accuracy that a user who names none is taken to accept."""
@@ -65,7 +65,7 @@ def _nearest(lines: Sequence[Line]) -> str:
 def _with_accuracy(able: Sequence[Line]) -> Line:
     """The simplest of those that are about as fast as the fastest: all of them are accurate enough."""
     fastest = min(line.time for line in able)
-    return min((line for line in able if line.time <= (1 + ALIKE) * fastest), key=_order)
+    return min((line for line in able if line.time <= (1 + SAME_TIME) * fastest), key=_order)
 
 
 def _with_least_compression(able: Sequence[Line]) -> Line:

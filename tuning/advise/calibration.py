@@ -1,6 +1,6 @@
 """Fitting the advisor's constants on measured steps, and saying how far it is off on those it has not seen.
 
-Rows are those of `cser-ray bench links --format csv`: one measured cell a row. Errors are relative, so a cell of one
+Rows are those of `cser-ray bench links --format csv`: one measured step a row. Errors are relative, so a step of one
 millisecond counts as much as one of a second.
 """
 
@@ -17,18 +17,18 @@ from cser_ray.budget import Structure, number
 from cser_ray.communication.links import burst
 from cser_ray.methods import METHODS
 from tuning.advise.constants import Constants
-from tuning.advise.peers import DENSE, GAIN, PEERS
+from tuning.advise.peers import DENSE, GAIN, PEER_TRAFFIC
 from tuning.advise.step_time import Form, Job, predict, suffixed
 
-FEWEST = 8
-"""Cells below which an error on unseen cells says nothing."""
+FEWEST_TO_CHECK = 8
+"""Steps below which an error on unseen ones says nothing."""
 FOLDS = 4
-"""Each cell is predicted by constants that were fitted without its quarter of the table."""
+"""Each step is predicted by constants that were fitted without its quarter of the table."""
 PRIOR = 1e-3
-"""Weight of staying at the start, in units of a constant's own scale: it decides only what the cells cannot."""
+"""Weight of staying at the start, in units of a constant's own scale: it decides only what the steps cannot."""
 OUTLIER = 0.1
-"""A relative error from which a cell counts less than by its square."""
-FITTED: dict[str, tuple[float, float, float]] = {
+"""A relative error from which a step counts less than by its square."""
+FIT_RANGES: dict[str, tuple[float, float, float]] = {
     "efficiency": (1.0, 0.1, 1.0),
     "hop_s": (1e-4, 0.0, math.inf),
     "host_hop_s": (1e-4, 0.0, math.inf),
@@ -45,7 +45,7 @@ FITTED: dict[str, tuple[float, float, float]] = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class MeasuredStep:
     """One measured step: the form, the job it was measured on, and its time."""
 
     form: Form
@@ -54,11 +54,11 @@ class Cell:
     ratio: float
     backend: str
     place: tuple[str, ...]
-    """What cells must share to be compared with each other: hardware, backend, model, workers, processes of each, rate."""
+    """What steps must share to be compared with each other: hardware, backend, model, workers, processes of each, rate."""
 
     @property
     def key(self) -> str:
-        """Names the cell; the same in every process."""
+        """Names the step; the same in every process."""
         return repr((self.place, self.form.method, self.ratio, self.form.reset_delay, self.form.overlap))
 
 
@@ -66,27 +66,27 @@ class Cell:
 class Check:
     """How far predictions are from measured steps that no fit has seen, as |predicted / measured - 1|."""
 
-    cells: int
+    steps: int
     median: float
     p95: float
     worst: str
-    """The cell with the largest error, in words."""
+    """The step with the largest error, in words."""
     busy: int
-    """Cells measured as over 10 % shorter than the same step without communication: the machine had other work."""
+    """Steps measured as over 10 % shorter than the same step without communication: the machine had other work."""
     dont_right: int
-    """Cells whose measured gain over the best dense form is under 5 %, and whose predicted gain is too."""
+    """Steps whose measured gain over the best dense form is under 5 %, and whose predicted gain is too."""
     dont_total: int
     dont_wrong: tuple[str, ...]
 
 
-def read_links(path: str, backend: str | None = None) -> list[Cell]:
-    """The cells of a table of links; those of one backend where it is given.
+def read_links(path: str, backend: str | None = None) -> list[MeasuredStep]:
+    """The steps of a table of links; those of one backend where it is given.
 
-    Raises ValueError where the file lacks a column or has no cell, naming it.
+    Raises ValueError where the file lacks a column or has no step, naming it.
     """
     try:
         with open(path, newline="") as file:
-            cells = cells_of(csv.DictReader(file))
+            steps = steps_of(csv.DictReader(file))
     except KeyError as error:
         raise ValueError(
             f"{path} has no column {error}: give a table written by `cser-ray bench links --format csv`"
@@ -95,9 +95,9 @@ def read_links(path: str, backend: str | None = None) -> list[Cell]:
         raise ValueError(
             f"{path} is no table of links ({error}): give one written by `cser-ray bench links --format csv`"
         ) from error
-    found = [cell for cell in cells if backend in (None, cell.backend)]
+    found = [step for step in steps if backend in (None, step.backend)]
     if not found:
-        there = ", ".join(sorted({cell.backend for cell in cells})) or "none"
+        there = ", ".join(sorted({step.backend for step in steps})) or "none"
         raise ValueError(
             f"{path} has no measured step over {backend or 'any backend'} (backends there: {there}): measure some with "
             "`cser-ray bench links`, or give another --backend"
@@ -105,12 +105,12 @@ def read_links(path: str, backend: str | None = None) -> list[Cell]:
     return found
 
 
-def cells_of(rows: Iterable[Mapping[str, Any]]) -> list[Cell]:
-    """The cells of rows with the columns of `bench links`; methods that the model does not know are left out."""
-    return [_cell(row) for row in rows if row["method"] in METHODS or row["method"] in PEERS]
+def steps_of(rows: Iterable[Mapping[str, Any]]) -> list[MeasuredStep]:
+    """The steps of rows with the columns of `bench links`; methods that the model does not know are left out."""
+    return [_measured_step(row) for row in rows if row["method"] in METHODS or row["method"] in PEER_TRAFFIC]
 
 
-def _cell(row: Mapping[str, Any]) -> Cell:
+def _measured_step(row: Mapping[str, Any]) -> MeasuredStep:
     method = str(row["method"])
     structure = Structure(
         int(_number(row["reset_interval"], 1)),
@@ -122,8 +122,10 @@ def _cell(row: Mapping[str, Any]) -> Cell:
     local_s = float(row["local_ms"]) / 1e3
     overlap = str(row["overlap"]) == "True"
     # what PowerSGD sends depends on the shapes of the model, which the table does not hold
-    sent = _number(row["interface_bytes"], math.nan) if method in PEERS and PEERS[method].rank else math.nan
-    return Cell(
+    sent = (
+        _number(row["interface_bytes"], math.nan) if method in PEER_TRAFFIC and PEER_TRAFFIC[method].rank else math.nan
+    )
+    return MeasuredStep(
         Form(method, structure, int(_number(row["reset_delay"], 0)), overlap, None if math.isnan(sent) else sent),
         Job(int(row["params"]), local_s, workers, rate, processes_per_worker=processes, burst=burst(rate)),
         float(row["step_ms"]) / 1e3,
@@ -137,21 +139,21 @@ def _number(value: Any, default: float) -> float:
     return default if value in (None, "", "-") else float(value)
 
 
-def fit(cells: Sequence[Cell], start: Constants, source: str) -> Constants:
+def fit(steps: Sequence[MeasuredStep], start: Constants, source: str) -> Constants:
     """The constants whose predictions are nearest to the measured steps: least squares of the relative error, outliers
-    counting less. What the cells cannot tell, such as PowerSGD's share where none was run, stays as in `start`.
+    counting less. What the steps cannot tell, such as PowerSGD's share where none was run, stays as in `start`.
     """
     from scipy.optimize import least_squares
 
-    scale, low, high = (np.array([column[i] for column in FITTED.values()]) for i in range(3))
-    first = np.array([getattr(start, name) for name in FITTED]) / scale
+    scale, low, high = (np.array([column[i] for column in FIT_RANGES.values()]) for i in range(3))
+    first = np.array([getattr(start, name) for name in FIT_RANGES]) / scale
 
     def constants(values: "np.ndarray[Any, Any]") -> Constants:
-        return replace(start, source=source, **dict(zip(FITTED, (values * scale).tolist(), strict=True)))
+        return replace(start, source=source, **dict(zip(FIT_RANGES, (values * scale).tolist(), strict=True)))
 
     def residuals(values: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
         c = constants(values)
-        off = [predict(cell.form, cell.job, c).step_s / cell.step_s - 1 for cell in cells]
+        off = [predict(step.form, step.job, c).step_s / step.step_s - 1 for step in steps]
         return np.array([*off, *(PRIOR * (values - first))])
 
     bounds = (low / scale, high / scale)
@@ -160,60 +162,60 @@ def fit(cells: Sequence[Cell], start: Constants, source: str) -> Constants:
 
 
 def unseen(
-    cells: Sequence[Cell], start: Constants, apart: Callable[[Cell], str] = lambda cell: cell.key
+    steps: Sequence[MeasuredStep], start: Constants, apart: Callable[[MeasuredStep], str] = lambda step: step.key
 ) -> list[float]:
-    """The predicted step of each cell, by constants fitted on the cells of the other folds.
+    """The predicted step of each step, by constants fitted on the steps of the other folds.
 
-    `apart`: cells alike in it fall into the same fold: by default each cell by itself; a rate or a ratio leaves a whole
+    `apart`: steps alike in it fall into the same fold: by default each step by itself; a rate or a ratio leaves a whole
     one out. Folds are a checksum of it, so the split is the same everywhere.
     """
-    folds = [zlib.crc32(apart(cell).encode()) % FOLDS for cell in cells]
-    predicted = [0.0] * len(cells)
+    folds = [zlib.crc32(apart(step).encode()) % FOLDS for step in steps]
+    predicted = [0.0] * len(steps)
     for fold in set(folds):
-        others = [cell for cell, its in zip(cells, folds, strict=True) if its != fold]
+        others = [step for step, its in zip(steps, folds, strict=True) if its != fold]
         c = fit(others, start, "")
-        for i, cell in enumerate(cells):
+        for i, step in enumerate(steps):
             if folds[i] == fold:
-                predicted[i] = predict(cell.form, cell.job, c).step_s
+                predicted[i] = predict(step.form, step.job, c).step_s
     return predicted
 
 
-def check(cells: Sequence[Cell], predicted: Sequence[float]) -> Check:
-    """How far `predicted` steps, in the order of the cells, are from the measured ones; and whether "don't" is right."""
-    errors = [abs(p / cell.step_s - 1) for cell, p in zip(cells, predicted, strict=True)]
-    worst = max(range(len(cells)), key=lambda i: errors[i])
+def check(steps: Sequence[MeasuredStep], predicted: Sequence[float]) -> Check:
+    """How far `predicted` steps, in the order of the steps, are from the measured ones; and whether "don't" is right."""
+    errors = [abs(p / step.step_s - 1) for step, p in zip(steps, predicted, strict=True)]
+    worst = max(range(len(steps)), key=lambda i: errors[i])
     wrong, total = [], 0
-    for name, measured, expected in _gains(cells, predicted):
+    for name, measured, expected in _gains(steps, predicted):
         if measured < GAIN:
             total += 1
             if expected >= GAIN:
                 wrong.append(f"{name}: measured {measured:+.0%}, predicted {expected:+.0%}")
     return Check(
-        len(cells),
+        len(steps),
         float(np.median(errors)),
         float(np.percentile(errors, 95)),
-        f"{_named(cells[worst])}: measured {1e3 * cells[worst].step_s:.4g} ms, predicted {1e3 * predicted[worst]:.4g} ms",
-        sum(cell.step_s < 0.9 * cell.job.step_s for cell in cells),
+        f"{_named(steps[worst])}: measured {1e3 * steps[worst].step_s:.4g} ms, predicted {1e3 * predicted[worst]:.4g} ms",
+        sum(step.step_s < 0.9 * step.job.step_s for step in steps),
         total - len(wrong),
         total,
         tuple(wrong),
     )
 
 
-def _gains(cells: Sequence[Cell], predicted: Sequence[float]) -> Iterable[tuple[str, float, float]]:
-    """(cell, measured gain, predicted gain) over the best dense form of the same place, where one was measured."""
-    both = list(zip(cells, predicted, strict=True))
-    for place in dict.fromkeys(cell.place for cell in cells):
-        here = [(cell, p) for cell, p in both if cell.place == place]
-        dense = [(cell.step_s, p) for cell, p in here if cell.form.method in DENSE]
+def _gains(steps: Sequence[MeasuredStep], predicted: Sequence[float]) -> Iterable[tuple[str, float, float]]:
+    """(step, measured gain, predicted gain) over the best dense form of the same place, where one was measured."""
+    both = list(zip(steps, predicted, strict=True))
+    for place in dict.fromkeys(step.place for step in steps):
+        here = [(step, p) for step, p in both if step.place == place]
+        dense = [(step.step_s, p) for step, p in here if step.form.method in DENSE]
         if not dense:
             continue
         measured, expected = (min(values) for values in zip(*dense, strict=True))
-        for cell, p in here:
-            if cell.form.method not in DENSE:
-                yield _named(cell), measured / cell.step_s - 1, expected / p - 1
+        for step, p in here:
+            if step.form.method not in DENSE:
+                yield _named(step), measured / step.step_s - 1, expected / p - 1
 
 
-def _named(cell: Cell) -> str:
-    ratio = "" if cell.form.method in PEERS else f" R_C {number(cell.ratio)}"
-    return f"{suffixed(cell.form)}{ratio}, {cell.job.workers} workers, {cell.job.rate / 1e6:g} Mb/s"
+def _named(step: MeasuredStep) -> str:
+    ratio = "" if step.form.method in PEER_TRAFFIC else f" R_C {number(step.ratio)}"
+    return f"{suffixed(step.form)}{ratio}, {step.job.workers} workers, {step.job.rate / 1e6:g} Mb/s"

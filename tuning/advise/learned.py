@@ -14,7 +14,7 @@ from tuning.compare.selection import Choice, choose
 if TYPE_CHECKING:
     import pandas as pd
 
-WITHIN = 1.05
+TARGET_FACTOR = 1.05
 """Without a target of the user's, the target is sgd's last validation loss times this."""
 
 Curve = tuple[tuple[float, float], ...]
@@ -22,7 +22,7 @@ Curve = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class MethodOutcome:
     """One method at one ratio. `structure` is None for sgd. `cost`: points of test accuracy under sgd, negative above it.
 
     `diverged`: of its repeats, how many. `steps_to_target`: None where its mean curve never reaches the target.
@@ -47,7 +47,7 @@ class Learned:
     repeats: int
     shows_value: bool | None
     target_loss: float | None
-    outcomes: Mapping[tuple[str, float], Outcome]
+    outcomes: Mapping[tuple[str, float], MethodOutcome]
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -66,11 +66,11 @@ def learned(runs: "pd.DataFrame", history: "pd.DataFrame", target_loss: float | 
     curves = {key: curve(history, choice) for key, choice in choices.items()}
     sgd = curves.get(("sgd", 1.0), ())
     if target_loss is None and sgd:
-        target_loss = WITHIN * sgd[-1][1]
+        target_loss = TARGET_FACTOR * sgd[-1][1]
     cells = {(cell.method, cell.ratio): cell for cell in comparison.cells}
     best = cells.get(("sgd", 1.0))
     outcomes = {
-        key: Outcome(
+        key: MethodOutcome(
             choices[key].configuration.structure,
             _cost(cell, best),
             cell.diverged,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-SMALL, LARGE = 4 << 10, 8 << 20
+SMALL_BYTES, LARGE_BYTES = 4 << 10, 8 << 20
 """Bytes of the two all-reduces: one is all latency, the other all rate."""
 SMALL_TIMES, LARGE_TIMES = 50, 5
 """How often each is timed, after one that is not; the median counts."""
@@ -33,12 +33,12 @@ def link_of(workers: int, small_s: float, large_s: float, backend: str) -> Measu
     """Latency and rate from the times of the two all-reduces, each of latency + sent / rate."""
     if not large_s > small_s:
         raise ValueError(
-            f"{LARGE} bytes took {large_s:.2g} s and {SMALL} bytes {small_s:.2g} s: no rate can be told from that; "
-            "measure again on a quiet link, or give --rate"
+            f"{LARGE_BYTES} bytes took {large_s:.2g} s and {SMALL_BYTES} bytes {small_s:.2g} s: no rate can be told from "
+            "that; measure again on a quiet link, or give --rate"
         )
     factor = 2 * (workers - 1) / workers
-    per_byte = (large_s - small_s) / (factor * (LARGE - SMALL))
-    return Measured(workers, max(0.0, small_s - factor * SMALL * per_byte), 8 / per_byte, backend)
+    per_byte = (large_s - small_s) / (factor * (LARGE_BYTES - SMALL_BYTES))
+    return Measured(workers, max(0.0, small_s - factor * SMALL_BYTES * per_byte), 8 / per_byte, backend)
 
 
 def measure_group(device: "torch.device") -> Measured:
@@ -47,7 +47,7 @@ def measure_group(device: "torch.device") -> Measured:
     import torch.distributed as dist
 
     times = []
-    for size, repeats in ((SMALL, SMALL_TIMES), (LARGE, LARGE_TIMES)):
+    for size, repeats in ((SMALL_BYTES, SMALL_TIMES), (LARGE_BYTES, LARGE_TIMES)):
         buffer = torch.zeros(size // 4, device=device)
         taken = []
         for _ in range(repeats + 1):
@@ -64,7 +64,7 @@ def measure_group(device: "torch.device") -> Measured:
     return link_of(dist.get_world_size(), small_s, large_s, dist.get_backend())
 
 
-def measure(workers: int | None) -> Measured | None:
+def measure_network(workers: int | None) -> Measured | None:
     """Measure the link under torchrun, else on the Ray cluster with `workers` workers.
 
     None on the ranks of torchrun that have nothing to say. Raises ValueError where there are other or too few workers.

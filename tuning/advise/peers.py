@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 FIRST_BUCKET, BUCKET = 1 << 20, 25 << 20
 """Bytes in DDP's first bucket and in the others (torch.nn.parallel.DistributedDataParallel, bucket_cap_mb)."""
-SIDE = 512
+MATRIX_SIDE = 512
 """Where no shapes are known, the model is taken for square matrices of this side."""
 
 
 @dataclass(frozen=True)
-class Peer:
+class PeerTraffic:
     """How a peer communicates. `times`: synchronisations a step at interval 1. `bits`: of a value on the wire.
 
     `rank`: PowerSGD's, 0 for all others. `collectives`: a bucket. `overlaps`: its buckets start during backward.
@@ -29,14 +29,14 @@ class Peer:
         return self.bits < 32
 
 
-PEERS = {
-    "ddp": Peer(),
-    "ddp-fp16": Peer(bits=16),
-    "ddp-bf16": Peer(bits=16),
-    "ddp-bf16-accumulate4": Peer(bits=16, times=1 / 4),
-    "powersgd-1": Peer(rank=1, collectives=3),
-    "powersgd-4": Peer(rank=4, collectives=3),
-    "post-local-sgd": Peer(bucketed=False, overlaps=False),
+PEER_TRAFFIC = {
+    "ddp": PeerTraffic(),
+    "ddp-fp16": PeerTraffic(bits=16),
+    "ddp-bf16": PeerTraffic(bits=16),
+    "ddp-bf16-accumulate4": PeerTraffic(bits=16, times=1 / 4),
+    "powersgd-1": PeerTraffic(rank=1, collectives=3),
+    "powersgd-4": PeerTraffic(rank=4, collectives=3),
+    "post-local-sgd": PeerTraffic(bucketed=False, overlaps=False),
 }
 """Peers by the names that `cser-ray bench links` gives them."""
 DENSE = ("ddp", "ddp-fp16", "ddp-bf16")
@@ -50,7 +50,7 @@ def buckets(params: int) -> int:
     return 1 + math.ceil(max(0, 4 * params - FIRST_BUCKET) / BUCKET)
 
 
-def sent_share(peer: Peer, params: int, matrices: tuple[tuple[int, int], ...] | None) -> float:
+def sent_share(peer: PeerTraffic, params: int, matrices: tuple[tuple[int, int], ...] | None) -> float:
     """Bytes of one synchronisation over those of dense fp32.
 
     PowerSGD sends rank * (rows + columns) values of a matrix where that is under half of it, else the matrix (its
@@ -59,7 +59,7 @@ def sent_share(peer: Peer, params: int, matrices: tuple[tuple[int, int], ...] | 
     if not peer.rank:
         return peer.bits / 32
     if matrices is None:
-        return min(1.0, 2 * peer.rank / SIDE)
+        return min(1.0, 2 * peer.rank / MATRIX_SIDE)
     sent = 0
     for rows, columns in matrices:
         rank = min(peer.rank, rows, columns)

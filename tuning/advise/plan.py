@@ -10,12 +10,12 @@ from cser_ray.communication.links import bits_per_second
 from cser_ray.store.read import read_history, read_runs
 from cser_ray.structure import number
 from tuning.advise.advice import MAX_LOSS, Recommendation, recommend
-from tuning.advise.calibration import FEWEST, check, fit, read_links, unseen
+from tuning.advise.calibration import FEWEST_TO_CHECK, check, fit, read_links, unseen
 from tuning.advise.constants import FITTED, Constants
-from tuning.advise.learned import WITHIN, Learned, learned
+from tuning.advise.learned import TARGET_FACTOR, Learned, learned
 from tuning.advise.lines import PLANNED, Line, leaving, lines_of
-from tuning.advise.measure import measure, step_of
-from tuning.advise.peers import SIDE
+from tuning.advise.measure import measure_network, step_of
+from tuning.advise.peers import MATRIX_SIDE
 from tuning.advise.step_time import Job
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _link(settings: Mapping[str, Any], origins: Origins) -> tuple[int, float, fl
         raise ValueError("--measure gives rate and latency: leave --rate and --latency-ms out")
     if settings.get("processes_per_worker", 1) > 1:
         raise ValueError("--measure takes one process a worker: measure so first, then give what it found by --rate")
-    found = measure(workers)
+    found = measure_network(workers)
     if found is None:
         return None
     origins.measured.append(
@@ -166,23 +166,23 @@ def _constants(settings: Mapping[str, Any], backend: str, origins: Origins) -> C
     path = settings.get("links")
     if path is None:
         return start
-    cells = read_links(path, backend)
-    of = f"the model's constants, on {len(cells)} steps of {path}"
-    if len(cells) < FEWEST:
+    steps = read_links(path, backend)
+    of = f"the model's constants, on {len(steps)} steps of {path}"
+    if len(steps) < FEWEST_TO_CHECK:
         origins.measured.append(f"{of}: too few to say how far it is off")
     else:
-        found = check(cells, unseen(cells, start))
+        found = check(steps, unseen(steps, start))
         origins.measured.append(
-            f"{of}; on cells that a fit has not seen it is off by {found.median:.0%} in the median and {found.p95:.0%} at "
+            f"{of}; on steps that a fit has not seen it is off by {found.median:.0%} in the median and {found.p95:.0%} at "
             f"the 95th percentile (most for {found.worst}), and right about not to compress in {found.dont_right} of "
-            f"{found.dont_total} cells that gained under 5 %"
+            f"{found.dont_total} steps that gained under 5 %"
         )
         if found.busy:
             origins.measured.append(
                 f"{found.busy} of these steps are over 10 % shorter than without communication, which cannot be: the "
                 "machine had other work, so measure again when it is idle"
             )
-    return fit(cells, start, f"{len(cells)} steps of {path}")
+    return fit(steps, start, f"{len(steps)} steps of {path}")
 
 
 def _study(settings: Mapping[str, Any], job: Job, origins: Origins) -> Learned | None:
@@ -197,7 +197,7 @@ def _study(settings: Mapping[str, Any], job: Job, origins: Origins) -> Learned |
         f"{study.repeats} repeat{'s' * (study.repeats > 1)}"
     )
     if study.target_loss is not None:
-        whose = "given" if target is not None else f"{WITHIN:g} times sgd's last one"
+        whose = "given" if target is not None else f"{TARGET_FACTOR:g} times sgd's last one"
         origins.given.append(f"target: a validation loss of {study.target_loss:.4g} ({whose})")
     if study.workers != job.workers:
         origins.assumed.append(f"what {study.workers} workers lost in accuracy, {job.workers} lose too")
@@ -223,7 +223,9 @@ def _assume(job: Job, c: Constants, study: Learned | None, origins: Origins) -> 
             f"all {job.ranks} of them in one ring, which crosses each worker's link once"
         )
     if job.matrices is None:
-        origins.assumed.append(f"PowerSGD's bytes are those of square matrices of side {SIDE}: no shapes are known")
+        origins.assumed.append(
+            f"PowerSGD's bytes are those of square matrices of side {MATRIX_SIDE}: no shapes are known"
+        )
     if study is None:
         origins.assumed.append("nothing of accuracy: only a study can say (--study)")
     else:

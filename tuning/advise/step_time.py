@@ -17,7 +17,7 @@ from cser_ray.budget import Structure, ratio_of, realised, rounds
 from cser_ray.communication.wire import EDGES, dense_bytes
 from cser_ray.methods import METHODS
 from tuning.advise.constants import Constants
-from tuning.advise.peers import PEERS, buckets, sent_share
+from tuning.advise.peers import PEER_TRAFFIC, buckets, sent_share
 
 ONCE = Structure()
 """Everything, every step."""
@@ -73,7 +73,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Form:
-    """A method at a structure: ours, or a peer of `tuning.advise.peers.PEERS`.
+    """A method at a structure: ours, or a peer of `tuning.advise.peers.PEER_TRAFFIC`.
 
     `overlap`: what is due in a step is sent during its backward pass. `sent`: a peer's bytes a step, where counted.
     """
@@ -144,8 +144,8 @@ def predict(form: Form, job: Job, c: Constants) -> Prediction:
 
 def synchronisations(form: Form, job: Job, c: Constants) -> tuple[Sync, ...]:
     """What a form sends, and behind what it hides; the reset first."""
-    if form.method in PEERS:
-        peer = PEERS[form.method]
+    if form.method in PEER_TRAFFIC:
+        peer = PEER_TRAFFIC[form.method]
         times = peer.times / form.structure.reset_interval
         share = sent_share(peer, job.params, job.matrices)
         sent = job.dense_bytes(job.ranks) * share if form.sent is None else form.sent / times
@@ -191,10 +191,10 @@ def stages(sync: Sync) -> float:
 
 def overhead_s(form: Form, job: Job, c: Constants) -> float:
     """What the method itself costs a step, whatever the link."""
-    if form.method not in PEERS:
+    if form.method not in PEER_TRAFFIC:
         passes = METHODS[form.method].passes / form.structure.reset_interval
         return job.model_bytes * c.pass_s_per_byte * passes
-    peer = PEERS[form.method]
+    peer = PEER_TRAFFIC[form.method]
     casts = c.cast_s_per_byte * peer.times if peer.casts else 0.0
     power = c.power_s if peer.rank else 0.0
     return power + job.model_bytes * (c.ddp_s_per_byte + casts + peer.rank * c.power_s_per_byte)

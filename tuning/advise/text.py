@@ -10,12 +10,10 @@ from typing import Any
 from cser_ray.store.read import jsonable
 from tuning.advise.advice import span
 from tuning.advise.lines import Line
-from tuning.advise.peers import PEERS
+from tuning.advise.peers import PEER_TRAFFIC
 from tuning.advise.plan import Plan, described
+from tuning.compare.tables import NONE
 from tuning.compare.text import Table, paragraph
-
-FORMATS = ("table", "csv", "json")
-NONE = "–"
 
 
 def rows_of(plan: Plan) -> list[dict[str, Any]]:
@@ -25,7 +23,7 @@ def rows_of(plan: Plan) -> list[dict[str, Any]]:
 
 def _row(plan: Plan, line: Line) -> dict[str, Any]:
     p, s = line.prediction, line.form.structure
-    ours = line.form.method not in PEERS
+    ours = line.form.method not in PEER_TRAFFIC
     return {
         "method": line.form.method,
         "ratio": line.ratio if ours else plan.job.dense_bytes(plan.job.ranks) / p.sent,

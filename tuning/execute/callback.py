@@ -8,7 +8,7 @@ from ray.tune import Callback
 from cser_ray.methods import has_ratio
 from cser_ray.store.read import RunRow, read_runs
 from cser_ray.store.write import Store
-from cser_ray.train.record import Identity
+from cser_ray.train.record import TrialIdentity
 from tuning.compare.selection import records
 from tuning.execute.trial import error_rows, from_config, git_sha
 
@@ -64,7 +64,7 @@ class StudyCallback(Callback):
         # A file of its own, which stands above the trial's: as its workers are taken away, they may go on for a moment, and
         # write that they are running, or that something was taken away.
         attempt = self.store.next_attempt(planned.trial_id)
-        identity = Identity(trial.config["study"], planned.trial_id, attempt, planned.stage, git_sha())
+        identity = TrialIdentity(trial.config["study"], planned.trial_id, attempt, planned.stage, git_sha())
         missing = []
         for row in error_rows(planned, identity, text, status):
             before = known.get(row.run_id)

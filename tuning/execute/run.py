@@ -15,7 +15,7 @@ from cser_ray.train.logistics import Logistics
 from tuning.execute.schedulers import SCHEDULERS, to_the_end
 from tuning.execute.trial import git_sha, run_trial, to_config
 from tuning.study.spending import UNLIMITED, Cost, Meter
-from tuning.study.stages import make_plan, total_runs, total_trials
+from tuning.study.stages import next_trials, total_runs, total_trials
 from tuning.study.study import Study, Trial
 from tuning.take_home.export import prune_models
 
@@ -40,7 +40,7 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyOutcome:
     """How a call of `run_study` ended."""
 
     done: int
@@ -75,7 +75,7 @@ def run_study(
     max_concurrent: int | None = None,
     scheduler: str = "none",
     limits: Cost = UNLIMITED,
-) -> Outcome:
+) -> StudyOutcome:
     """Run what is left of the study in the results folder `out`, a local path or s3:// URI.
 
     Raises ValueError for a folder of another study, and for a cluster or task that cannot hold it, before it starts.
@@ -97,7 +97,7 @@ def run_study(
 
     from tuning.execute.callback import StudyCallback
     from tuning.execute.events import StudyEvents
-    from tuning.execute.search import PlanSearcher
+    from tuning.execute.search import StudySearcher
 
     name = os.path.basename(store.uri.rstrip("/"))
     scratch = tempfile.mkdtemp(prefix="cser-ray-") if "://" in store.uri else os.path.join(store.uri, "ray")
@@ -122,9 +122,9 @@ def run_study(
     callbacks = [callback] if "://" in store.uri else [callback, StudyEvents(store.uri)]
 
     def planned(failed: frozenset[str]) -> list[Trial]:
-        plan = make_plan(study, read_runs(store.uri), failed)
-        callback.total = plan.runs
-        return plan.trials
+        found = next_trials(study, read_runs(store.uri), failed)
+        callback.total = found.runs
+        return found.trials
 
     def fits(trial: Trial, running: Iterable[Trial]) -> bool:
         elapsed_s = time.monotonic() - started
@@ -133,7 +133,7 @@ def run_study(
     tuner = tune.Tuner(
         tune.with_resources(run_trial, resources),
         tune_config=tune_config(
-            PlanSearcher(planned, flat, real_at_once, total, fits), scheduler, study, max_concurrent
+            StudySearcher(planned, flat, real_at_once, total, fits), scheduler, study, max_concurrent
         ),
         run_config=tune.RunConfig(name="tune", storage_path=scratch, verbose=0, callbacks=callbacks, log_to_file=False),
     )
@@ -151,9 +151,9 @@ def run_study(
         prune_models(store.uri, runs, study.select)
     ended = int(runs["status"].isin(("FINISHED", "STOPPED")).sum())
     failed = tuple(sorted(set(runs.loc[runs["status"] == "ERROR", "trial_id"])))
-    left = make_plan(study, runs, frozenset(failed))
+    left = next_trials(study, runs, frozenset(failed))
     interrupted = bool(left.trials) and not meter.reached
-    return Outcome(ended, left.runs, failed, meter.reached, interrupted)
+    return StudyOutcome(ended, left.runs, failed, meter.reached, interrupted)
 
 
 def _remove_checkpoints(store: Store, runs: "pd.DataFrame") -> None:

@@ -1,7 +1,7 @@
-"""The search algorithm that Tune asks for trials: it hands out a study's plan, stage by stage.
+"""The search algorithm that Tune asks for trials: it hands out a study's trials, stage by stage.
 
-Grid search knows no stages, and samplers know no budget. Here every suggestion is a planned, feasible trial, and a stage
-that needs results waits for them.
+Grid search knows no stages, and samplers know no budget. Here every suggestion is a feasible trial of the study, and a
+stage that needs results waits for them.
 """
 
 from collections.abc import Callable, Iterable
@@ -11,29 +11,29 @@ from ray.tune.search import Searcher
 
 from tuning.study.study import Trial
 
-Plan = Callable[[frozenset[str]], list[Trial]]
+TrialSource = Callable[[frozenset[str]], list[Trial]]
 """The trials that can start now; the argument names those that failed in this session."""
 
 
-class PlanSearcher(Searcher):
-    """Suggests the trials of a plan, the longest first and real workers last, and asks again when they run out.
+class StudySearcher(Searcher):
+    """Suggests the trials of `source`, the longest first and real workers last, and asks it again when they run out.
 
-    `real_at_once`: so many distributed trials fit into the cluster together. `total`: trials of the whole plan, where it
+    `real_at_once`: so many distributed trials fit into the cluster together. `total`: trials of the whole study, where it
     is known. Real workers take long to start, so the last ones start while the last virtual trials run. Only the last
     ones: as long as Tune expects more trials it may keep an idle actor, on a CPU for which they would wait for ever.
-    `fits`: whether the study's budget allows a trial besides those under way; the first one that it does not ends the plan.
+    `fits`: whether the study's budget allows a trial besides those under way; the first that it does not ends the study.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        source: TrialSource,
         to_config: Callable[[Trial], dict[str, Any]],
         real_at_once: int = 1,
         total: int | None = None,
         fits: Callable[[Trial, Iterable[Trial]], bool] = lambda trial, running: True,
     ):
         super().__init__(metric="val_loss", mode="min")
-        self.plan, self.to_config, self.real_at_once, self.total = plan, to_config, real_at_once, total
+        self.source, self.to_config, self.real_at_once, self.total = source, to_config, real_at_once, total
         self.fits, self.ended = fits, False
         self.queue: list[Trial] = []
         self.issued: set[str] = set()
@@ -45,7 +45,7 @@ class PlanSearcher(Searcher):
         if self.ended or len(self.issued) == self.total:
             return str(Searcher.FINISHED)
         if not self.queue or _is_real(self.queue[0]):
-            ready = [trial for trial in self.plan(frozenset(self.failed)) if trial.trial_id not in self.issued]
+            ready = [trial for trial in self.source(frozenset(self.failed)) if trial.trial_id not in self.issued]
             self.queue = sorted(ready, key=lambda trial: (_is_real(trial), -trial.cost))
         if not self.queue:
             return None if self.running else str(Searcher.FINISHED)
@@ -72,7 +72,7 @@ class PlanSearcher(Searcher):
             self.failed.add(trial.trial_id)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the plan is a function of the results store."""
+        """Nothing to save: what comes next is a function of the results store."""
 
     def restore(self, checkpoint_path: str) -> None:
         """See `save`."""

@@ -16,7 +16,7 @@ from cser_ray.store.read import read_runs
 from cser_ray.store.write import Store
 from cser_ray.structure import Structure, number
 from cser_ray.train.logistics import Logistics
-from cser_ray.train.record import Identity
+from cser_ray.train.record import TrialIdentity
 from tuning.study.defaults import with_task_defaults
 from tuning.study.study import Trial
 
@@ -67,7 +67,7 @@ def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
         store = Store(settings.get("out") or os.path.join(scratch, "results"))
         store.write_study({"fingerprint": {"kind": "train"}})
         trial = Trial(_trial_id(config), "train", (config,))
-        identity = Identity("train", trial.trial_id, store.next_attempt(trial.trial_id), "train")
+        identity = TrialIdentity("train", trial.trial_id, store.next_attempt(trial.trial_id), "train")
         logistics, earlier = Logistics.of(settings), ""
         if "from_workers" in settings:
             earlier = _earlier(config, settings["from_workers"], store.uri)
@@ -125,7 +125,7 @@ def _earlier(config: RunConfig, workers: int, uri: str) -> str:
 
 def _virtual(
     trial: Trial,
-    identity: Identity,
+    identity: TrialIdentity,
     store: Store,
     say: Callable[[str], None],
     logistics: Logistics,
@@ -161,7 +161,7 @@ def _virtual(
 
 
 def _distributed(
-    trial: Trial, identity: Identity, store: str, scratch: str, logistics: Logistics, earlier: str
+    trial: Trial, identity: TrialIdentity, store: str, scratch: str, logistics: Logistics, earlier: str
 ) -> None:
     from cser_ray.train import cluster
     from cser_ray.train.trainer import fit_distributed

@@ -18,7 +18,7 @@ from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.logistics import Logistics
 from cser_ray.train.loop import train
 from cser_ray.train.models import KeptModels
-from cser_ray.train.record import Identity
+from cser_ray.train.record import TrialIdentity
 from cser_ray.train.telemetry import telling
 from cser_ray.train.trainer import fit_distributed
 from tuning.study.study import Trial
@@ -59,7 +59,7 @@ def run_trial(config: dict[str, Any]) -> None:
     """
     trial, store = from_config(config), Store(config["store"])
     attempt = store.next_attempt(trial.trial_id)
-    identity = Identity(config["study"], trial.trial_id, attempt, trial.stage, git_sha(), _ray_version())
+    identity = TrialIdentity(config["study"], trial.trial_id, attempt, trial.stage, git_sha(), _ray_version())
     try:
         if trial.rung == "distributed":
             from ray.tune.integration.ray_train import TuneReportCallback
@@ -81,7 +81,7 @@ def run_trial(config: dict[str, Any]) -> None:
         raise
 
 
-def _run_virtual(trial: Trial, store: Store, identity: Identity, logistics: Logistics) -> None:
+def _run_virtual(trial: Trial, store: Store, identity: TrialIdentity, logistics: Logistics) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -117,7 +117,7 @@ def summary(epochs: list[EpochRow], runs: list[RunRow]) -> dict[str, Any]:
     }
 
 
-def error_rows(trial: Trial, identity: Identity, error: str, status: str = "ERROR") -> list[RunRow]:
+def error_rows(trial: Trial, identity: TrialIdentity, error: str, status: str = "ERROR") -> list[RunRow]:
     """Rows for runs that ended without a result of their own."""
     now = datetime.now(UTC)
     rows = []

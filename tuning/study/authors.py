@@ -11,7 +11,7 @@ from typing import Literal
 from cser_ray.budget import Structure
 
 # overall ratio -> (RC1, H), each with RC2 = twice the ratio
-CSER: dict[int, tuple[tuple[int, int], ...]] = {
+CSER_STRUCTURES: dict[int, tuple[tuple[int, int], ...]] = {
     2: ((2, 2),),
     4: ((2, 4), (4, 2)),
     8: ((2, 8), (4, 4), (8, 2)),
@@ -23,8 +23,8 @@ CSER: dict[int, tuple[tuple[int, int], ...]] = {
     512: ((1, 1024), (4, 256), (8, 128), (16, 64)),
     1024: ((1, 2048), (4, 512), (8, 256), (16, 128), (32, 64)),
 }
-CSEA = tuple(2**k for k in range(1, 11))  # RC1 = overall ratio
-CSER_PL = (
+CSEA_RATIOS = tuple(2**k for k in range(1, 11))  # RC1 = overall ratio
+CSER_PL_STRUCTURES = (
     *((rc1, h) for rc1 in (2, 4) for h in (2, 4, 8)),
     *((rc1, h) for rc1 in (8, 16) for h in (4, 8, 16, 32)),
     (32, 32),
@@ -49,10 +49,10 @@ def mark(structure: Structure) -> Literal["", "tried", "winner"]:
     point = (structure.reset_ratio, structure.reset_interval)
     if math.isfinite(structure.gradient_ratio):
         ratio, method = structure.gradient_ratio / 2, "cser"
-        tried = CSER.get(int(ratio), ()) if ratio == int(ratio) else ()
+        tried = CSER_STRUCTURES.get(int(ratio), ()) if ratio == int(ratio) else ()
     else:
         ratio, method = structure.reset_ratio * structure.reset_interval, "cser-pl"
-        tried = (*CSER_PL, *((rc1, 1) for rc1 in CSEA))
+        tried = (*CSER_PL_STRUCTURES, *((rc1, 1) for rc1 in CSEA_RATIOS))
     if point not in tried:
         return ""
     return "winner" if point == winner(method, ratio) else "tried"

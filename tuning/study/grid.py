@@ -37,7 +37,7 @@ def beyond(rates: Sequence[float], chosen: Iterable[float]) -> tuple[float, ...]
     return tuple(rate for edge, rate in ((low, low / 2), (high, high * 2)) if edge in edges)
 
 
-def nearest(rates: Sequence[float], rate: float) -> tuple[float, ...]:
+def nearest_rates(rates: Sequence[float], rate: float) -> tuple[float, ...]:
     """The `NEAREST` of the rates to one of them on a log scale, sorted; as many at an edge as inside."""
     by_distance = sorted(rates, key=lambda r: (abs(math.log(r / rate)), r))
     return tuple(sorted(by_distance[:NEAREST]))

@@ -19,7 +19,7 @@ from tuning.study.lattice import candidates, points
 
 STARTUP = 4
 """Structures of `tpe` before it is asked: the first ones of `spread`."""
-BATCH = 2
+PROPOSED = 2
 """Structures that `tpe` proposes at a time; they train side by side, and the next ones wait for them."""
 
 Losses = Sequence[float | None]
@@ -74,7 +74,7 @@ def tpe(wanted: Wanted, losses: Losses) -> list[Structure]:
     places = {p: {"interval": math.log2(p.reset_interval) / longest, "share": share(p, ratio)} for p in (*found, *left)}
     while left and len(found) < count and None not in losses[: len(found)] and len(losses) >= len(found):
         known = [loss for loss in losses[: len(found)] if loss is not None]
-        for wished in _proposals([places[point] for point in found], known, BATCH, _keyed(wanted)):
+        for wished in _proposals([places[point] for point in found], known, PROPOSED, _keyed(wanted)):
             if left and len(found) < count:
                 nearest = min(left, key=lambda p: sum(abs(places[p][axis] - at) for axis, at in wished.items()))
                 left.remove(nearest)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TIME = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-UNITS: dict[str, tuple[str, float]] = {
+COST_UNITS: dict[str, tuple[str, float]] = {
     "trials": ("trials", 1.0),
     **{unit: ("seconds", size) for unit, size in _TIME.items()},
     **{f"worker-{unit}": ("worker_seconds", size) for unit, size in _TIME.items()},
@@ -57,11 +57,11 @@ def parse_limits(text: str) -> Cost:
     given: dict[str, float] = {}
     for part in text.split(","):
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z-]+)\s*", part)
-        if not found or found[2] not in UNITS:
+        if not found or found[2] not in COST_UNITS:
             raise ValueError(
-                f"{part.strip()!r} is no budget: write a number and one of {', '.join(UNITS)}, as in 2h,10GB"
+                f"{part.strip()!r} is no budget: write a number and one of {', '.join(COST_UNITS)}, as in 2h,10GB"
             )
-        name, size = UNITS[found[2]]
+        name, size = COST_UNITS[found[2]]
         if name in given:
             raise ValueError(f"The budget {text!r} limits {name.replace('_', '-')} twice")
         given[name] = float(found[1]) * size

@@ -32,7 +32,7 @@ Place = tuple[str, float]
 
 
 @dataclass(frozen=True)
-class Plan:
+class NextTrials:
     """The trials that can start now: empty when the study is complete, or when what is left waits for those under way."""
 
     trials: list[Trial]
@@ -40,7 +40,7 @@ class Plan:
     """Of the whole study, as far as it is decided; a failed trial's successors count."""
 
 
-def make_plan(study: Study, rows: "pd.DataFrame", failed: frozenset[str] = frozenset()) -> Plan:
+def next_trials(study: Study, rows: "pd.DataFrame", failed: frozenset[str] = frozenset()) -> NextTrials:
     """What can start, given the rows in the store; trials in `failed` are not tried again."""
     results = _Results(rows, failed, study.select)
     todo: list[Trial] = []
@@ -53,10 +53,10 @@ def make_plan(study: Study, rows: "pd.DataFrame", failed: frozenset[str] = froze
     extensions = 0
     if study.extend_lrs:
         if len(found) < len(study.cells()):  # a grid grows for all cells or for none
-            return Plan(todo, total_runs(study))
+            return NextTrials(todo, total_runs(study))
         waiting, extensions = _extend(study, found, results)
         if waiting:
-            return Plan(waiting, total_runs(study, extensions))
+            return NextTrials(waiting, total_runs(study, extensions))
     chosen = choose(rows, study.select) if found else {}
     for cell, winner in found.items():
         if winner is None or cell not in chosen:
@@ -65,7 +65,7 @@ def make_plan(study: Study, rows: "pd.DataFrame", failed: frozenset[str] = froze
         if cell in study.real_cells():
             last.append(_real(study, chosen[cell]))
         todo += [trial for trial in last if not results.ended(trial)]
-    return Plan(sorted(todo, key=lambda trial: trial.stage == REAL), total_runs(study, extensions))
+    return NextTrials(sorted(todo, key=lambda trial: trial.stage == REAL), total_runs(study, extensions))
 
 
 def total_runs(study: Study, extensions: int = 0) -> int:
@@ -97,7 +97,7 @@ def total_trials(study: Study) -> int | None:
 
 
 class _Results:
-    """The rows, as a plan asks for them."""
+    """The rows, as stages ask for them."""
 
     def __init__(self, rows: "pd.DataFrame", failed: frozenset[str], select: str):
         self.rows, self.failed, self.select = rows, failed, select

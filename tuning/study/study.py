@@ -14,7 +14,7 @@ from cser_ray.methods import METHODS, has_ratio
 from cser_ray.settings import declared, setting
 from cser_ray.structure import Structure, number
 from tuning.compare.selection import RUNG, SELECT
-from tuning.study.grid import nearest, refine
+from tuning.study.grid import nearest_rates, refine
 from tuning.study.lattice import candidates
 from tuning.study.searchers import SEARCHERS, Losses, Wanted
 
@@ -164,7 +164,7 @@ class Study(Shared):
 
     def further_lrs(self, first_lr: float | None) -> tuple[float, ...]:
         """Those that come after the first look at a cell: all, or with `transfer_lrs` those nearest to its best."""
-        return nearest(self.lrs, first_lr) if self.transfer_lrs and first_lr is not None else self.lrs
+        return nearest_rates(self.lrs, first_lr) if self.transfer_lrs and first_lr is not None else self.lrs
 
     def trial(
         self,

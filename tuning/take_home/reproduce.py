@@ -14,7 +14,7 @@ from cser_ray.config import RunConfig, Shared
 from cser_ray.methods import METHODS
 from cser_ray.settings import declared
 
-WIDTH = 110
+COMMAND_WIDTH = 110
 
 
 def recorded_config(text: str | None) -> RunConfig:
@@ -99,7 +99,7 @@ def _lines(parts: Iterable[str]) -> str:
     """The parts of a command, in lines that a shell joins."""
     lines: list[str] = []
     for part in parts:
-        if lines and len(lines[-1]) + len(part) < WIDTH:
+        if lines and len(lines[-1]) + len(part) < COMMAND_WIDTH:
             lines[-1] += " " + part
         else:
             lines.append(part)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from cser_ray.bench.hosts.ray_session import PROGRAMS, session
 from cser_ray.bench.links.run import gpus
 
 PORT = "6391"
-START_S = 120.0
+NODE_START_S = 120.0
 """Seconds that Ray may take to start on a host."""
 
 
@@ -57,12 +57,6 @@ class Cluster:
         own = PROGRAMS / program
         return self.hosts[0].command(str(own) if own.exists() else program, *arguments)
 
-    def run(self, *command: str, timeout: float = 400) -> subprocess.CompletedProcess[str]:
-        """A program on the head, to its end."""
-        return subprocess.run(
-            self.command(*command), env=self.environment, capture_output=True, text=True, timeout=timeout
-        )
-
     def start(self, number: int) -> None:
         """Start Ray on a host; the head first. Raises OSError with Ray's words where it does not start."""
         place = ["--head", "--port", PORT] if not number else ["--address", self.environment["RAY_ADDRESS"]]
@@ -75,31 +69,11 @@ class Cluster:
         environment = self.environment | nccl_as_host(number, host) | {"CUDA_VISIBLE_DEVICES": ",".join(share.gpus)}
         with log.open("wb") as output:
             node = self.nodes[number] = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + NODE_START_S
         while b"Ray runtime started" not in log.read_bytes():
             if node.poll() is not None or time.monotonic() > deadline:
                 raise OSError(f"Ray did not start on host {number}: {log.read_text(errors='replace')}")
             time.sleep(0.2)
-
-    def kill(self, number: int) -> None:
-        """kill -9 of every process on a host."""
-        for pid in self.processes(number):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.nodes.pop(number).wait()
-
-    def processes(self, number: int) -> list[int]:
-        """What runs on a host."""
-        answer = subprocess.run(
-            ["ip", "netns", "pids", self.hosts[number].namespace], capture_output=True, text=True, check=True
-        )
-        return [int(pid) for pid in answer.stdout.split()]
-
-    def cut(self, number: int, whole: bool) -> None:
-        """Take a host's link down, or up again."""
-        host = self.hosts[number]
-        state = "up" if whole else "down"
-        subprocess.run(["ip", "-n", host.namespace, "link", "set", host.interface, state], check=True)
 
     def stop(self) -> None:
         """End Ray on all hosts."""

@@ -5,7 +5,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,13 +42,3 @@ def processes(base: Path) -> list[int]:
         except OSError:  # it has just ended, or is not ours
             continue
     return found
-
-
-def gone(base: Path, timeout: float = 20.0) -> bool:
-    """Whether all of them end by themselves in time."""
-    deadline = time.monotonic() + timeout
-    while processes(base):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True

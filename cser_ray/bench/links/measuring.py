@@ -20,8 +20,8 @@ PRIMING = 3
 """Synchronising steps before anything is counted: seed checks, PowerSGD's dense steps, DDP's second set of buckets."""
 WINDOW_SECONDS, WINDOW_STEPS = 0.2, 16
 """A window of a method without an interval takes about so long, but no more steps than this."""
-FEWEST, MOST = 5, 40
-"""Windows of a cell."""
+FEWEST_WINDOWS, MOST_WINDOWS = 5, 40
+"""Windows of a case."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def make_baseline(local: Training, rank: Rank) -> Beside:
     return Beside(local, math.ceil(max(PRIMING, min(WINDOW_STEPS, WINDOW_SECONDS / 2 / a_step))))
 
 
-def measure(training: Training, local: Beside, rank: Rank) -> list[Phase]:
+def measure_phases(training: Training, local: Beside, rank: Rank) -> list[Phase]:
     """One phase of whole intervals; or, for a long interval, its ordinary steps and those around its end."""
     interval, around = training.interval, training.delay + 1
     for _ in range(PRIMING):
@@ -99,7 +99,7 @@ def measure(training: Training, local: Beside, rank: Rank) -> list[Phase]:
         ordinary = Window(training.delay, WINDOW_STEPS, _windows(rank, WINDOW_STEPS, rank.seconds / 2 / a_step))
         return [
             _phase(training, local, rank, ordinary),
-            _phase(training, local, rank, Window(interval - 1, around, FEWEST + 1)),
+            _phase(training, local, rank, Window(interval - 1, around, FEWEST_WINDOWS + 1)),
         ]
     enough = max(2 * training.delay, min(WINDOW_STEPS, WINDOW_SECONDS / a_step), 1)
     steps = interval * math.ceil(enough / interval)
@@ -124,7 +124,7 @@ def _windows(rank: Rank, window: int, steps: float) -> int:
     """How many windows: as many as hold the steps asked for, or a fair number of about `steps`."""
     if rank.steps:
         return math.ceil(rank.steps / window)
-    return min(MOST, max(FEWEST, math.ceil(steps / window)))
+    return min(MOST_WINDOWS, max(FEWEST_WINDOWS, math.ceil(steps / window)))
 
 
 def _phase(training: Training, local: Beside, rank: Rank, window: Window) -> Phase:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from cser_ray.bench.hosts.namespaces import address_of
-from cser_ray.bench.links.cells import Cell
+from cser_ray.bench.links.cases import Case
 from cser_ray.bench.links.training import Training, local_step, peer_optimizer
 from cser_ray.bench.workloads import Workload
 
@@ -24,13 +24,13 @@ def installed() -> bool:
     return importlib.util.find_spec("torchft") is not None
 
 
-def torchft_diloco(cell: Cell, workload: Workload) -> Training:
+def torchft_diloco(case: Case, workload: Workload) -> Training:
     """DiLoCo with H = R_C inner steps, weights backed up on the device, gradients in fp32."""
     from torchft import Manager, ProcessGroupGloo, ProcessGroupNCCL
     from torchft.coordination import LighthouseServer
     from torchft.local_sgd import DiLoCo
 
-    assert cell.reset_interval
+    assert case.reset_interval
     rank, workers = dist.get_rank(), dist.get_world_size()
     lighthouse = LighthouseServer(bind="[::]:0", min_replicas=workers) if rank == 0 else None
     port = torch.tensor(
@@ -59,10 +59,10 @@ def torchft_diloco(cell: Cell, workload: Workload) -> Training:
     )
     model = workload.fresh()
     workload.record(model)
-    inner = peer_optimizer(cell, model)
+    inner = peer_optimizer(case, model)
     outer = torch.optim.SGD(model.parameters(), lr=0.7, momentum=0.9, nesterov=True)
     diloco = DiLoCo(
-        manager, [model], inner, outer, sync_every=cell.reset_interval, backup_device=workload.inputs.device,
+        manager, [model], inner, outer, sync_every=case.reset_interval, backup_device=workload.inputs.device,
         use_bucketization=True,
     )  # fmt: skip
     diloco.__enter__()
@@ -74,4 +74,4 @@ def torchft_diloco(cell: Cell, workload: Workload) -> Training:
             lighthouse.shutdown()
         stores.clear()
 
-    return Training(local_step(workload, model, inner), interval=cell.reset_interval, close=close)
+    return Training(local_step(workload, model, inner), interval=case.reset_interval, close=close)

@@ -16,7 +16,7 @@ from torch.distributed.algorithms.model_averaging.averagers import PeriodicModel
 from torch.distributed.optim import PostLocalSGDOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
-from cser_ray.bench.links.cells import Cell
+from cser_ray.bench.links.cases import Case
 from cser_ray.bench.links.peer_torchft import installed, torchft_diloco
 from cser_ray.bench.links.training import Training, local_step, peer_optimizer
 from cser_ray.bench.workloads import Workload
@@ -33,22 +33,21 @@ DENSE_STEPS = 2
 
 @dataclass(frozen=True)
 class Peer:
-    """How to build it, its line in the help, and whether a ratio R_C sets its interval."""
+    """How to build it, and whether a ratio R_C sets its interval."""
 
-    build: Callable[[Cell, Workload], Training]
-    line: str
+    build: Callable[[Case, Workload], Training]
     takes_ratio: bool = False
 
 
-def _local(cell: Cell, workload: Workload) -> Training:
+def _local(case: Case, workload: Workload) -> Training:
     model = workload.fresh()
     workload.record(model)
-    return Training(local_step(workload, model, peer_optimizer(cell, model)))
+    return Training(local_step(workload, model, peer_optimizer(case, model)))
 
 
-def _ddp(cell: Cell, workload: Workload) -> Training:
+def _ddp(case: Case, workload: Workload) -> Training:
     module = _wrapped(workload)
-    step = local_step(workload, module, peer_optimizer(cell, module))
+    step = local_step(workload, module, peer_optimizer(case, module))
     step()  # the buckets are built anew after the first backward
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
@@ -78,12 +77,12 @@ def _counting(hook: Hook, each: int = 1) -> tuple[Hook, Callable[[], int]]:
     return counted, lambda: each * buckets
 
 
-def _hooked(hook: Hook, accumulate: int = 1) -> Callable[[Cell, Workload], Training]:
-    def build(cell: Cell, workload: Workload) -> Training:
+def _hooked(hook: Hook, accumulate: int = 1) -> Callable[[Case, Workload], Training]:
+    def build(case: Case, workload: Workload) -> Training:
         module = _wrapped(workload)
         counted, collectives = _counting(hook)
         module.register_comm_hook(None, counted)
-        optimizer = peer_optimizer(cell, module)
+        optimizer = peer_optimizer(case, module)
         taken = 0
 
         def seek(t: int) -> None:
@@ -105,8 +104,8 @@ def _hooked(hook: Hook, accumulate: int = 1) -> Callable[[Cell, Workload], Train
     return build
 
 
-def _power_sgd(rank: int) -> Callable[[Cell, Workload], Training]:
-    def build(cell: Cell, workload: Workload) -> Training:
+def _power_sgd(rank: int) -> Callable[[Case, Workload], Training]:
+    def build(case: Case, workload: Workload) -> Training:
         # over gloo one bucket: the collectives of two would start in an order of their own on every rank
         module = _wrapped(workload, bucket_cap_mb=None if dist.get_backend() == "nccl" else 1_000_000)
         state = powerSGD_hook.PowerSGDState(
@@ -114,7 +113,7 @@ def _power_sgd(rank: int) -> Callable[[Cell, Workload], Training]:
         )
         counted, collectives = _counting(powerSGD_hook.powerSGD_hook, each=3)  # the uncompressed rest, P and Q
         module.register_comm_hook(state, counted)
-        step = local_step(workload, module, peer_optimizer(cell, module))
+        step = local_step(workload, module, peer_optimizer(case, module))
         return Training(step, collectives=collectives)
 
     return build
@@ -133,14 +132,14 @@ class InPlaceAverager(PeriodicModelAverager):
             p.data = to.copy_(p.data)
 
 
-def _post_local_sgd(cell: Cell, workload: Workload) -> Training:
+def _post_local_sgd(case: Case, workload: Workload) -> Training:
     """After its dense beginning, which is not timed: local steps, and the average of the models every R_C steps."""
-    assert cell.reset_interval
-    interval = cell.reset_interval
+    assert case.reset_interval
+    interval = case.reset_interval
     model = workload.fresh()
     averager = InPlaceAverager(period=interval, warmup_steps=0)
     workload.record(model)
-    optimizer = PostLocalSGDOptimizer(peer_optimizer(cell, model), averager)
+    optimizer = PostLocalSGDOptimizer(peer_optimizer(case, model), averager)
     synchronised = 0
 
     def seek(t: int) -> None:
@@ -164,17 +163,15 @@ def _wrapped(workload: Workload, bucket_cap_mb: int | None = None) -> Distribute
 
 
 PEERS: dict[str, Peer] = {
-    "torch-local": Peer(_local, "torch's own optimizer, no communication"),
-    "ddp": Peer(_ddp, "DistributedDataParallel in fp32"),
-    "ddp-fp16": Peer(_hooked(default_hooks.fp16_compress_hook), "DDP with torch's fp16 hook"),
-    "ddp-bf16": Peer(_hooked(default_hooks.bf16_compress_hook), "DDP with torch's bf16 hook"),
-    "ddp-bf16-accumulate4": Peer(
-        _hooked(default_hooks.bf16_compress_hook, accumulate=4), "the same, synchronised every 4th backward"
-    ),
-    "powersgd-1": Peer(_power_sgd(1), "DDP with torch's PowerSGD hook, rank 1"),
-    "powersgd-4": Peer(_power_sgd(4), "the same, rank 4"),
-    "post-local-sgd": Peer(_post_local_sgd, "torch's post-local SGD: models averaged every R_C steps", True),
+    "torch-local": Peer(_local),  # torch's own optimizer, no communication
+    "ddp": Peer(_ddp),  # DistributedDataParallel in fp32
+    "ddp-fp16": Peer(_hooked(default_hooks.fp16_compress_hook)),
+    "ddp-bf16": Peer(_hooked(default_hooks.bf16_compress_hook)),
+    "ddp-bf16-accumulate4": Peer(_hooked(default_hooks.bf16_compress_hook, accumulate=4)),  # every 4th backward
+    "powersgd-1": Peer(_power_sgd(1)),
+    "powersgd-4": Peer(_power_sgd(4)),
+    "post-local-sgd": Peer(_post_local_sgd, takes_ratio=True),  # models averaged every R_C steps
 }
 """Name -> peer."""
 if installed():
-    PEERS["torchft-diloco"] = Peer(torchft_diloco, "torchft's DiLoCo: models averaged every R_C steps", True)
+    PEERS["torchft-diloco"] = Peer(torchft_diloco, takes_ratio=True)  # models averaged every R_C steps

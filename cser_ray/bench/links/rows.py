@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cser_ray.bench.links.cells import Cell
-from cser_ray.bench.links.windows import Phase, combined, cost
-from cser_ray.bench.report.table import columns, number, size
+from cser_ray.bench.links.cases import Case
+from cser_ray.bench.links.windows import Phase, combined, step_cost
+from cser_ray.bench.report.table import aligned, fixed, size
 
 MEASURABLE_BYTES = 1000.0
 """Bytes a step below which a share of the wire time means nothing: connections speak a little even in silence."""
@@ -57,18 +57,18 @@ class LinkRow(Setting):
     window: str
 
 
-def make_row(setting: Setting, cell: Cell, ranks: Sequence[Sequence[Phase]]) -> LinkRow:
+def make_row(setting: Setting, case: Case, ranks: Sequence[Sequence[Phase]]) -> LinkRow:
     """A row from what every rank saw: one phase, or ordinary and synchronising steps."""
     phases = list(zip(*ranks, strict=True))
     if len(phases) == 1:
-        step = cost(phases[0])
+        step = step_cost(phases[0])
     else:
-        assert cell.reset_interval
-        step = combined(phases[0], phases[1], cell.reset_interval)
+        assert case.reset_interval
+        step = combined(phases[0], phases[1], case.reset_interval)
     wire_ms = step.interface_bytes * 8 / setting.rate_bps * 1e3
     return LinkRow(
         **vars(setting),
-        **vars(cell),
+        **vars(case),
         step_ms=step.local_ms + step.exposed_ms,
         step_ms_iqr=step.exposed_ms_iqr,
         local_ms=step.local_ms,
@@ -100,7 +100,7 @@ def render(rows: Sequence[LinkRow]) -> str:
         f"{first.workers} workers{hosts} over {rate}, {first.backend}; {first.model}, {first.params:,} parameters; "
         f"{versions}\n"
         "Local: a step without communication, in turns with the row's own. Bytes and rounds: of a step and worker.\n\n"
-        + columns(HEAD, [_cells(row) for row in rows])
+        + aligned(HEAD, [_cells(row) for row in rows])
     )
 
 
@@ -113,13 +113,13 @@ def _cells(row: LinkRow) -> tuple[str, ...]:
         _plain(row.reset_ratio),
         "" if silent else _plain(row.gradient_ratio),
         _plain(row.reset_delay) if row.reset_delay else "",
-        number(row.local_ms, 2),
-        number(row.step_ms, 2),
-        number(row.step_ms_iqr, 2),
-        number(row.over_local, 3),
-        number(row.exposed_ms, 2),
-        number(row.wire_ms, 2),
-        number(row.exposed_share, 2),
+        fixed(row.local_ms, 2),
+        fixed(row.step_ms, 2),
+        fixed(row.step_ms_iqr, 2),
+        fixed(row.over_local, 3),
+        fixed(row.exposed_ms, 2),
+        fixed(row.wire_ms, 2),
+        fixed(row.exposed_share, 2),
         _plain(row.rounds),
         size(row.ledger_bytes),
         size(row.interface_bytes),

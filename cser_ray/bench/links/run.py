@@ -1,6 +1,6 @@
 """`cser-ray bench links`: hosts with shaped links, one process on each, and a row for every method.
 
-All cells of a link run in one set of processes, because starting a process group costs more than most cells.
+All cases of a link run in one set of processes, because starting a process group costs more than most cases.
 """
 
 import json
@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from cser_ray.bench.hosts.namespaces import Host, linked_hosts, nccl_as_host
-from cser_ray.bench.links.cells import Cell, plan
+from cser_ray.bench.links.cases import Case, make_cases
 from cser_ray.bench.links.peers import PEERS
 from cser_ray.bench.links.rows import LinkRow, Setting, make_row
-from cser_ray.bench.links.training import check_cell
+from cser_ray.bench.links.training import check_case
 from cser_ray.bench.links.windows import Phase
 from cser_ray.bench.links.worker import Spec
 from cser_ray.bench.report.provenance import commit, today
@@ -29,7 +29,7 @@ from cser_ray.bench.workloads import check_workload
 from cser_ray.communication.links import bits_per_second
 
 SECONDS = 0.8
-"""About how long the windows of a cell last, where the number of steps is not given."""
+"""About how long the windows of a case last, where the number of steps is not given."""
 TIMEOUT = 300.0
 """Seconds after which a rank gives up a collective."""
 LAST_WORDS = 12
@@ -38,12 +38,12 @@ LAST_WORDS = 12
 
 @dataclass(frozen=True)
 class Links:
-    """What to measure: on each link of `rates`, the cells, with a worker a host, of `processes` processes each."""
+    """What to measure: on each link of `rates`, the cases, with a worker a host, of `processes` processes each."""
 
     rates: tuple[str, ...]
     workers: int
     processes: int
-    cells: tuple[Cell, ...]
+    cases: tuple[Case, ...]
     model: str
     device: str
     steps: int | None = None
@@ -65,8 +65,8 @@ class Links:
                 "take fewer workers, or --device cpu"
             )
         check_workload(self.model)
-        for cell in self.cells:
-            check_cell(cell)
+        for case in self.cases:
+            check_case(case)
 
     @property
     def ranks(self) -> int:
@@ -85,11 +85,11 @@ def make_links(
     device: str,
     steps: int | None,
 ) -> Links:
-    """The plan of what users ask for; `device` "auto" takes GPUs where there are any."""
+    """The cases that users ask for, on their links; `device` "auto" takes GPUs where there are any."""
     if device == "auto":
         device = "cuda" if gpus() else "cpu"
-    cells = plan(methods, ratios, {name: peer.takes_ratio for name, peer in PEERS.items()}, optimizer)
-    return Links(tuple(rates), workers, processes, cells, model, device, steps)
+    cases = make_cases(methods, ratios, {name: peer.takes_ratio for name, peer in PEERS.items()}, optimizer)
+    return Links(tuple(rates), workers, processes, cases, model, device, steps)
 
 
 def gpus() -> list[str]:
@@ -99,21 +99,21 @@ def gpus() -> list[str]:
     return seen if named is None else named.split(",")[: len(seen)]
 
 
-def measure_link(links: Links, rate: str, progress: Callable[[int, Cell], None]) -> tuple[list[LinkRow], str]:
+def measure_link(links: Links, rate: str, progress: Callable[[int, Case], None]) -> tuple[list[LinkRow], str]:
     """The rows of one link; and why it ended early, or nothing.
 
-    `progress` is told each cell's number before it is waited for. What was measured before a rank failed is kept.
+    `progress` is told each case's number before it is waited for. What was measured before a rank failed is kept.
     """
-    measured: list[tuple[Cell, list[list[Phase]]]] = []
+    measured: list[tuple[Case, list[list[Phase]]]] = []
     hello: dict[str, Any] = {}
     current, failure = "at its start", ""
     try:
         with linked_hosts(links.workers, rate) as hosts, _ranks(links, hosts) as answers:
             hello = next(answers)[0]
-            for number, cell in enumerate(links.cells):
-                current = f"in {cell}"
-                progress(number, cell)
-                measured.append((cell, [_phases(answer) for answer in next(answers)]))
+            for number, case in enumerate(links.cases):
+                current = f"in {case}"
+                progress(number, case)
+                measured.append((case, [_phases(answer) for answer in next(answers)]))
     except ChildProcessError as error:
         failure = f"{rate}, {current}: {error}"
     if not measured:
@@ -127,7 +127,7 @@ def measure_link(links: Links, rate: str, progress: Callable[[int, Cell], None])
         model=links.model,
         **hello,
     )
-    return [make_row(setting, cell, ranks) for cell, ranks in measured], failure
+    return [make_row(setting, case, ranks) for case, ranks in measured], failure
 
 
 def _phases(answer: Any) -> list[Phase]:
@@ -140,7 +140,7 @@ def _ranks(links: Links, hosts: Sequence[Host]) -> Iterator[Iterator[list[Any]]]
     """The processes of each host; gives their answers, line by line, in order of rank. None outlives the context."""
     with tempfile.TemporaryDirectory(prefix="cser-ray-bench-") as folder:
         spec = Spec(
-            links.cells, links.model, links.device, links.workers, links.processes, hosts[0].interface,
+            links.cases, links.model, links.device, links.workers, links.processes, hosts[0].interface,
             f"{folder}/store", SECONDS, links.steps, TIMEOUT,
         )  # fmt: skip
         Path(folder, "spec.json").write_text(json.dumps(asdict(spec)))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from cser_ray.bench.links.cells import Cell
+from cser_ray.bench.links.cases import Case
 from cser_ray.bench.workloads import Workload
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
@@ -61,10 +61,10 @@ class Training:
             self._seek(self.t)
 
 
-def ours(cell: Cell, workload: Workload, communicator: Communicator | None = None) -> Training:
+def ours(case: Case, workload: Workload, communicator: Communicator | None = None) -> Training:
     """A method of ours in a plain training loop, among the processes of the default group unless otherwise said."""
     model = workload.fresh()
-    optimizer = build_optimizer(cell, model, communicator)
+    optimizer = build_optimizer(case, model, communicator)
     workload.record(model)
 
     def step() -> None:
@@ -75,40 +75,40 @@ def ours(cell: Cell, workload: Workload, communicator: Communicator | None = Non
     ledger = optimizer.communicator.ledger
     return Training(
         step,
-        interval=cell.reset_interval or 1,
+        interval=case.reset_interval or 1,
         seek=lambda t: setattr(optimizer, "t", t),
-        delay=cell.reset_delay or 0,
+        delay=case.reset_delay or 0,
         sent=lambda: ledger.total(in_ratio=True).bytes,
         collectives=lambda: ledger.total(in_ratio=True).collectives,
     )
 
 
-def build_optimizer(cell: Cell, model: nn.Module, communicator: Communicator | None = None) -> FlatOptimizer:
-    """The optimizer of a cell; ValueError where the method takes no delay."""
+def build_optimizer(case: Case, model: nn.Module, communicator: Communicator | None = None) -> FlatOptimizer:
+    """The optimizer of a case; ValueError where the method takes no delay."""
     config = RunConfig(
-        method=cell.method,
-        reset_interval=cell.reset_interval or 1,
-        reset_ratio=cell.reset_ratio or 1.0,
-        gradient_ratio=cell.gradient_ratio or float("inf"),
+        method=case.method,
+        reset_interval=case.reset_interval or 1,
+        reset_ratio=case.reset_ratio or 1.0,
+        gradient_ratio=case.gradient_ratio or float("inf"),
     )
     arguments = own_arguments(config)
-    for variant, argument, value in (("delay", "reset_delay", cell.reset_delay), ("overlap", "overlap", cell.overlap)):
-        if value and variant not in METHODS[cell.method].variants:
-            raise ValueError(f"{cell.method} takes no {argument}: leave the suffix of {cell.name} out")
+    for variant, argument, value in (("delay", "reset_delay", case.reset_delay), ("overlap", "overlap", case.overlap)):
+        if value and variant not in METHODS[case.method].variants:
+            raise ValueError(f"{case.method} takes no {argument}: leave the suffix of {case.name} out")
         if value:
             arguments[argument] = value
-    return optimizer_class(cell.method)(model.parameters(), LR, communicator=communicator, **arguments)
+    return optimizer_class(case.method)(model.parameters(), LR, communicator=communicator, **arguments)
 
 
-def check_cell(cell: Cell) -> None:
-    """Raise ValueError if the optimizer of a cell of ours cannot be built."""
-    if cell.method in METHODS:
-        build_optimizer(cell, nn.Linear(2, 2))
+def check_case(case: Case) -> None:
+    """Raise ValueError if the optimizer of a case of ours cannot be built."""
+    if case.method in METHODS:
+        build_optimizer(case, nn.Linear(2, 2))
 
 
-def peer_optimizer(cell: Cell, model: nn.Module) -> torch.optim.Optimizer:
+def peer_optimizer(case: Case, model: nn.Module) -> torch.optim.Optimizer:
     """torch's fused SGD with Nesterov momentum, or its fused AdamW."""
-    if cell.optimizer == "adamw":
+    if case.optimizer == "adamw":
         return torch.optim.AdamW(model.parameters(), LR, fused=True)
     return torch.optim.SGD(model.parameters(), LR, momentum=0.9, nesterov=True, fused=True)
 

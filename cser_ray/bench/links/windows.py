@@ -29,7 +29,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Cost:
+class StepCost:
     """What a step costs: medians and interquartile ranges over windows, in milliseconds; bytes and rounds a worker."""
 
     local_ms: float
@@ -46,7 +46,7 @@ class Cost:
     """How many windows of how many steps; where two kinds were measured, ordinary + synchronising."""
 
 
-def cost(ranks: Sequence[Phase]) -> Cost:
+def step_cost(ranks: Sequence[Phase]) -> StepCost:
     """One kind of window, as every rank saw it.
 
     A window lasts as long as its slowest rank needs; bytes are the mean over ranks.
@@ -56,7 +56,7 @@ def cost(ranks: Sequence[Phase]) -> Cost:
     exposed = [
         step - alone for step, alone in zip(_slowest([r.seconds for r in ranks], first.steps), local, strict=True)
     ]
-    return Cost(
+    return StepCost(
         local_ms=median(local),
         exposed_ms=median(exposed),
         exposed_ms_iqr=_spread(exposed),
@@ -68,12 +68,12 @@ def cost(ranks: Sequence[Phase]) -> Cost:
     )
 
 
-def combined(ordinary: Sequence[Phase], synchronising: Sequence[Phase], interval: int) -> Cost:
+def combined(ordinary: Sequence[Phase], synchronising: Sequence[Phase], interval: int) -> StepCost:
     """A step on average over an interval of H, from its ordinary steps and from the windows around its end.
 
     With windows of s steps around the synchronisation: (H - s)/H * ordinary + s/H * synchronising.
     """
-    many, few = cost(ordinary), cost(synchronising)
+    many, few = step_cost(ordinary), step_cost(synchronising)
     share = synchronising[0].steps / interval
 
     def weighted(a: float, b: float) -> float:
@@ -82,7 +82,7 @@ def combined(ordinary: Sequence[Phase], synchronising: Sequence[Phase], interval
     def where_known(a: float | None, b: float | None) -> float | None:
         return None if a is None or b is None else weighted(a, b)
 
-    return Cost(
+    return StepCost(
         local_ms=weighted(many.local_ms, few.local_ms),
         exposed_ms=weighted(many.exposed_ms, few.exposed_ms),
         exposed_ms_iqr=where_known(many.exposed_ms_iqr, few.exposed_ms_iqr),

@@ -1,4 +1,4 @@
-"""One rank of `cser-ray bench links`: runs every cell of one link and prints a line of JSON for each."""
+"""One rank of `cser-ray bench links`: runs every case of one link and prints a line of JSON for each."""
 
 import gc
 import json
@@ -15,8 +15,8 @@ import torch
 import torch.distributed as dist
 
 from cser_ray.bench.hosts.namespaces import counter
-from cser_ray.bench.links.cells import Cell
-from cser_ray.bench.links.measuring import Rank, make_baseline, measure
+from cser_ray.bench.links.cases import Case
+from cser_ray.bench.links.measuring import Rank, make_baseline, measure_phases
 from cser_ray.bench.links.peers import PEERS
 from cser_ray.bench.links.training import Training, ours
 from cser_ray.bench.report.provenance import hardware
@@ -27,9 +27,9 @@ from cser_ray.communication.host_communicator import HostCommunicator
 
 @dataclass(frozen=True)
 class Spec:
-    """What the parent asks of every rank of one link; the first cell is the baseline."""
+    """What the parent asks of every rank of one link; the first case is the baseline."""
 
-    cells: tuple[Cell, ...]
+    cases: tuple[Case, ...]
     model: str
     device: str
     workers: int
@@ -39,19 +39,19 @@ class Spec:
     store: str
     """The file through which ranks find each other; it need not be on any of the hosts."""
     seconds: float
-    """About how long a cell's windows last, if `steps` does not say how many steps they have."""
+    """About how long a case's windows last, if `steps` does not say how many steps they have."""
     steps: int | None
     timeout: float
     """Seconds after which a collective is given up."""
 
 
 def main(path: str, rank: int) -> None:
-    """Run the cells of the Spec at `path`; results go to what was standard output, all other output to standard error."""
+    """Run the cases of the Spec at `path`; results go to what was standard output, all other output to standard error."""
     with open(os.dup(1), "w", buffering=1) as results:
         os.dup2(2, 1)  # libraries print too
         threading.Thread(target=_end_with_parent, args=(Path(path).parent,), daemon=True).start()
         given = json.loads(Path(path).read_text())
-        spec = Spec(**given | {"cells": tuple(Cell(**cell) for cell in given["cells"])})
+        spec = Spec(**given | {"cases": tuple(Case(**case) for case in given["cases"])})
         _run(spec, rank, results)
 
 
@@ -77,11 +77,11 @@ def _run(spec: Spec, rank: int, results: TextIO) -> None:
     }
     print(json.dumps(hello), file=results)
     communicator = Communicator(1) if spec.processes == 1 else HostCommunicator(spec.processes)
-    local = make_baseline(ours(spec.cells[0], workload, communicator), here)
-    for cell in spec.cells:
+    local = make_baseline(ours(spec.cases[0], workload, communicator), here)
+    for case in spec.cases:
         here.agree()
-        training = _build(cell, workload, communicator)
-        phases = measure(training, local, here)
+        training = _build(case, workload, communicator)
+        phases = measure_phases(training, local, here)
         print(json.dumps([asdict(phase) for phase in phases]), file=results)
         training.close()
         del training
@@ -90,11 +90,11 @@ def _run(spec: Spec, rank: int, results: TextIO) -> None:
     dist.destroy_process_group()
 
 
-def _build(cell: Cell, workload: Workload, communicator: Communicator) -> Training:
+def _build(case: Case, workload: Workload, communicator: Communicator) -> Training:
     """A peer joins all processes, as torch's data parallelism does; a method of ours joins workers."""
-    if cell.method in PEERS:
-        return PEERS[cell.method].build(cell, workload)
-    return ours(cell, workload, communicator)
+    if case.method in PEERS:
+        return PEERS[case.method].build(case, workload)
+    return ours(case, workload, communicator)
 
 
 def _end_with_parent(folder: Path) -> None:

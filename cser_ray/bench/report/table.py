@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-def columns(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns wide enough for their entries; the first one left, all others right."""
     lines = [tuple(head), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -59,7 +59,7 @@ def check_csv(path: Path, names: str) -> None:
             raise ValueError(f"{path} has other columns than these rows (it begins {found[:60]!r}): name another file")
 
 
-def number(value: float | None, digits: int = 1) -> str:
+def fixed(value: float | None, digits: int = 1) -> str:
     """Fixed digits; nothing for what was not measured."""
     return "" if value is None else f"{value:.{digits}f}"
 

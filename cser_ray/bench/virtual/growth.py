@@ -12,16 +12,13 @@ from statistics import mean, stdev
 import torch
 
 from cser_ray.bench.report.provenance import commit, hardware, today
-from cser_ray.bench.report.table import columns, number, size
+from cser_ray.bench.report.table import aligned, fixed, size
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig, config_at
 from cser_ray.methods import METHODS
 from cser_ray.store.rows import RunRow
 from cser_ray.train.loop import train
-from cser_ray.train.record import Identity
-
-SCALINGS = ("worker", "global")
-"""What stays fixed: the batch of a worker, or that of all of them."""
+from cser_ray.train.record import TrialIdentity
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def measure(sweep: Sweep, device: torch.device) -> Iterator[GrowthRow]:
 def measure_cell(sweep: Sweep, scaling: str, config: RunConfig, device: torch.device) -> GrowthRow:
     """Train all learning rates and repeats at once; the row is about the best rate."""
     configs = [replace(config, lr=lr, repeat=repeat) for lr in sweep.lrs for repeat in range(sweep.repeats)]
-    rows = train(configs, Communicator(config.workers, group=None), device, Identity("growth", config.method))
+    rows = train(configs, Communicator(config.workers, group=None), device, TrialIdentity("growth", config.method))
     at = {lr: [row for row in rows if row.lr == lr] for lr in sweep.lrs}
     lr = min(at, key=lambda lr: _validation(at[lr]))
     kept = [row for row in at[lr] if not row.diverged] or at[lr]
@@ -181,7 +178,7 @@ def render(rows: Sequence[GrowthRow]) -> str:
             f"{first.task}, {first.params} parameters, {first.steps} steps, n = {first.repeats} repeats; the batch of "
             f"{'a worker' if scaling == 'worker' else 'all workers'} is fixed; {first.hardware}, torch {first.torch}"
         )
-        parts.append(title + "\n" + columns(head, [_line(row) for row in chosen]))
+        parts.append(title + "\n" + aligned(head, [_line(row) for row in chosen]))
     return "\n\n".join(parts)
 
 
@@ -193,10 +190,10 @@ def _line(row: GrowthRow) -> tuple[str, ...]:
         f"{row.ratio:g}",
         "" if row.reset_interval is None else str(row.reset_interval),
         f"{row.lr:g}",
-        number(row.test_acc) + (f"±{row.test_acc_sd:.1f}" if row.test_acc_sd is not None else ""),
-        number(row.test_loss, 3) + (f"±{row.test_loss_sd:.3f}" if row.test_loss_sd is not None else ""),
+        fixed(row.test_acc) + (f"±{row.test_acc_sd:.1f}" if row.test_acc_sd is not None else ""),
+        fixed(row.test_loss, 3) + (f"±{row.test_loss_sd:.3f}" if row.test_loss_sd is not None else ""),
         f"{row.diverged} of {row.repeats}" if row.diverged else "",
         size(row.bytes_per_step),
         f"{row.rounds:.4g}",
-        number(row.step_ms, 2),
+        fixed(row.step_ms, 2),
     )

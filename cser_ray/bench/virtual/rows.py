@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cser_ray.bench.report.table import columns, number, size
+from cser_ray.bench.report.table import aligned, fixed, size
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ def render(rows: Sequence[VirtualRow]) -> str:
     )
     table = [
         (
-            row.model, str(row.workers), str(row.runs), row.way, number(row.step_ms, 3),
-            f"{row.low_ms:.3f}-{row.high_ms:.3f}", number(row.over_batch, 2), number(row.over_loop, 3),
-            number(row.run_steps_s, 0), number(row.setup_s), size(row.state_bytes), size(row.peak_bytes),
+            row.model, str(row.workers), str(row.runs), row.way, fixed(row.step_ms, 3),
+            f"{row.low_ms:.3f}-{row.high_ms:.3f}", fixed(row.over_batch, 2), fixed(row.over_loop, 3),
+            fixed(row.run_steps_s, 0), fixed(row.setup_s), size(row.state_bytes), size(row.peak_bytes),
         )
         for row in rows
     ]  # fmt: skip
-    return columns(head, table)
+    return aligned(head, table)

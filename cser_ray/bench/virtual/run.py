@@ -26,7 +26,7 @@ from cser_ray.train.stack import Stack
 from cser_ray.virtual import GradientStep, VirtualWorkers, Way
 from cser_ray.virtual.recorded import as_cuda_graph
 
-METHOD = {"method": "cser-pl", "ratio": 256.0, "reset_interval": 16, "reset_ratio": 16.0}
+MEASURED = {"method": "cser-pl", "ratio": 256.0, "reset_interval": 16, "reset_ratio": 16.0}
 """What steps where an optimizer is timed too."""
 REPEATS = 8
 """Different seeds among stacked runs; the others differ in learning rate, as in a study."""
@@ -81,7 +81,7 @@ def measure_model(
         _settle(device)
         modules = [workload.template.to(device)] * workers
         rows = VirtualWorkers(modules, range(workers))
-        config = RunConfig(workers=workers, **METHOD)  # type: ignore[arg-type]
+        config = RunConfig(workers=workers, **MEASURED)  # type: ignore[arg-type]
         optimizer = make_optimizer(config, rows.parameters.values(), Communicator(workers, None), 0.0, [0])
         gradients = GradientStep(rows, losses, way, precision)
         started = time.perf_counter()
@@ -108,7 +108,7 @@ def measure_task(task: str, workers: int, runs: int, way: Way, device: torch.dev
     """Whole steps of `runs` stacked runs of a task, timed ten at a time without waiting in between."""
     _settle(device)
     configs = [
-        RunConfig(task=task, workers=workers, steps=4096, lr=0.01 * (1 + k // REPEATS), repeat=k % REPEATS, **METHOD)  # type: ignore[arg-type]
+        RunConfig(task=task, workers=workers, steps=4096, lr=0.01 * (1 + k // REPEATS), repeat=k % REPEATS, **MEASURED)  # type: ignore[arg-type]
         for k in range(runs)
     ]
     stack = Stack(configs, Communicator(workers, None), device)

@@ -4,12 +4,11 @@ import os
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from tuning.take_home.push.runs import Pushed, PushedRun, PushedStudy, Say, lacking
+from tuning.take_home.push.runs import KEY, Pushed, PushedRun, PushedStudy, Say, lacking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-KEY = "cser_ray.key"
 BATCH = 1000
 """Metrics that a server takes at once."""
 

@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from cser_ray.config import BLOCK_ORDERS
 from cser_ray.methods import METHODS
 from tuning.compare.selection import SELECT
-from tuning.take_home.push.runs import Pushed, PushedRun, PushedStudy, lacking
+from tuning.take_home.push.runs import KEY, Pushed, PushedRun, PushedStudy, lacking
 
 if TYPE_CHECKING:
     import optuna
 
-KEY = "cser_ray.key"
 _NUMBERS = {"ratio": (1.0, 1e9), "reset_ratio": (1.0, 1e9), "gradient_ratio": (1.0, 1e9), "lr": (1e-9, 1e6)}
 """Bounds that hold for every study: what one adds later must fit beside what is there."""
 

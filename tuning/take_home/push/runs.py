@@ -21,6 +21,8 @@ SETTINGS = tuple(c.name for c in columns(RunRow) if c.asked)
 """Columns of RunRow that say what was run; the other numbers say what came of it."""
 _NEITHER = ("schema_version", "attempt", "evaluation", "step")
 RESULTS = tuple(c.name for c in columns(RunRow) if c.kind in (int, float) and c.name not in (*SETTINGS, *_NEITHER))
+KEY = "cser_ray.key"
+"""The tag or attribute by which a tracker that has them knows a run again: its `PushedRun.key`."""
 CURVE = tuple(c.name for c in columns(EpochRow) if c.kind in (int, float) and c.name not in _NEITHER)
 
 

@@ -1,4 +1,4 @@
-"""What is measured on one link: cells, each one method at one ratio, in the order in which they run."""
+"""What is measured on one link: cases, each one method or peer at one ratio, in the order in which they run."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ BASELINES = {METHODS[name].reference: name for name in METHODS.builtin if METHOD
 
 
 @dataclass(frozen=True)
-class Cell:
+class Case:
     """One method of `METHODS`, or one peer, at one ratio."""
 
     method: str
@@ -63,31 +63,31 @@ def parse_method(text: str, peers: Mapping[str, bool]) -> Asked:
     return Asked(name, int(delays[0][1]) if delays and delays[0] else 0, "overlap" in suffixes)
 
 
-def plan(
+def make_cases(
     methods: Sequence[str], ratios: Sequence[float], peers: Mapping[str, bool], optimizer: str = "sgd"
-) -> tuple[Cell, ...]:
-    """The cells of one link, the baseline first.
+) -> tuple[Case, ...]:
+    """The cases of one link, the baseline first.
 
-    `peers`: name -> whether it takes a ratio. Cells without a ratio come first; then, for each ratio, every method.
+    `peers`: name -> whether it takes a ratio. Cases without a ratio come first; then, for each ratio, every method.
     Raises ValueError for an unknown method and for a ratio that a method cannot meet.
     """
     named = [parse_method(text, peers) for text in methods]
     for name, *_ in named:
         if name not in peers and METHODS[name].reference != optimizer:
             raise ValueError(f"{name} cannot be compared with steps of {optimizer}: choose the other --optimizer")
-    cells = [cell for asked in named if (cell := _without_ratio(asked, peers, optimizer))]
-    cells += [
+    cases = [case for asked in named if (case := _without_ratio(asked, peers, optimizer))]
+    cases += [
         _with_ratio(asked, ratio, peers, optimizer)
         for ratio in ratios
         for asked in named
         if _takes_ratio(asked.name, peers)
     ]
     first = baseline(optimizer)
-    others = [cell for cell in dict.fromkeys(cells) if cell != first]
+    others = [case for case in dict.fromkeys(cases) if case != first]
     return (first, *others)
 
 
-def baseline(optimizer: str) -> Cell:
+def baseline(optimizer: str) -> Case:
     """The step without communication, against which all others are held."""
     return _ours(Asked(BASELINES[optimizer]), Structure(), optimizer)
 
@@ -96,22 +96,22 @@ def _takes_ratio(name: str, peers: Mapping[str, bool]) -> bool:
     return peers[name] if name in peers else METHODS[name].has_ratio
 
 
-def _without_ratio(asked: Asked, peers: Mapping[str, bool], optimizer: str) -> Cell | None:
+def _without_ratio(asked: Asked, peers: Mapping[str, bool], optimizer: str) -> Case | None:
     if _takes_ratio(asked.name, peers):
         return None
-    return Cell(asked.name, optimizer=optimizer) if asked.name in peers else _ours(asked, Structure(), optimizer)
+    return Case(asked.name, optimizer=optimizer) if asked.name in peers else _ours(asked, Structure(), optimizer)
 
 
-def _with_ratio(asked: Asked, ratio: float, peers: Mapping[str, bool], optimizer: str) -> Cell:
+def _with_ratio(asked: Asked, ratio: float, peers: Mapping[str, bool], optimizer: str) -> Case:
     if asked.name not in peers:
         return _ours(asked, structure_for(asked.name, ratio), optimizer)
     if ratio != int(ratio):
         raise ValueError(f"{asked.name} synchronises everything every R_C steps: R_C = {ratio:g} is no whole number")
-    return Cell(asked.name, ratio, int(ratio), 1.0, optimizer=optimizer)
+    return Case(asked.name, ratio, int(ratio), 1.0, optimizer=optimizer)
 
 
-def _ours(asked: Asked, structure: Structure, optimizer: str) -> Cell:
-    return Cell(
+def _ours(asked: Asked, structure: Structure, optimizer: str) -> Case:
+    return Case(
         asked.name,
         METHODS[asked.name].formula(structure),
         structure.reset_interval,
