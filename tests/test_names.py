@@ -10,12 +10,10 @@ PACKAGES = ("cser_ray", "tuning", "dashboards")
 TWICE = {
     "DEFAULT_FOLDER": "where each task that reads files looks for its own",
     "DONE": "the mark by which a tracker without tags knows a run that it has whole",
-    "METHODS": "what a study compares where none are named, and what a plan does",
-    "ORDERS": "what --block-order takes: the table itself imports torch, which --help shall not",
-    "SCHEDULES": "what --schedule takes, likewise; tests/test_cli_help.py holds both to their tables",
     "SELECT": "the option --select, and the table of what it takes, which imports more than --help shall",
     "SIMPLE": "methods so plain that a verdict, or a plan, prefers them to others that are as good",
     "SPLIT_SEED": "by which each task splits its own data, once and for all",
+    "STEPS_A_PASS": "of the data of each task that the paper ran",
 }
 """Name -> why two modules may define it: parallel modules, or a command's own copy of a table's keys."""
 

@@ -92,7 +92,7 @@ class Numbers(click.ParamType[Any]):
             self.fail(f"{value!r} is not a comma-separated list of {whole}numbers", param, ctx)
 
 
-METHOD = Names("method", lambda: METHODS, many=False)
+METHOD_NAME = Names("method", lambda: METHODS, many=False)
 CONFIG = click.option(
     "--config", type=click.Path(exists=True, dir_okay=False), help="A YAML file with any of these settings."
 )

@@ -2,13 +2,15 @@
 
 import click
 
-from cser_ray.commands.options import METHOD, SELECT, clear_errors, selection_rule
+from cser_ray.commands.options import METHOD_NAME, SELECT, clear_errors, selection_rule
 
 
 @click.command()
 @click.argument("results")
 @click.option("--ratio", type=float, required=True, help="Overall ratio R_C.")
-@click.option("--method", type=METHOD, help="This method's settings [those of the one that the comparison recommends].")
+@click.option(
+    "--method", type=METHOD_NAME, help="This method's settings [those of the one that the comparison recommends]."
+)
 @SELECT
 @click.option("--out", help="Write the settings to this YAML file [to standard output].")
 def best(results: str, ratio: float, method: str | None, select: str | None, out: str | None) -> None:
@@ -30,7 +32,9 @@ def best(results: str, ratio: float, method: str | None, select: str | None, out
 @click.command()
 @click.argument("results")
 @click.option("--ratio", type=float, help="Overall ratio R_C [none is needed where there is one finished run].")
-@click.option("--method", type=METHOD, help="This method's model [that of the one that the comparison recommends].")
+@click.option(
+    "--method", type=METHOD_NAME, help="This method's model [that of the one that the comparison recommends]."
+)
 @click.option("--run", "run_id", help="The model of this run, by its id in the results, in place of --ratio.")
 @SELECT
 @click.option(

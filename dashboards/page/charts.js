@@ -26,8 +26,8 @@ const xLinear = (title) => ({
 
 const referenceRows = (page) =>
   page.decision.references
-    .filter((line) => isNumber(line.mean) && (line.floor || line.name === "sgd"))
-    .map((line) => ({ name: line.name === "sgd" ? "sgd" : "floor", level: line.mean }));
+    .filter((line) => isNumber(line.mean) && (line.floor || line.dense))
+    .map((line) => ({ name: line.dense ? line.name : "floor", level: line.mean }));
 const referenceLines = (page) => [
   {
     data: { values: referenceRows(page) },

@@ -21,7 +21,7 @@ CHARTS.curves = (page, state) => {
     ],
     description: `${shown} against ${over}`,
     caption: [
-      `At R_C = ${ratioText(state.ratio)}, with sgd and no-sync dashed. `,
+      `At R_C = ${ratioText(state.ratio)}, with dense and silent training dashed. `,
       "Mean over the repeats that converged; band: ± one standard deviation. ",
       state.over === "wall_s"
         ? "Seconds of the process that trained, with all runs that it stacked in one batch: compare within a method. "
@@ -53,7 +53,7 @@ CHARTS.consensus = (page, state) => {
 
 CHARTS.workers = (page, state) => {
   const own = curveRows(page, state, ["val_acc", "val_acc_worker"], "epoch").filter(
-    (row) => row.method === state.method || row.method === "no-sync",
+    (row) => row.method === state.method || known(row.method).silent,
   );
   const rows = own.map((row) => ({ ...row, model: row.shown === "val_acc" ? "the average" : "a worker's own" }));
   const methods = byMethod(page.methods);
@@ -62,7 +62,7 @@ CHARTS.workers = (page, state) => {
     columns: [METHOD, ["model", "model"], ["x", "epoch", (v) => digits(v)], ["y", "val. acc., %", (v) => digits(v)]],
     description: "Validation accuracy of the averaged model and of worker 0's own model against epochs",
     caption: [
-      `${state.method} at R_C = ${ratioText(state.ratio)}, and no-sync. Solid: the averaged model; dashed: worker 0's own. `,
+      `${state.method} at R_C = ${ratioText(state.ratio)}, and without communication. Solid: the averaged model; dashed: worker 0's own. `,
       "A worker far above its average: averaging is what fails.",
     ],
     spec: {

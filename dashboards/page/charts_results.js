@@ -113,7 +113,7 @@ CHARTS.accuracy = (page, state) => {
   return {
     rows: rows.concat(lost),
     columns: [METHOD, RATIO, ACCURACY, ["n", "repeats"], ["diverged", "diverged"]],
-    description: "Test accuracy of each method against the overall ratio, with sgd and the floor as lines",
+    description: "Test accuracy of each method against the overall ratio, with dense training and the floor as lines",
     caption: ["Bars: ± one standard deviation. ", lost.length ? "✕: every repeat diverged. " : "", floorText(page)],
     spec: {
       encoding: { x },

@@ -49,7 +49,7 @@ function drawTable(page, state, pick) {
     ),
   );
   $("table").replaceChildren(h("thead", {}, head), h("tbody", {}, rows));
-  const lines = references.filter((line) => line.floor || !line.name.startsWith("no-sync"));
+  const lines = references.filter((line) => line.floor || !line.silent);
   $("references").replaceChildren(
     ...lines.flatMap((line, k) => [
       k ? " · " : "",

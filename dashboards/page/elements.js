@@ -29,27 +29,10 @@ const SHAPES = {
   bar: "M-1.2,-.4H1.2V.4H-1.2Z",
   star: "M0,-1.3L.36,-.4L1.24,-.4L.55,.2L.8,1.1L0,.55L-.8,1.1L-.55,.2L-1.24,-.4L-.36,-.4Z",
 };
-const LOOKS = {
-  sgd: ["sgd", "bar"],
-  "no-sync": ["no-sync", "bar"],
-  "local-sgd": ["local-sgd", "up"],
-  diloco: ["diloco", "down"],
-  "ef-sgd": ["ef-sgd", "square"],
-  qsparse: ["qsparse", "left"],
-  csea: ["csea", "diamond"],
-  "cser-pl": ["cser-pl", "cross"],
-  cser: ["cser", "circle"],
-  "cser-release": ["cser-release", "right"],
-  "sgd-bf16": ["sgd", "star"],
-  adamw: ["sgd", "square"],
-  "no-sync-adamw": ["no-sync", "star"],
-  "local-adamw": ["local-sgd", "star"],
-  "csea-adamw": ["csea", "star"],
-  "cser-adamw": ["cser", "star"],
-};
-const look = (method) => LOOKS[method] ?? ["sgd", "star"];
-const colour = (method) => `var(--m-${look(method)[0]})`;
-const shape = (method) => SHAPES[look(method)[1]];
+const OTHER = { colour: "other", shape: "star", silent: false, dense: false };
+const known = (method) => page?.methods_known?.[method] ?? OTHER;
+const colour = (method) => `var(--m-${known(method).colour})`;
+const shape = (method) => SHAPES[known(method).shape] ?? SHAPES.star;
 
 function svg(tag, attributes, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);

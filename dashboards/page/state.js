@@ -55,7 +55,7 @@ function settle(page) {
   }
   const heats = [...new Set(page.heat?.filter((row) => row.ratio === state.ratio).map((row) => row.method))];
   page.heats = heats;
-  if (!heats.includes(state.heat)) state.heat = heats.includes("cser") ? "cser" : (heats[0] ?? null);
+  if (!heats.includes(state.heat)) state.heat = heats.includes(state.method) ? state.method : (heats[0] ?? null);
   if (times) {
     if (!(state.rate >= 0 && state.rate < times.rates.length)) state.rate = 8;
     if (!(state.compute >= 0 && state.compute < times.compute_ms.length) || state.compute === null) {

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from cser_ray.bench.links.cases import Case
-from cser_ray.bench.links.rows import LinkRow, Setting, make_row, render
+from cser_ray.bench.links.rows import LinkRow, LinkSetting, make_row, render
 from cser_ray.bench.links.windows import Phase
 from cser_ray.bench.report.table import aligned, append_csv, as_csv, size
 
-SETTING = Setting("2026-01-31", "abc1234", "2 cores", "2.15.0", "gloo", 1e8, 2, 1, "mlp", 2_109_450)
+SETTING = LinkSetting("2026-01-31", "abc1234", "2 cores", "2.15.0", "gloo", 1e8, 2, 1, "mlp", 2_109_450)
 CASE = Case("csea", 32.0, 1, 32.0, float("inf"), 4)
 RANKS = [[Phase(16, (0.48, 0.48), 10, (0.2, 0.2), 32, 32 * 264_000, 32 * 262_000, 32)]] * 2
 

@@ -12,7 +12,7 @@ MEASURABLE_BYTES = 1000.0
 
 
 @dataclass(frozen=True)
-class Setting:
+class LinkSetting:
     """What the rows of one link have in common."""
 
     date: str
@@ -28,7 +28,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class LinkRow(Setting):
+class LinkRow(LinkSetting):
     """What one method costs on one link; bytes, rounds and times are those of a step, bytes also of a worker."""
 
     method: str
@@ -57,7 +57,7 @@ class LinkRow(Setting):
     window: str
 
 
-def make_row(setting: Setting, case: Case, ranks: Sequence[Sequence[Phase]]) -> LinkRow:
+def make_row(setting: LinkSetting, case: Case, ranks: Sequence[Sequence[Phase]]) -> LinkRow:
     """A row from what every rank saw: one phase, or ordinary and synchronising steps."""
     phases = list(zip(*ranks, strict=True))
     if len(phases) == 1:

@@ -20,7 +20,7 @@ import torch
 from cser_ray.bench.hosts.namespaces import Host, linked_hosts, nccl_as_host
 from cser_ray.bench.links.cases import Case, make_cases
 from cser_ray.bench.links.peers import PEERS
-from cser_ray.bench.links.rows import LinkRow, Setting, make_row
+from cser_ray.bench.links.rows import LinkRow, LinkSetting, make_row
 from cser_ray.bench.links.training import check_case
 from cser_ray.bench.links.windows import Phase
 from cser_ray.bench.links.worker import Spec
@@ -118,7 +118,7 @@ def measure_link(links: Links, rate: str, progress: Callable[[int, Case], None])
         failure = f"{rate}, {current}: {error}"
     if not measured:
         return [], failure
-    setting = Setting(
+    setting = LinkSetting(
         date=today(),
         commit=commit(),
         rate_bps=bits_per_second(rate),
