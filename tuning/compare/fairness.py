@@ -21,7 +21,7 @@ from tuning.compare.selection import RUNG, Run, by_cell, configuration_of, finis
 if TYPE_CHECKING:
     import pandas as pd
 
-MEASURED = {"task_hash": "data (task_hash)", "n_params": "numbers of parameters"}
+BESIDE_SETTINGS = {"task_hash": "data (task_hash)", "n_params": "numbers of parameters"}
 """Columns beside the settings that are equal in every run of a fair study, and their names in a sentence."""
 
 ALPHA = 0.05
@@ -118,7 +118,7 @@ def _alike(done: list[Run]) -> Iterator[str]:
         if each.setting.column and not each.setting.free and each.setting.alike == "exactly":
             readers = [run for run in done if not each.setting.by_method or _reads(run["method"], each.name)]
             yield from _different(each.words, ((setting_of(run, each.name, _config(run)), run) for run in readers))
-    for column, words in MEASURED.items():
+    for column, words in BESIDE_SETTINGS.items():
         yield from _different(words, ((run[column], run) for run in done))
 
 
