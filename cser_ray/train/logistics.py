@@ -1,4 +1,4 @@
-"""How trials are carried out: nothing here changes what they reach."""
+"""How trials are carried out: resources, checkpoints and timeouts, which change no result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -19,7 +19,7 @@ class Logistics:
     checkpoint_s: float = CHECKPOINT_S
     """Seconds from one checkpoint to the next; 0 makes one at each evaluation."""
     keep_models: str = "auto"
-    """Which averaged models stay: a word of `model_store.KEEP`."""
+    """Which averaged models are kept: a word of `cser_ray.store.models.KEEP`."""
     timeout_s: float = TIMEOUT_S
     """Seconds in a collective after which a real trial ends."""
     wait_s: float = 0.0
@@ -37,5 +37,5 @@ class Logistics:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
-        """Those among the settings of a command, or of a trial."""
+        """The logistics among the settings of a command or of a trial; others are ignored."""
         return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})
