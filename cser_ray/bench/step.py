@@ -49,7 +49,7 @@ class StepRow:
     floor_ms: float
     """TRAFFIC at the speed at which this device copies memory."""
     bytes_held: int | None
-    """On a GPU: at the highest, parameters and gradients included."""
+    """Peak GPU memory, parameters and gradients included."""
     over_state: float | None
     """bytes_held over STATE."""
     waits: float | None
@@ -134,7 +134,7 @@ def _ours(params: int, case: Case, device: torch.device) -> FlatOptimizer:
 def _measured(
     build: Callable[[], torch.optim.Optimizer], device: torch.device
 ) -> tuple[float, float, int | None, float | None]:
-    """(milliseconds of a step on the device, on the processor, bytes held at the highest, waits for the device)."""
+    """(milliseconds of a step on the device, on the processor, peak bytes held, waits for the device)."""
     gpu = device.type == "cuda"
     if gpu:
         torch.cuda.empty_cache()
@@ -173,7 +173,7 @@ def _measured(
 
 
 def _waits(optimizer: torch.optim.Optimizer, steps: int) -> float:
-    """By torch's own watch over synchronising calls."""
+    """Synchronising calls a step, as `torch.cuda.set_sync_debug_mode` reports them."""
     mode = torch.cuda.get_sync_debug_mode()
     torch.cuda.set_sync_debug_mode("warn")
     try:

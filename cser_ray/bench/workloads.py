@@ -69,7 +69,7 @@ class Workload:
         torch.autograd.backward(loss)
 
     def _autocast(self) -> torch.autocast:
-        """Without its cache of cast weights, which graphs could not share, and which no step uses twice."""
+        """Autocast without its cache of cast weights: CUDA graphs cannot share it, and no step uses a weight twice."""
         on = self.inputs.is_cuda
         return torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=on, cache_enabled=False)
 
@@ -87,7 +87,7 @@ class _Functional:
 
 @dataclass(frozen=True)
 class _Bound:
-    """The other way round: a function of an input and these parameters, as a module's forward."""
+    """The inverse: a function of an input and these parameters, as a module's forward."""
 
     function: Callable[..., Any]
     parameters: tuple[nn.Parameter, ...]

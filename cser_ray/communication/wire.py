@@ -1,9 +1,11 @@
-"""What synchronisations put on the wire, without torch: who only reckons with bytes need not load it."""
+"""How many bytes synchronisations send; imports no torch, so that callers that only compute bytes need not load it."""
 
 EDGES = (0.0, 0.1, 0.3, 0.6, 1.0)
-"""Of the ranges in which an overlapped synchronisation is sent, as parts of the flat vector.
+"""Where a synchronisation that overlaps the backward pass is cut: it is sent as the ranges between neighbouring edges.
 
-The first one is launched last and hides behind nothing: it is small.
+Edges are fractions of the flat parameter vector. The backward pass produces gradients from the end of the vector to its
+start, so the last range is sent first. The first range is sent last, when no computation is left to hide behind; it is
+therefore the smallest.
 """
 
 

@@ -16,7 +16,7 @@ from cser_ray.registry import load
 
 
 def compressor(ratio: float, order: str) -> GRBS | Identity | Zero:
-    """GRBS at a ratio; everything at 1, nothing at infinity."""
+    """The compressor for a ratio: GRBS, the identity at 1, zero at infinity."""
     if ratio == 1:
         return Identity()
     return Zero() if math.isinf(ratio) else GRBS(ratio, order)

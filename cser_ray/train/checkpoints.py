@@ -1,7 +1,8 @@
-"""Saves a trial between two steps and goes on from there, each process with a file of its own, with identical bits.
+"""Saves a trial between two steps and resumes it bit for bit; each process has a file of its own.
 
-What all workers hold alike is stored once, with the first worker's values; a process adds what its workers hold
-otherwise. The few bytes that processes exchange about it are not in the ledger, which is that of an undisturbed run.
+A tensor that is equal on all workers is stored once, with the first worker's values; a process adds those in which its
+workers differ. The few bytes that processes exchange to save and resume are not in the ledger, so that a resumed run has
+the ledger of an uninterrupted one.
 """
 
 import contextlib
@@ -36,7 +37,7 @@ class Checkpoints:
     """The checkpoints of one trial in the results folder `uri`, which all processes must see.
 
     `every_s`: seconds between two, by the clock of rank 0; 0 saves after every evaluation. `earlier`: a trial that differs
-    in its number of workers only; where this one has no checkpoint yet, it begins where that one stood.
+    in its number of workers only; where this one has no checkpoint yet, it resumes from the newest of that one.
     """
 
     def __init__(self, uri: str, trial_id: str, every_s: float = CHECKPOINT_S, earlier: str = ""):
@@ -47,7 +48,7 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def restore(self, stack: Stack, record: Record) -> None:
-        """Go on from the newest checkpoint that every process finds whole, if there is one; then from `earlier`'s.
+        """Resume from the newest checkpoint that every process finds undamaged, or else from `earlier`'s, if there is one.
 
         A damaged one is named in a CserWarning and in the rows. Raises ValueError where it belongs to another
         configuration.
@@ -57,7 +58,7 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def _go_on(self, stack: Stack, record: Record, store: CheckpointStore, read: Read) -> bool:
-        """Whether there was a checkpoint to go on from."""
+        """Resume from a checkpoint of `store`; whether there was one."""
         communicator = stack.communicator
         steps = store.steps() if _rank(communicator) == 0 else []
         left_out: list[str] = []
@@ -79,7 +80,10 @@ class Checkpoints:
         return False
 
     def save(self, stack: Stack, record: Record) -> None:
-        """Save, if it is time. A file that cannot be written is named in a CserWarning, and training goes on."""
+        """Save, if `every_s` seconds have passed.
+
+        A file that cannot be written is named in a CserWarning, and training continues.
+        """
         communicator = stack.communicator
         due = time.monotonic() - self._saved_at >= self.every_s
         if everyone(communicator, bytes([due]))[0] == NO:  # clocks differ: rank 0 decides
@@ -109,19 +113,19 @@ class Checkpoints:
         record.go_on()
 
     def remove(self, stack: Stack) -> None:
-        """After the end, once the rows are written: nothing is left to go on with."""
+        """Remove all checkpoints of a trial that has ended, once its rows are written."""
         if _rank(stack.communicator) == 0:
             with contextlib.suppress(OSError):  # what is left takes room and does no harm
                 self.store.remove()
 
     def _own(self, stack: Stack, record: Record, store: CheckpointStore, step: int) -> Callable[[], None]:
-        """Puts back what this process, or one like it, saved."""
+        """Loads what the process of this rank saved."""
         manifest = _manifest(stack, store, step, fingerprint(stack))
         part = _part(store, step, manifest, _rank(stack.communicator))
         return _strictly(store, step, lambda: put_back_(stack, record, step, part))
 
     def _of_all(self, stack: Stack, record: Record, store: CheckpointStore, step: int) -> Callable[[], None]:
-        """Redistributes what all processes of a trial with another number of workers saved."""
+        """Merges what all processes of a trial with another number of workers saved, and starts every worker here from it."""
         workers = store.manifest(step).fingerprint.get("workers")
         if not isinstance(workers, int) or workers < 1:
             raise DamagedError(f"{store.path(step)} is of {workers!r} workers")
@@ -174,7 +178,7 @@ def _part(store: CheckpointStore, step: int, manifest: Manifest, rank: int) -> P
 
 
 def _strictly(store: CheckpointStore, step: int, put_back: Callable[[], None]) -> Callable[[], None]:
-    """The same, with one error for whatever does not fit."""
+    """`put_back`, with everything that does not fit this trial raised as one ValueError."""
 
     def checked() -> None:
         try:
@@ -188,7 +192,7 @@ def _strictly(store: CheckpointStore, step: int, put_back: Callable[[], None]) -
 
 
 def everyone(communicator: Communicator, mine: bytes) -> list[bytes]:
-    """What every process gives, in order of rank; all give equally many bytes."""
+    """All-gather of a few bytes: those of every process, in order of rank; all must give equally many."""
     group = communicator.group
     if group is None:
         return [mine]
@@ -200,7 +204,7 @@ def everyone(communicator: Communicator, mine: bytes) -> list[bytes]:
 
 
 def _next(communicator: Communicator, steps: list[int]) -> int:
-    """The first of the steps that rank 0 knows, taken from its list; 0 where none is left."""
+    """Rank 0 takes the first step off its list, and every process gets it; 0 where none is left."""
     return int.from_bytes(everyone(communicator, (steps.pop(0) if steps else 0).to_bytes(8, "little"))[0], "little")
 
 

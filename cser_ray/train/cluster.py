@@ -100,7 +100,7 @@ def check_room(workers: int, processes_per_worker: int, cpus_per_worker: float, 
 
 
 def _cpus_of_nodes() -> list[float]:
-    """Of those that have any."""
+    """CPUs of each node that has any."""
     import ray
 
     return [node["Resources"]["CPU"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]

@@ -1,7 +1,7 @@
 """Evaluation at the workers' mean model, on a copy: the model that training continues with is never touched.
 
 BatchNorm's running statistics belong to one model each; for the mean they are computed anew on training batches.
-Whatever has to be exchanged for this stands in the ledger under its own name, outside R_C.
+What this sends has an entry of its own in the ledger, "evaluation", which does not count in R_C.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from cser_ray.virtual import VirtualWorkers, batch_statistics, evaluate_rows, ha
 CALIBRATION = 128
 """Training samples a worker contributes to BatchNorm's statistics of the mean model."""
 TRAINING_SAMPLES = 2048
-"""At most this many samples tell the training loss of the mean model."""
+"""The training loss of the mean model is measured on at most this many samples."""
 CHUNK = 512
 """Samples evaluated at a time."""
 

@@ -1,4 +1,4 @@
-"""How trials are carried out: nothing here changes what they reach."""
+"""How trials are carried out: resources, checkpoints and timeouts, which change no result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -43,5 +43,5 @@ class Logistics:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
-        """Those among the settings of a command, or of a trial."""
+        """The logistics among the settings of a command or of a trial; others are ignored."""
         return cls(**{f.name: settings[f.name] for f in fields(cls) if f.name in settings})

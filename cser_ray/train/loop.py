@@ -20,7 +20,7 @@ from cser_ray.train.stack import Stack
 Report = Callable[[list[EpochRow], list[RunRow]], None]
 """Called on every process after each evaluation with one epoch row and one run row a run; it may raise to stop the trial."""
 Watch = Callable[[Stack, Record], AbstractContextManager[None]]
-"""Looks at a trial and its record from another thread, until it is left."""
+"""A context manager that observes a stack and its record from another thread while it is open."""
 
 
 def train(
@@ -35,9 +35,9 @@ def train(
 ) -> list[RunRow]:
     """Train the stacked runs to their end and return their rows, equal on every process up to its clock.
 
-    A trial all of whose runs have stopped being finite ends early: nothing can bring them back. With `checkpoints` it
-    goes on from its last one, and leaves none when it has ended. `models`: where to keep what they end with.
-    `watch`: what looks on while the trial steps.
+    A trial ends early once no run has finite values any more. With `checkpoints` it resumes from its last one, and removes
+    all when it has ended. `models`: where to keep the final averaged models. `watch`: a context in which the steps are
+    taken, such as telemetry.
     """
     stack = Stack(configs, communicator, device)
     record = Record(stack, identity)

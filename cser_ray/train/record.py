@@ -37,7 +37,7 @@ class TrialIdentity:
 
 
 class Record:
-    """Turns evaluations into rows of the results store."""
+    """Turns the evaluations of a stack into rows of the results store."""
 
     def __init__(self, stack: Stack, identity: TrialIdentity):
         self.stack, self.identity = stack, identity
@@ -59,7 +59,7 @@ class Record:
         """Parameters and buffers `[runs, ...]` of the averaged models, once the trial has ended."""
 
     def state(self) -> dict[str, Any]:
-        """What the rows to come need to know of those before, as JSON has it."""
+        """What a resumed trial needs to continue its rows, as values that JSON can hold."""
         return {
             "evaluation": self.evaluation,
             "started_at": self.started_at.isoformat(),
@@ -73,7 +73,7 @@ class Record:
         }
 
     def load_state(self, saved: dict[str, Any]) -> None:
-        """Go on where `state` was taken; the time since then counts as none."""
+        """Continue from a saved `state`; the time between then and now is in no column."""
         self.evaluation = saved["evaluation"]
         self.started_at = datetime.fromisoformat(saved["started_at"])
         self.diverged_step = list(saved["diverged_step"])
@@ -84,18 +84,19 @@ class Record:
         self.go_on()
 
     def add_notes(self, notes: Sequence[str]) -> None:
-        """What a reader of the rows should know."""
+        """Append to the column `note` of the rows to come."""
         self.note = "; ".join(filter(None, [self.note, *notes])) or None
 
     def go_on(self) -> None:
-        """Training begins again: what was done since the evaluation is none of its time."""
+        """Restart the training clock: evaluations and checkpoints count as neither computing nor communication."""
         self.stack.communicator.seconds = 0.0
         self.paused_at = time.perf_counter()
 
     def evaluate(self, last: bool) -> bool:
-        """Evaluate every run and renew the rows; whether the trial has ended: its last step, or no run still finite.
+        """Evaluate every run and rebuild the rows. Returns whether the trial has ended: after its last step, or when no run
+        is finite any more.
 
-        The time this takes counts as neither compute nor communication.
+        The time this takes counts as neither computing nor communication.
         """
         stack, communicator = self.stack, self.stack.communicator
         self.training_s += time.perf_counter() - self.paused_at

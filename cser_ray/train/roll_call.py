@@ -1,4 +1,4 @@
-"""Who keeps the others waiting, where a collective has timed out."""
+"""After a collective has timed out: which ranks did not come to it."""
 
 import threading
 from collections.abc import Iterator

@@ -14,7 +14,7 @@ class Shards:
 
     Each worker of n owns 1 / n of the training set, drawn once from the run's seed; equal seeds get equal batches
     whatever the method (common random numbers), and a worker gets the same ones wherever it runs. `part` = (j, k): this
-    process is number j of the k that share every batch of its worker, and augments its part by numbers of its own.
+    process is number j of the k that share every batch of its worker, with random augmentation of its own.
 
     Raises ValueError where a shard does not fill one batch.
     """
@@ -49,7 +49,9 @@ class Shards:
             for worker in worker_ids
         }
         self.ahead = 0
-        """Steps of data before step 1: those that another number of workers took as fewer or more steps of its own."""
+        """Batches of each worker's shard to skip before step 1, negative to go back: set where training goes on with another
+        number of workers, whose steps took more or fewer samples, so that data continue after as many samples as were seen.
+        """
         self._epoch, self._order = -1, torch.empty(0)
 
     def indices(self, step: int, device: torch.device | None = None) -> Tensor:

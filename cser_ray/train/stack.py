@@ -36,7 +36,7 @@ class Stack:
     """The runs `configs` of one trial, built, stacked beside each other and ready to step.
 
     `communicator` says which workers live here; `device` is where they compute. All tensors carry the leading axes
-    [runs, workers here]. Raises ValueError for what the configuration asks wrongly.
+    [runs, workers here]. Raises ValueError for a configuration that does not fit the communicator, task or method.
     """
 
     def __init__(self, configs: Sequence[RunConfig], communicator: Communicator, device: torch.device):

@@ -1,4 +1,4 @@
-"""An end for a start that hangs: Ray waits without end for a worker that stands still before its training begins."""
+"""A timeout for starting workers: Ray itself waits for ever for one that hangs before its training begins."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Everything that the steps of a trial change, taken out and put back: what a checkpoint has to hold.
+"""Saves and loads everything that the steps of a trial change: what a checkpoint has to hold.
 
 Batches, blocks and dropout masks are functions of seeds and the step, so they are not in it.
 """
@@ -17,11 +17,11 @@ from cser_ray.train.record import Record
 from cser_ray.train.stack import Stack
 
 Part = tuple[dict[str, Tensor], dict[str, Any]]
-"""What one process holds of a checkpoint: tensors `[runs, workers there, ...]`, and the rest as JSON has it."""
+"""What one process saves in a checkpoint: tensors `[runs, its workers, ...]`, and other values that JSON can hold."""
 
 
 def fingerprint(stack: Stack) -> dict[str, Any]:
-    """What makes two trials the same: the runs' configuration, the data and the model's size. Where data lies is not."""
+    """What a checkpoint and the trial that loads it must have in common: configuration, data (not their path), model size."""
     shared = {name: value for name, value in asdict(stack.config).items() if name not in ("lr", "repeat", "data_dir")}
     runs = {"lr": [run.lr for run in stack.configs], "repeat": [run.repeat for run in stack.configs]}
     data = {"task_hash": stack.task.content_hash(), "n_params": stack.n_params}
@@ -29,9 +29,10 @@ def fingerprint(stack: Stack) -> dict[str, Any]:
 
 
 def taken(stack: Stack, record: Record) -> Part:
-    """The state of a trial between two steps. Tensors may be the live ones. Waits for a reset under way.
+    """The state of a stack between two steps, to be saved. Waits for a delayed reset that is still being sent.
 
-    What all workers share has 1 for the workers here.
+    The tensors are `[runs, workers here, ...]`, or `[runs, 1, ...]` for state that all workers share; some are the live
+    ones, not copies.
     """
     optimizer = stack.optimizer
     tensors = _live(stack) | _draws(stack)
@@ -47,7 +48,7 @@ def taken(stack: Stack, record: Record) -> Part:
 
 @torch.no_grad()
 def put_back_(stack: Stack, record: Record, step: int, part: Part) -> None:
-    """Let a new trial of the same configuration stand where the other one stood after `step`.
+    """Load what `taken` gave after `step` into a newly built stack of the same configuration.
 
     Raises ValueError, before it changes anything, where the tensors are not those of such a trial.
     """
@@ -67,11 +68,12 @@ def put_back_(stack: Stack, record: Record, step: int, part: Part) -> None:
 
 @torch.no_grad()
 def redistribute_(stack: Stack, record: Record, step: int, part: Part, workers: int) -> None:
-    """Let a new trial go on where one with another number of `workers` stood after `step`; `part`: all of it, `merged`.
+    """Load into a newly built stack what a trial with another number of `workers` had after `step`.
 
-    Reset, then redistribute: every worker begins with the mean model, into which the mean error has been put, and with
-    the mean momentum. What is applied outside of workers, such as an outer momentum, stays. Resets under way are
-    dropped: they add up to zero. The data go on after as many samples, in shards drawn for the new number of workers.
+    `part`: what all its processes saved, `merged`. Every worker starts from the mean model plus the mean error, as after a
+    full reset, and from the mean momentum. State that belongs to no worker, such as an outer momentum, is loaded as it
+    is. Delayed resets that were still being sent are dropped: their mean over workers is zero. The data continue after as
+    many samples as were seen, in shards drawn for the new number of workers.
 
     Raises ValueError, before it changes anything, where the tensors are not those of such a trial.
     """
@@ -114,7 +116,7 @@ def merged(parts: Iterable[Part]) -> Part:
 
 
 def _stand_at(stack: Stack, record: Record, step: int, part: Part) -> None:
-    """What both ways of going on have in common."""
+    """Load what `put_back_` and `redistribute_` load alike: live tensors, step, ledger and record."""
     tensors, state = part
     ledger = {name: Entry(**entry) for name, entry in state["ledger"].items()}
     record.load_state(state["record"])
@@ -142,7 +144,7 @@ def _live(stack: Stack) -> dict[str, Tensor]:
 
 
 def _draws(stack: Stack) -> dict[str, Tensor]:
-    """Where the generators of each worker stand."""
+    """The states of each worker's random generators."""
     data = torch.stack([generator.get_state() for generator in stack.generators])
     return {"draws.model": _by_run(stack, stack.workers.draws()), "draws.data": _by_run(stack, data)}
 
@@ -153,7 +155,7 @@ def _by_run(stack: Stack, rows: Tensor) -> Tensor:
 
 
 def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON has it, its tensors replaced by names; they are added to `tensors`."""
+    """The value with each tensor replaced by its name, for JSON; the tensors are added to `tensors`."""
     if isinstance(value, Tensor):
         tensors[name] = value
         return {"tensor": name}
@@ -165,7 +167,7 @@ def _taken_apart(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _put_together(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """What `_taken_apart` was given, with lists for tuples."""
+    """The inverse of `_taken_apart`, but for tuples, which come back as lists."""
     if isinstance(value, dict):
         if value.keys() == {"tensor"}:
             return tensors[value["tensor"]]

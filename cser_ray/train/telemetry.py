@@ -1,4 +1,4 @@
-"""What a trial under way tells Prometheus through Ray: read from beside the training loop, every two seconds.
+"""Metrics of a running trial for Prometheus, exported through Ray: read by a second thread, every two seconds.
 
 Ray exports each name with the prefix `ray_`, counters with the suffix `_total`, on every node's metrics port. The labels
 say study, trial, method, rung and the process; dashboards/grafana/ draws them. A step is not made longer: the numbers are
@@ -35,7 +35,7 @@ GAUGES = {
 
 @contextmanager
 def telling(stack: Stack, record: Record) -> Iterator[None]:
-    """While inside, this process's numbers are told to Ray; and once more at the end."""
+    """While inside, report this process's metrics to Ray every EVERY_S seconds, and once more at the end."""
     group, identity = stack.communicator.group, record.identity
     labels = {
         "study": identity.study,
@@ -70,7 +70,7 @@ def telling(stack: Stack, record: Record) -> Iterator[None]:
 
 
 def totals(stack: Stack) -> dict[str, float]:
-    """What only grows, by the names of `COUNTERS`; safe to call while the trial steps."""
+    """The values of `COUNTERS`, by name; safe to call from another thread while the stack steps."""
     waits = stack.communicator.waits
     return {
         "cser_steps": stack.t,
@@ -81,7 +81,7 @@ def totals(stack: Stack) -> dict[str, float]:
 
 
 def levels(stack: Stack, record: Record) -> dict[str, float]:
-    """What goes up and down, by the names of `GAUGES`, where it is known; of stacked runs the largest."""
+    """The values of `GAUGES` that are known, by name; of stacked runs the largest."""
     sent, found = _bytes(stack), {}
     if sent:
         dense = stack.communicator.dense_bytes(stack.n_params, stack.t - record.steps_before)
@@ -109,7 +109,7 @@ def _largest(values: Iterable[float | None]) -> float | None:
 
 @cache
 def _metric(kind: str, name: str) -> Any:
-    """One object a name and process, as Ray wants it."""
+    """Ray's metric of this name: Ray wants one object per name and process."""
     from ray.util import metrics
 
     return getattr(metrics, kind)(name, COUNTERS.get(name) or GAUGES[name], LABELS)

@@ -1,4 +1,4 @@
-"""How far cheaper runs foretold dearer ones: over what ran on both, and nothing else."""
+"""How well cheaper runs rank configurations that ran on a dearer rung too, and nothing else."""
 
 import math
 

@@ -15,9 +15,9 @@ from tuning.advise.step_time import Job, suffixed
 from tuning.compare.verdict import simplicity
 
 SAME_TIME = 0.02
-"""Times that differ by less are alike: then the simpler method is the better one."""
+"""Times that differ by less than this share count as equal, and the simpler method is preferred."""
 MAX_LOSS = 1.0
-"""Points of test accuracy that a user who names none is taken to accept."""
+"""Points of test accuracy that a method may lose where the user gives no limit."""
 SIMPLE = ("local-sgd", "local-adamw")
 
 
@@ -63,13 +63,16 @@ def _nearest(lines: Sequence[Line]) -> str:
 
 
 def _with_accuracy(able: Sequence[Line]) -> Line:
-    """The simplest of those that are about as fast as the fastest: all of them are accurate enough."""
+    """The simplest method of those about as fast as the fastest; accuracy has been checked before."""
     fastest = min(line.time for line in able)
     return min((line for line in able if line.time <= (1 + SAME_TIME) * fastest), key=_order)
 
 
 def _with_least_compression(able: Sequence[Line]) -> Line:
-    """The smallest ratio that leaves the link, since more compression is more risk; delayed forms where no other does."""
+    """The smallest ratio at which communication is under 2 % of a step, since more compression risks more accuracy.
+
+    Delayed forms only where no other is that fast; where none is at any ratio, the fastest.
+    """
     free = [line for line in able if line.leaves_link]
     pool = [line for line in free if not line.form.reset_delay] or free
     least = min((line.ratio or math.inf for line in pool), default=None)
@@ -81,7 +84,7 @@ def _order(line: Line) -> tuple[int, bool, tuple[int, str], float]:
 
 
 def _stay(ddp: Line, bf16: Line, best: Line, why: str = "") -> Recommendation:
-    """bf16 is one line of code: it is worth that where plain DDP leaves more to gain than is given away here."""
+    """Recommend DDP, with its bf16 hook (one line of code) where plain DDP is 5 % or more slower than the best form."""
     plain = ddp.time / min(bf16.time, best.time) - 1 < GAIN
     dense = ddp if plain else bf16
     why = why or f"{_name(best)} would gain {max(0.0, dense.time / best.time - 1):.1%} over that"
@@ -98,7 +101,7 @@ def _go(
     simple = form.method in SIMPLE
     head = "Plain local SGD is as good as anything here" if simple else "Compress"
     text = f"{head}: {_name(chosen)} takes {_step(chosen)}, where DDP takes {_ms(ddp)} and its bf16 hook {_ms(bf16)}"
-    text += "" if chosen.leaves_link else ", though it does not leave the link"
+    text += "" if chosen.leaves_link else ", though communication still takes over 2 % of its step"
     if study is None:
         plain = [line for line in able if line.form.method in SIMPLE and line.leaves_link and not line.form.reset_delay]
         if plain and not simple:

@@ -1,4 +1,4 @@
-"""Fitting the advisor's constants on measured steps, and saying how far it is off on those it has not seen.
+"""Fits the constants of the model of step times to measured steps, and estimates its error by cross-validation.
 
 Rows are those of `cser-ray bench links --format csv`: one measured step a row. Errors are relative, so a step of one
 millisecond counts as much as one of a second.
@@ -25,7 +25,8 @@ FEWEST_TO_CHECK = 8
 FOLDS = 4
 """Each step is predicted by constants that were fitted without its quarter of the table."""
 PRIOR = 1e-3
-"""Weight of staying at the start, in units of a constant's own scale: it decides only what the steps cannot."""
+"""Weight of the regularisation towards the start values, in units of each constant's scale: small, so that it decides only
+constants that the measured steps do not determine."""
 OUTLIER = 0.1
 """A relative error from which a step counts less than by its square."""
 FIT_RANGES: dict[str, tuple[float, float, float]] = {
@@ -64,7 +65,7 @@ class MeasuredStep:
 
 @dataclass(frozen=True)
 class Check:
-    """How far predictions are from measured steps that no fit has seen, as |predicted / measured - 1|."""
+    """Errors |predicted / measured - 1| on measured steps that were left out of the fit."""
 
     steps: int
     median: float
@@ -141,7 +142,7 @@ def _number(value: Any, default: float) -> float:
 
 def fit(steps: Sequence[MeasuredStep], start: Constants, source: str) -> Constants:
     """The constants whose predictions are nearest to the measured steps: least squares of the relative error, outliers
-    counting less. What the steps cannot tell, such as PowerSGD's share where none was run, stays as in `start`.
+    counting less. Constants that the steps do not determine, such as PowerSGD's where none was run, stay as in `start`.
     """
     from scipy.optimize import least_squares
 

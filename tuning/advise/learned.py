@@ -1,4 +1,4 @@
-"""What a study adds to a plan: the points of accuracy that a method costs, and the steps it takes to a validation loss."""
+"""What a study tells a plan: the accuracy that each method loses, and the steps that it needs to reach a validation loss."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -37,7 +37,7 @@ class MethodOutcome:
 
 @dataclass(frozen=True)
 class Learned:
-    """A study, as a plan reads it. `outcomes` by (method, ratio); sgd is at ratio 1."""
+    """The results of a study that a plan uses. `outcomes` by (method, ratio); sgd is at ratio 1."""
 
     task: str
     model: str | None

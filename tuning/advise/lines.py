@@ -18,9 +18,9 @@ AS_SGD = ("ddp", "ddp-bf16")
 PLANNED = tuple(name for name in METHODS.builtin if METHODS[name].by_default and METHODS[name].has_ratio)
 """Planned with where the user names none."""
 LEAVES = 0.02
-"""A form leaves the link where communication is less than this share of its step."""
+"""A form leaves the link, that is the link no longer limits it, where communication takes less than this share of its step."""
 SEARCHED = tuple(2.0**k for k in range(1, 17))
-"""Ratios among which the smallest that leaves the link is looked for."""
+"""Ratios tried, in order, to find the smallest at which a method leaves the link."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Line:
 
     @property
     def time(self) -> float:
-        """What a user waits for: seconds to the target where they are known, else seconds a step."""
+        """What methods are compared by: seconds to the target where they are known, else seconds a step."""
         return self.prediction.step_s if self.seconds_to_target is None else self.seconds_to_target
 
 
@@ -59,7 +59,7 @@ def lines_of(
 ) -> tuple[list[Line], list[str]]:
     """The rows, peers first, then by ratio; and why the methods that are missing at a ratio are.
 
-    A method stands with the structure that the study chose for it, else with the one that `structure_for` completes.
+    A method has the structure that the study chose for it, or else the one that `structure_for` gives at that ratio.
     """
     peers = [Line(predict(Form(name), job, c)) for name in BESIDE]
     lines = [_with_study(line, ("sgd", 1.0), study) if line.form.method in AS_SGD else line for line in peers]
@@ -75,13 +75,15 @@ def lines_of(
             exact = Form(method, structure)
             for form in (exact, *_hidden(exact, job, c)):
                 line = Line(predict(form, job, c), ratio)
-                # a delayed reset learns otherwise, and no study has tried it
+                # a delayed reset changes the training, and no study has tried it
                 lines.append(line if form.reset_delay else _with_study(line, (method, ratio), study))
     return lines, skipped
 
 
 def _hidden(form: Form, job: Job, c: Constants) -> list[Form]:
-    """The ways to hide what the exact form exposes: during backward where that helps, a delay where it does not do."""
+    """Forms that hide communication, where the exact form exposes some: overlapped with the backward pass where that is
+    faster; besides, with a delayed reset, where overlapping does not hide enough.
+    """
     if Line(predict(form, job, c)).leaves_link:
         return []
     early = overlapped(form)
@@ -93,12 +95,12 @@ def _hidden(form: Form, job: Job, c: Constants) -> list[Form]:
 
 
 def overlapped(form: Form) -> Form:
-    """The form that sends during backward; as it is where its method cannot."""
+    """The form that sends during the backward pass; unchanged where its method cannot."""
     return replace(form, overlap="overlap" in METHODS[form.method].variants)
 
 
 def delayed(form: Form, job: Job, c: Constants) -> Form:
-    """The form with the delay that hides its reset's time on the wire; as it is where its method takes none.
+    """The form with the delay, in steps, that hides the sending of its reset; unchanged where its method takes none.
 
     At most H steps: the link must carry one reset in every H.
     """

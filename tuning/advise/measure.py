@@ -21,7 +21,7 @@ STEPS, STEPS_S = 20, 10.0
 
 @dataclass(frozen=True)
 class Measured:
-    """A link as collectives find it: `latency_s` of one small all-reduce, `rate` of payload in bits/s, each way."""
+    """A link measured by collectives: `latency_s` of one small all-reduce, `rate` of payload in bits/s, each way."""
 
     workers: int
     latency_s: float
@@ -67,7 +67,7 @@ def measure_group(device: "torch.device") -> Measured:
 def measure_network(workers: int | None) -> Measured | None:
     """Measure the link under torchrun, else on the Ray cluster with `workers` workers.
 
-    None on the ranks of torchrun that have nothing to say. Raises ValueError where there are other or too few workers.
+    None on ranks of torchrun other than 0. Raises ValueError where there are other or too few workers.
     """
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return _under_torchrun(workers)

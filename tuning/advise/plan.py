@@ -1,4 +1,4 @@
-"""`cser-ray plan`: from what a user gives, and what is measured for it, to a plan that says where each number is from."""
+"""`cser-ray plan`: a plan from the user's settings and from measurements, which says where each of its numbers is from."""
 
 import importlib
 import re
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 RATIOS = (8.0, 32.0, 256.0, 1024.0)
-"""Asked for where neither the user nor a study names any."""
+"""Ratios planned for where neither the user nor a study names any."""
 Matrices = tuple[tuple[int, int], ...]
 
 
@@ -51,7 +51,7 @@ class Plan:
 
 
 def make_plan(settings: Mapping[str, Any]) -> Plan | None:
-    """The plan that the settings of `cser-ray plan` ask for; None on the ranks of torchrun that have nothing to say.
+    """The plan for the settings of `cser-ray plan`; None on ranks of torchrun other than 0, which only help to measure.
 
     Raises ValueError where something is missing, given twice, or cannot be measured.
     """
@@ -137,7 +137,7 @@ def rate_of(text: str) -> float:
 
 
 def _link(settings: Mapping[str, Any], origins: Origins) -> tuple[int, float, float | None, str] | None:
-    """(workers, rate, latency of a small collective, backend); None where another rank says what was measured."""
+    """(workers, rate, latency of a small collective, backend); None on ranks of torchrun other than 0."""
     workers, rate, latency_ms = map(settings.get, ("workers", "rate", "latency_ms"))
     if not settings.get("measure"):
         if workers is None or rate is None:
@@ -207,7 +207,7 @@ def _study(settings: Mapping[str, Any], job: Job, origins: Origins) -> Learned |
 
 
 def _assume(job: Job, c: Constants, study: Learned | None, origins: Origins) -> None:
-    """What no one gave or measured here."""
+    """Add to `origins` what was neither given nor measured."""
     origins.assumed.append("all workers compute equally fast, and nothing else uses their links")
     if job.latency_s is None:
         latency = 2 * (job.workers - 1) * c.hop_s

@@ -17,7 +17,7 @@ from tuning.compare.text import Table, paragraph
 
 
 def rows_of(plan: Plan) -> list[dict[str, Any]]:
-    """The lines of the plan, columns named as in `cser-ray bench links`; None for what a line does not have."""
+    """The lines of the plan, columns named as in `cser-ray bench links`; None where a line has no value."""
     return [_row(plan, line) for line in plan.lines]
 
 
@@ -45,7 +45,7 @@ def _row(plan: Plan, line: Line) -> dict[str, Any]:
 
 
 def render_plan(plan: Plan, form: str = "table") -> tuple[str, str]:
-    """(the plan, what goes beside it): CSV has no room for the answer and its origins, so they stand beside it."""
+    """(the plan, further text for standard error): CSV has no place for the answer and its origins, so they are the latter."""
     if form == "csv":
         return _csv(rows_of(plan)), "\n\n".join(_said(plan))
     if form == "json":
@@ -65,7 +65,7 @@ def render_plan(plan: Plan, form: str = "table") -> tuple[str, str]:
 
 
 def _said(plan: Plan) -> list[str]:
-    """The answer, then the lists."""
+    """The answer, then what was given, measured, assumed and left out."""
     o = plan.origins
     lists = {"Given": o.given, "Measured": o.measured, "Assumed": o.assumed, "Left out": plan.skipped}
     return [paragraph(plan.recommendation.text), *(_listed(name, texts) for name, texts in lists.items() if texts)]
@@ -91,20 +91,21 @@ def _table(plan: Plan) -> Table:
         "exposed ms": lambda r: f"{r['exposed_ms']:.3g}",
         "rounds": lambda r: f"{r['rounds']:.3g}",
         "MB a step": lambda r: f"{r['ledger_bytes'] / 1e6:.3g}",
-        "leaves": lambda r: "yes" if r["leaves_link"] else "",
+        "under 2 %": lambda r: "yes" if r["leaves_link"] else "",
     }
     if any(row["accuracy_cost"] is not None for row in rows):
         columns["points lost"] = lambda r: "diverged" if r["diverged"] else _digits(r["accuracy_cost"])
     if any(row["seconds_to_target"] is not None for row in rows):
         columns["to target"] = lambda r: _waited(r["seconds_to_target"])
-    title = "Predicted steps (leaves: communication lengthens the step by under 2 %)"
+    title = "Predicted steps (under 2 %: communication takes less than that of the step)"
     return Table(title, tuple(columns), tuple(tuple(f(row) for f in columns.values()) for row in rows), keys=2)
 
 
 def _leaving(plan: Plan) -> Table:
     ways = ("exact", "overlap", "delay")
     rows = tuple((name, *(_plain(found.get(way)) for way in ways)) for name, found in plan.leaving.items())
-    return Table("The smallest R_C, of powers of two, at which a method leaves the link", ("method", *ways), rows)
+    title = "The smallest R_C, of powers of two, at which communication takes under 2 % of a method's step"
+    return Table(title, ("method", *ways), rows)
 
 
 def _plain(value: float | None) -> str:

@@ -1,8 +1,9 @@
-"""Whether cheap runs foretell dear ones: how alike two rungs rank the configurations that ran on both.
+"""Do shorter or virtual runs rank configurations as longer or real ones do? Rank correlation between two rungs.
 
-Promotion trusts the shorter rung, and a study on virtual workers trusts simulation. What went on is compared with what
-came of it, so a user sees whether that trust was earned. Only survivors are on both rungs: what was dropped wrongly is
-not seen here, and a rank correlation over similar survivors is lower than over all candidates.
+Successive halving drops configurations by their short runs, and a study on virtual workers relies on simulation. Here the
+configurations that ran on both rungs are compared, so that a user sees how reliable the cheaper rung was. A good
+configuration that was dropped after its short run is not seen here, and a rank correlation over the few, similar
+configurations that were kept is lower than over all candidates.
 """
 
 import math
@@ -14,14 +15,14 @@ from tuning.compare.comparison import Agreement
 from tuning.compare.selection import RUNG, SELECT, Run, configuration_of
 
 LEAST = 3
-"""Configurations under which a rank correlation says nothing."""
+"""With fewer configurations a rank correlation says nothing."""
 
 
 def agreements(runs: Iterable[Run], select: str = "val-loss") -> list[Agreement]:
-    """Of neighbouring lengths, by ratio; then of virtual and real workers, over all ratios.
+    """Rank correlations between each rung and the next longer one, by ratio; then between virtual and real workers.
 
-    A point is one configuration on one repeat; its score is the column chosen by. Fewer than `LEAST` points say nothing
-    and are left out.
+    A point is one configuration on one repeat; its score is the column that `select` names. Pairs of rungs with fewer than
+    `LEAST` common points are left out.
     """
     done = [run for run in runs if run["status"] == "FINISHED"]
     virtual = [run for run in done if run["rung"] == "virtual"]

@@ -103,7 +103,7 @@ class Twin:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a cheaper rung foretold a dearer one, over the configurations and repeats that ran on both."""
+    """How well a cheaper rung ranks the configurations and repeats that also ran on a dearer one."""
 
     ratio: float | None
     """None: over all ratios."""

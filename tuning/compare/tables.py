@@ -69,7 +69,7 @@ def value_text(cell: Cell, c: Comparison) -> str:
 
 
 def chosen_configurations(c: Comparison) -> Table:
-    """By what each method stands in its cells, and what it reached."""
+    """The configuration chosen for each method at each ratio, and what it reached."""
     columns = ("R_C", "method", "H", "RC1", "RC2", "lr", "blocks", "test loss", "consensus", "own acc., %")
     rows = [
         (
@@ -89,7 +89,7 @@ def chosen_configurations(c: Comparison) -> Table:
 
 
 def learning_rates(c: Comparison) -> Table:
-    """What each method loses without re-tuning, and over which range its learning rate may be wrong."""
+    """What each method loses at sgd's learning rate, without tuning its own, and how wide the range of good rates is."""
     columns = ("R_C", "method", "lr", "test acc., %", "sgd's lr", "test acc., %", "test loss", "good range")
     rows = [
         (
@@ -158,7 +158,7 @@ def twins_table(twins: Iterable[Twin]) -> Table:
 
 
 def agreements_table(found: Iterable[Agreement]) -> Table:
-    """Whether the cheaper rungs could be trusted."""
+    """How well shorter or virtual runs rank configurations."""
     columns = ("R_C", "from", "to", "n", "rank correlation", "mean change", "largest", "diverged on one only")
     rows = [
         (
@@ -173,7 +173,7 @@ def agreements_table(found: Iterable[Agreement]) -> Table:
         )
         for a in found
     ]
-    title = "How far cheaper runs foretold dearer ones: the score chosen by, of what ran on both (Kendall's tau)"
+    title = "Do shorter or virtual runs rank configurations as longer or real ones do? (Kendall's tau of the score chosen by)"
     return Table(title, columns, tuple(rows), keys=3)
 
 

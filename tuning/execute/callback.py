@@ -1,4 +1,4 @@
-"""What the driver does as trials come and go: progress for the user, and the rows of trials that did not finish."""
+"""What the driver does when trials start and end: shows progress, and writes rows for trials that did not finish."""
 
 import time
 from typing import Any

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """What watches a study."""
+    """What shows the progress of a study to the user."""
 
     def start(self, total: int) -> None:
         """A study of `total` runs begins."""
 
     def update(self, done: int, total: int, running: int, best: str, left_s: float | None) -> None:
-        """So many of `total` runs are done and running, this is the best so far, so many seconds are probably left."""
+        """`done` of `total` runs have ended, `running` are under way; the best so far, and an estimate of the seconds left."""
 
     def note(self, text: str) -> None:
         """Something to know."""
@@ -47,7 +47,7 @@ class StudyOutcome:
     total: int
     failed: tuple[str, ...]
     reached: str
-    """The field of Cost at which the study's budget ended it; empty where it did not."""
+    """The field of `Cost` whose limit ended the study; empty where none did."""
     interrupted: bool
     """Whether runs that could have started did not: the user stopped the study."""
 
@@ -157,7 +157,7 @@ def run_study(
 
 
 def _remove_checkpoints(store: Store, runs: "pd.DataFrame") -> None:
-    """Of trials that have ended: one that was stopped early, or killed after its last row, leaves its own behind."""
+    """Remove checkpoints of ended trials: one that was stopped early, or killed after its last row, has left some."""
     ended = runs["status"].isin(("FINISHED", "STOPPED")).groupby(runs["trial_id"]).all()
     for trial_id in ended.index[ended]:
         CheckpointStore(store.uri, trial_id).remove()

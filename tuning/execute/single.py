@@ -96,7 +96,7 @@ def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
 
 
 def _trial_id(config: RunConfig) -> str:
-    """What a reader asks for first, then a digest of the whole configuration: two different runs are never one trial."""
+    """A readable prefix, then a digest of the whole configuration: different configurations have different ids."""
     knobs = f"H{config.reset_interval}-A{number(config.reset_ratio)}-B{number(config.gradient_ratio)}"
     name = f"{config.task}-{config.method}-{number(config.ratio)}-{knobs}".replace(":", ".")
     digest = hashlib.sha256(_digested(config).encode()).hexdigest()[:8]

@@ -1,8 +1,8 @@
 """What a study may spend, what it has spent, and whether a further trial still fits.
 
-Costs are read from the rows of finished trials, so a study that goes on counts what it spent before. Those of trials to
-come are predicted from those of the same rung: seconds by steps, bytes by R_C. The first trial of a rung has nothing to
-be predicted by and always fits; what runs already is counted as if it were finished.
+Costs are read from the rows of trials, so a resumed study counts what it spent before. Those of trials to come are
+predicted from finished ones of the same rung: seconds by the number of steps, bytes by R_C. The first trials of a rung have
+nothing to be predicted from and always fit; running trials are counted with the full cost predicted for them.
 """
 
 import math
@@ -74,10 +74,15 @@ class Meter:
     def __init__(self, limits: Cost):
         self.limits = limits
         self.reached = ""
-        """Why the last trial did not fit: a field of Cost."""
+        """Which limit the last trial did not fit: a field of Cost; empty where it fitted."""
 
     def fits(self, trial: Trial, running: Iterable[Trial], rows: "pd.DataFrame", elapsed_s: float) -> bool:
-        """Whether the study, `elapsed_s` after its start, stays within its limits when `trial` runs besides the others."""
+        """Whether the study would stay within its limits if `trial` started now, beside the trials in `running`.
+
+        The total is what trials that are not running have cost by their `rows`, plus the predicted full cost of each
+        running trial and of `trial`. Wall-clock seconds are the `elapsed_s` since the start, plus the longest of these
+        predictions: trials run side by side. Where the answer is no, `reached` names the limit.
+        """
         under_way = list(running)
         ids = [each.trial_id for each in under_way]
         ended = rows[~rows["trial_id"].isin(ids)] if len(rows) else rows
@@ -93,7 +98,7 @@ class Meter:
 
 
 def spent(rows: "pd.DataFrame") -> Cost:
-    """What the trials in the store cost, finished or not; wall-clock apart, which is no sum over trials."""
+    """What the trials in the store have cost, finished or not; without wall-clock seconds, since trials run side by side."""
     if rows.empty:
         return Cost()
     per_trial = rows.groupby("trial_id").agg(wall_s=("wall_s", "max"), processes=("processes", "max"))
@@ -102,7 +107,12 @@ def spent(rows: "pd.DataFrame") -> Cost:
 
 
 def predicted(trial: Trial, rows: "pd.DataFrame") -> Cost:
-    """What a trial will cost: by the slowest finished trial of its rung for each step of a run, and by its R_C."""
+    """What a trial will cost from start to end, extrapolated from the finished trials of its rung in `rows`.
+
+    Seconds: those of the slowest finished trial for one step of one run, times the trial's steps over all its runs.
+    Bytes: those of dense training in as many steps, divided by the trial's R_C. Before a trial of the rung has finished,
+    only the trial itself is counted.
+    """
     config = trial.runs[0]
     same = rows[(rows["rung"] == trial.rung) & (rows["status"] == "FINISHED")] if len(rows) else rows
     if same.empty:

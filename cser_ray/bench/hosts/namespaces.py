@@ -27,7 +27,7 @@ NETWORK_ONLY = {
     "NCCL_IB_DISABLE": "1",
     "NCCL_NVLS_ENABLE": "0",
 }
-"""What keeps NCCL from every way between two GPUs of one machine but the network."""
+"""Settings that leave NCCL only the network between two GPUs of one machine."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def linked_hosts(count: int, rate: str) -> Iterator[tuple[Host, ...]]:
 
 
 def stale(namespaces: Path, processes: Path = Path("/proc")) -> list[str]:
-    """Namespaces of ours whose maker is gone; ours of this process's own number too, which a dead one left."""
+    """Namespaces made here by processes that have ended, including an earlier one that had this process's id."""
     names = sorted(path.name for path in namespaces.iterdir()) if namespaces.is_dir() else []
     makers = {name: found[1] for name in names if (found := re.fullmatch(r"cser-(\d+)-(?:\d+|switch)", name))}
     return [name for name, maker in makers.items() if int(maker) == os.getpid() or not (processes / maker).exists()]

@@ -1,4 +1,4 @@
-"""A place for a Ray of one's own: a short temporary folder, an environment that knows of no other cluster, an end."""
+"""A private Ray session: a temporary folder with a short path, an environment without other clusters, and its removal."""
 
 import os
 import shutil

@@ -88,7 +88,7 @@ def make_cases(
 
 
 def baseline(optimizer: str) -> Case:
-    """The step without communication, against which all others are held."""
+    """The step without communication, with which all others are compared."""
     return _ours(Asked(BASELINES[optimizer]), Structure(), optimizer)
 
 

@@ -26,7 +26,7 @@ FEWEST_WINDOWS, MOST_WINDOWS = 5, 40
 
 @dataclass(frozen=True)
 class Rank:
-    """This process: its device, its interface's counter, and how much it is to measure of each method.
+    """This process: its device, its interface's counter of bytes, and for how long to measure each method.
 
     `seconds`: about how long the windows last, if `steps` does not say how many steps they have.
     """
@@ -37,7 +37,7 @@ class Rank:
     steps: int | None = None
 
     def agree(self, value: float = 0.0) -> float:
-        """The largest value of all ranks, once all of them and their devices have come this far."""
+        """A barrier for all ranks and their devices that returns the largest `value`."""
         largest = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         return largest.item()
@@ -58,7 +58,7 @@ class Rank:
         return float(start.elapsed_time(end)) / 1e3
 
     def sent(self) -> int:
-        """Bytes that have left by the interface, once nothing is on its way any more."""
+        """Bytes that the interface has sent, read once all ranks are here and the counter has stopped moving."""
         self.agree()
         quiet, last = 0, -1
         while quiet < 3:
@@ -70,21 +70,21 @@ class Rank:
 
 @dataclass(frozen=True)
 class Beside:
-    """The baseline, of which so many steps are taken before each window."""
+    """The training without communication, and how many of its steps are timed before each window."""
 
     training: Training
     steps: int
 
 
 def make_baseline(local: Training, rank: Rank) -> Beside:
-    """The training without communication, with enough steps for half a window."""
+    """The baseline, with as many steps as take about half as long as a window."""
     local.run(PRIMING)
     a_step = rank.agree(_timed(local, rank, PRIMING)) / PRIMING
     return Beside(local, math.ceil(max(PRIMING, min(WINDOW_STEPS, WINDOW_SECONDS / 2 / a_step))))
 
 
 def measure_phases(training: Training, local: Beside, rank: Rank) -> list[Phase]:
-    """One phase of whole intervals; or, for a long interval, its ordinary steps and those around its end."""
+    """One phase of whole intervals; for a long interval two: steps without, and steps around, a synchronisation."""
     interval, around = training.interval, training.delay + 1
     for _ in range(PRIMING):
         if training.jumps:
@@ -111,7 +111,8 @@ def measure_phases(training: Training, local: Beside, rank: Rank) -> list[Phase]
 class Window:
     """`count` windows of `steps` steps, each from where t % interval = `start` and after `lead` steps more.
 
-    The lead sends what is under way in the middle of a run, so that a delayed method has no head start.
+    The lead is not timed. After it a delayed reset is being sent, as in the middle of a run; without it, a method with a
+    delay would be timed with nothing to send yet.
     """
 
     start: int

@@ -120,7 +120,7 @@ def _power_sgd(rank: int) -> Callable[[Case, Workload], Training]:
 
 
 class InPlaceAverager(PeriodicModelAverager):
-    """torch's gives parameters new storage, without their memory format: neither graphs nor fused optimizers go on then."""
+    """torch's averager, but in place: it gives parameters new storage, which CUDA graphs and fused optimizers lose."""
 
     def average_parameters(self, params: Any) -> None:
         """Average, and copy the averages to where the parameters were."""

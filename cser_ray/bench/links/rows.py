@@ -8,7 +8,7 @@ from cser_ray.bench.links.windows import Phase, combined, step_cost
 from cser_ray.bench.report.table import aligned, fixed, size
 
 MEASURABLE_BYTES = 1000.0
-"""Bytes a step below which a share of the wire time means nothing: connections speak a little even in silence."""
+"""Below so many bytes a step, a share of the wire time means nothing: idle connections send a little, too."""
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ def _phases(answer: Any) -> list[Phase]:
 
 @contextmanager
 def _ranks(links: Links, hosts: Sequence[Host]) -> Iterator[Iterator[list[Any]]]:
-    """The processes of each host; gives their answers, line by line, in order of rank. None outlives the context."""
+    """The processes of each host; gives their answers, line by line, in order of rank. All are killed at the end."""
     with tempfile.TemporaryDirectory(prefix="cser-ray-bench-") as folder:
         spec = Spec(
             links.cases, links.model, links.device, links.workers, links.processes, hosts[0].interface,

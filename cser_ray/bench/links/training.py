@@ -20,9 +20,9 @@ class Training:
     """A training loop that can move on to any point of its interval, so that rare steps need not be waited for.
 
     `step`: one forward, backward and update. The step after which t is a multiple of `interval` synchronises.
-    `seek(t)`: count as if t steps had been taken. Without it, steps can only be taken. `delay`: steps that
-    a synchronisation may still be under way. `sent`, `collectives`: bytes by the ledger, and collectives, so far; None
-    where nobody counts them. `close`: ends what outlives its last reference.
+    `seek(t)`: set the step count to t without training; None where that is impossible. `delay`: for how many steps a
+    synchronisation may still be on its way. `sent`, `collectives`: bytes by the ledger, and collectives, so far; None
+    where they are not counted. `close`: stops servers and threads that the training has started.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Training:
 
     @property
     def jumps(self) -> bool:
-        """Whether it can move on without taking every step."""
+        """Whether it can skip to another step of its interval."""
         return self._seek is not None
 
     def run(self, steps: int) -> None:
@@ -53,7 +53,7 @@ class Training:
             self.t += 1
 
     def move_on(self, phase: int) -> None:
-        """Without a step, go on to the next t with t % interval = `phase`; every rank must do so at the same time."""
+        """Skip, without training, to the next t with t % interval = `phase`; every rank must do so at the same time."""
         ahead = (phase - self.t) % self.interval
         if ahead:
             assert self._seek is not None

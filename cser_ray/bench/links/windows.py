@@ -1,11 +1,11 @@
-"""From what each rank saw in its windows of steps to what one step costs: pure arithmetic, no clocks."""
+"""The cost of one step, computed from the times and counts that each rank took over windows of steps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median, quantiles
 
 LONGEST_WHOLE = 64
-"""H up to which a window holds whole intervals; above, ordinary and synchronising steps are measured apart."""
+"""Up to this H a window holds whole intervals; above, steps with and without a synchronisation are timed separately."""
 
 
 @dataclass(frozen=True)

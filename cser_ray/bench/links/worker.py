@@ -27,7 +27,7 @@ from cser_ray.communication.host_communicator import HostCommunicator
 
 @dataclass(frozen=True)
 class Spec:
-    """What the parent asks of every rank of one link; the first case is the baseline."""
+    """What every rank of one link has to measure; the first case is the baseline."""
 
     cases: tuple[Case, ...]
     model: str
@@ -98,7 +98,7 @@ def _build(case: Case, workload: Workload, communicator: Communicator) -> Traini
 
 
 def _end_with_parent(folder: Path) -> None:
-    """Standard input ends when the parent does, however it ended; its folder goes too."""
+    """End this process and remove the folder when the parent has ended, which closes standard input."""
     sys.stdin.read()
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)

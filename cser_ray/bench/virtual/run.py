@@ -27,7 +27,7 @@ from cser_ray.virtual import GradientStep, VirtualWorkers, Way
 from cser_ray.virtual.recorded import as_cuda_graph
 
 MEASURED = {"method": "cser-pl", "ratio": 256.0, "reset_interval": 16, "reset_ratio": 16.0}
-"""What steps where an optimizer is timed too."""
+"""The method and structure of rows that time the optimizer, too."""
 REPEATS = 8
 """Different seeds among stacked runs; the others differ in learning rate, as in a study."""
 
