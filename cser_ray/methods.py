@@ -337,6 +337,19 @@ def has_ratio(name: str) -> bool:
     return method is None or method.has_ratio
 
 
+def is_simple(name: str) -> bool:
+    """Whether a method that a row names is preferred where no other is told apart from it."""
+    method = known(name)
+    return method is not None and method.simple
+
+
+def companions(name: str) -> tuple[str, ...]:
+    """What a study of a method should have beside it: its reference, the floor, and the simple method with a ratio."""
+    of = [METHODS[other] for other in METHODS.builtin if METHODS[other].reference == METHODS[name].reference]
+    beside = [m.name for m in of if m.name == m.reference or m.silent or (m.simple and m.has_ratio)]
+    return tuple(dict.fromkeys([*beside, name]))
+
+
 def place(name: str) -> tuple[int, str]:
     """Sorts methods as tables list them: simple ones first, unknown ones last."""
     names = list(METHODS)

@@ -11,7 +11,6 @@ TWICE = {
     "DEFAULT_FOLDER": "where each task that reads files looks for its own",
     "DONE": "the mark by which a tracker without tags knows a run that it has whole",
     "SELECT": "the option --select, and the table of what it takes, which imports more than --help shall",
-    "SIMPLE": "methods so plain that a verdict, or a plan, prefers them to others that are as good",
     "SPLIT_SEED": "by which each task splits its own data, once and for all",
     "STEPS_A_PASS": "of the data of each task that the paper ran",
 }

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cser_ray.methods import companions, is_simple
 from cser_ray.structure import number
 from tuning.advise.learned import Learned
 from tuning.advise.lines import Line
@@ -18,7 +19,6 @@ SAME_TIME = 0.02
 """Times that differ by less than this share count as equal, and the simpler method is preferred."""
 MAX_LOSS = 1.0
 """Points of test accuracy that a method may lose where the user gives no limit."""
-SIMPLE = ("local-sgd", "local-adamw")
 
 
 @dataclass(frozen=True)
@@ -98,15 +98,17 @@ def _go(
     chosen: Line, able: Sequence[Line], ddp: Line, bf16: Line, study: Learned | None, max_loss: float
 ) -> Recommendation:
     form = chosen.form
-    simple = form.method in SIMPLE
+    simple = is_simple(form.method)
     head = "Plain local SGD is as good as anything here" if simple else "Compress"
     text = f"{head}: {_name(chosen)} takes {_step(chosen)}, where DDP takes {_ms(ddp)} and its bf16 hook {_ms(bf16)}"
     text += "" if chosen.leaves_link else ", though communication still takes over 2 % of its step"
     if study is None:
-        plain = [line for line in able if line.form.method in SIMPLE and line.leaves_link and not line.form.reset_delay]
+        plain = [
+            line for line in able if is_simple(line.form.method) and line.leaves_link and not line.form.reset_delay
+        ]
         if plain and not simple:
             text += f"; {_name(min(plain, key=lambda line: line.ratio or 0.0))} is as fast"
-        methods = ",".join(dict.fromkeys(("sgd", "no-sync", "local-sgd", form.method)))
+        methods = ",".join(companions(form.method))
         text += f". What it costs in accuracy{', its delay apart,' * bool(form.reset_delay)} only a study says: "
         text += f"`cser-ray tune --methods {methods} --ratios {number(chosen.ratio or 1)}`."
     else:

@@ -6,19 +6,15 @@ A higher mean alone decides nothing; a paired one-sided test over repeats does, 
 
 from collections.abc import Sequence
 
-from cser_ray.methods import METHODS
+from cser_ray.methods import is_simple, place
 from cser_ray.structure import number
 from tuning.compare.comparison import Cell, Reference, Verdict, spread
 from tuning.compare.fairness import ALPHA, LEAST_REPEATS, holm, paired_p
 
-SIMPLE = ("sgd", "local-sgd")
-"""Preferred in this order where they are not told apart from the best; the rest go by their mean."""
-
 
 def simplicity(method: str) -> tuple[int, str]:
     """Sorts methods as the tables list them: simple ones first, unknown ones last."""
-    known = list(METHODS)
-    return (known.index(method) if method in known else len(known), method)
+    return place(method)
 
 
 def accuracy_of(item: Cell | Reference) -> float:
@@ -81,21 +77,21 @@ def _decided(ratio: float, best: Cell, others: list[Cell], floor: Reference | No
         and c.diverged == best.diverged
         and (floor is None or accuracy_of(c) > accuracy_of(floor))
     ]
-    recommended = next((c for name in SIMPLE for c in pool if c.method == name), best)
+    recommended = min((c for c in pool if is_simple(c.method)), key=lambda c: simplicity(c.method), default=best)
     worst_p = max(adjusted.values(), default=0.0)
     if not others:
         advice = f"only {_named(best)} was run: nothing to choose between"
     elif winner:
         how = f"every other method is significantly worse, {_p(worst_p)} at most" if adjusted else "all others diverged"
         advice = f"{best.method} is the best here ({_acc(best)}; {how}): use it"
-    elif recommended.method in SIMPLE:
+    elif is_simple(recommended.method):
         how = f"{_acc(recommended)}; no method is significantly better"
         how += "" if recommended is best else f", the highest mean is {best.method}'s, {_acc(best)}"
         advice = f"{recommended.method} is as good as any here ({how}): use it"
     else:
         alike = ", ".join([*level, *untested]) or "those that diverged less"
         advice = f"{_named(best)} has the highest mean, not told apart from {alike}: any of them will do"
-        beaten = [c for c in others if c.method in SIMPLE and adjusted.get(c.method, 1.0) < ALPHA]
+        beaten = [c for c in others if is_simple(c.method) and adjusted.get(c.method, 1.0) < ALPHA]
         if beaten:
             advice += f", but not {_named(beaten[0])}, which is significantly worse ({_p(adjusted[beaten[0].method])})"
     cost = _cost(recommended, sgd)
