@@ -21,7 +21,7 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 
-def run_processes(n: int, function: Callable[[], T], timeout: float = 30.0) -> list[T]:
+def run_processes(n: int, function: Callable[[], T], timeout: float = 300.0) -> list[T]:
     """What `function()` returns in each of n processes, in order of rank; inside, the default group is n ranks of gloo.
 
     The processes are forks of this one: import everything before, and touch no CUDA. The first exception in any of them

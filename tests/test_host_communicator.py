@@ -126,7 +126,7 @@ def train(name: str, make: Callable[[], Communicator], ranks: int) -> tuple[Tens
 def trained(ranks: int) -> list[dict[str, tuple[Tensor, Tensor, Entries]]]:
     """Of every rank, every method, with so many ranks a host."""
     make = Communicator if ranks == 1 else partial(HostCommunicator, ranks)
-    return run_processes(HOSTS * ranks, lambda: {name: train(name, make, ranks) for name in METHODS}, timeout=120.0)
+    return run_processes(HOSTS * ranks, lambda: {name: train(name, make, ranks) for name in METHODS})
 
 
 @pytest.mark.parametrize("name", METHODS)

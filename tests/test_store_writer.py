@@ -27,7 +27,7 @@ def test_an_epoch_is_on_disk_within_flush_s(local):
     for k in range(3):
         trial.epoch([epoch_row(k)])
     for timer in timers():
-        timer.join(5)
+        timer.join(60)
     assert len(read_history(local.uri)) == 3
 
 
@@ -39,7 +39,7 @@ def test_fast_epochs_are_gathered_and_closing_writes_them(local):
         assert len(read_history(local.uri)) == 1
     assert len(read_history(local.uri)) == 50
     for timer in timers():
-        timer.join(5)
+        timer.join(60)
     assert not timers()
 
 
@@ -146,7 +146,7 @@ def test_a_background_write_that_fails_is_raised_by_the_next_call(local):
     shutil.rmtree(local.folder.path("history"))
     trial.epoch([epoch_row(1)])
     for timer in timers():
-        timer.join(5)
+        timer.join(60)
     with pytest.raises(FileNotFoundError, match=r"history/t-a0\.parquet"):
         trial.close()
 

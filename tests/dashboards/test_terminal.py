@@ -76,7 +76,7 @@ def test_a_terminal_gets_a_table_and_the_cursor_back(monkeypatch: pytest.MonkeyP
         progress.note("one trial [failed]")
         progress.finish()
         progress.finish()
-    thread.join(5)
+    thread.join(60)
     os.close(reader)
     text = b"".join(read).decode()
     assert "126/306" in text

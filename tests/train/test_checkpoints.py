@@ -146,7 +146,7 @@ def test_two_processes_go_on_with_the_same_bits(method: str, tmp_path: Path) -> 
     def both() -> None:
         assert_same_end(*continued(configs, str(tmp_path), Communicator))
 
-    run_processes(2, both, timeout=60.0)
+    run_processes(2, both)
     files = sorted(path.name for path in tmp_path.glob(f"checkpoints/trial/step-{STOP:08d}/*"))
     assert files == ["common.safetensors", "manifest.json", "rank-0.safetensors", "rank-1.safetensors"]
 
@@ -159,7 +159,7 @@ def test_hosts_of_two_processes_go_on_with_the_same_bits(tmp_path: Path) -> None
     def each() -> None:
         assert_same_end(*continued(configs, str(tmp_path), lambda: HostCommunicator(2)))
 
-    run_processes(4, each, timeout=60.0)
+    run_processes(4, each)
 
 
 def saved(folder: Path, *steps: int, method: str = "cser") -> None:

@@ -49,7 +49,7 @@ def rows_of(configs: list[RunConfig], communicator: Communicator) -> list[dict[s
 def on_hosts(configs: list[RunConfig]) -> list[list[dict[str, Any]]]:
     """The same of every process of two hosts."""
     make_task(configs[0].task).splits()  # made once here rather than in every process
-    return run_processes(2 * RANKS, lambda: rows_of(configs, HostCommunicator(RANKS)), timeout=60.0)
+    return run_processes(2 * RANKS, lambda: rows_of(configs, HostCommunicator(RANKS)))
 
 
 @pytest.mark.parametrize("method", ["csea", "cser", "qsparse"])

@@ -60,7 +60,7 @@ def without_clocks(row: RunRow) -> str:
 def test_nan_on_one_rank_ends_the_run_on_all(method: str) -> None:
     """At the next evaluation, as diverged, with the same row on both."""
     Digits().splits()
-    (first,), (second,) = run_processes(2, lambda: trained(f"{__name__}:NaNOnRankOne", method), timeout=60.0)
+    (first,), (second,) = run_processes(2, lambda: trained(f"{__name__}:NaNOnRankOne", method))
     assert (first.status, first.diverged, first.steps_done) == ("FINISHED", True, STEPS // 2)
     assert first.diverged_step == STEPS // 2
     assert without_clocks(first) == without_clocks(second)
@@ -93,8 +93,8 @@ def slowed() -> list[RunRow]:
 def test_a_slow_rank_changes_no_bit() -> None:
     """The others wait for it; result and ledger are those of equal ranks."""
     Digits().splits()
-    expected, _ = run_processes(2, lambda: trained("digits", "qsparse"), timeout=60.0)
-    found, _ = run_processes(2, slowed, timeout=60.0)
+    expected, _ = run_processes(2, lambda: trained("digits", "qsparse"))
+    found, _ = run_processes(2, slowed)
     assert without_clocks(found[0]) == without_clocks(expected[0])
     assert found[0].wall_s is not None
     assert expected[0].wall_s is not None

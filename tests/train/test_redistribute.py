@@ -171,7 +171,7 @@ def test_processes_start_with_the_same_bits_as_virtual_workers(method: str, tmp_
         return x
 
     virtual, _ = going_on(tmp_path, method)
-    for x in run_processes(2, each, timeout=60.0):
+    for x in run_processes(2, each):
         assert torch.equal(x, virtual.optimizer.x[:, :1])
     assert stack.t == STOP
 
@@ -187,7 +187,7 @@ def test_virtual_workers_go_on_from_processes(tmp_path: Path) -> None:
         Checkpoints(str(tmp_path), "before", 0).save(stack, record)
         return stack.optimizer.x.clone()
 
-    parts = torch.cat(run_processes(2, each, timeout=60.0), 1)
+    parts = torch.cat(run_processes(2, each), 1)
     after, _ = going_on(tmp_path, workers=3)
     torch.testing.assert_close(after.optimizer.x[:, :1], mean(parts), rtol=1e-6, atol=1e-7)
 

@@ -14,7 +14,7 @@ from cser_ray.config import RunConfig
 
 def wait_for_checkpoint(out: Path, trial: str, command: "subprocess.Popen[Any]") -> None:
     """Until the trial has one."""
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 600
     while not list(out.glob(f"checkpoints/{trial}/*/manifest.json")):
         assert command.poll() is None
         assert time.monotonic() < deadline

@@ -166,7 +166,7 @@ def test_under_torchrun_the_link_is_measured_and_one_rank_speaks() -> None:
     plan = [sys.executable, "-c", "from cser_ray.commands.cli import main; main()", "plan", "--params", "2000000"]
     command = [*start, *plan, "--step-ms", "20", "--measure", "--format", "json"]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["job"]["workers"] == 2

@@ -94,7 +94,7 @@ def test_real_workers_go_on_with_other_ones(tmp_path: Path) -> None:
     shutil.copytree(out, copy)
     with session() as (_, environment):
         more = [*command, "--workers", "2", "--from-workers", "4"]
-        done = subprocess.run(more, env=environment, capture_output=True, text=True, timeout=150)
+        done = subprocess.run(more, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     runs = read_runs(str(out)).set_index("workers")
     assert "from 4 workers with 2: reset" in str(runs.loc[2, "note"])

@@ -41,7 +41,7 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint(tmp_path: Pat
             workers = [pid for pid in processes(base) if "RayTrainWorker" in name_of(pid)]
             assert len(workers) == 2
             os.kill(workers[1], signal.SIGKILL)
-            said, _ = run.communicate(timeout=150)
+            said, _ = run.communicate(timeout=600)
         assert run.returncode == 0, said
     assert "goes on from its last checkpoint after an error" in said
     (_, row), *others = read_runs(str(tmp_path)).iterrows()
@@ -54,7 +54,7 @@ def tune(out: Path) -> None:
     """The command to its end."""
     command = [*shlex.split(COMMAND), str(out)]
     with session() as (_, environment):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=150)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 

@@ -51,7 +51,7 @@ BOMB = pickle.dumps(Exit())
 def run(program: str, *arguments: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """In a process of its own, watched; 60 s are long enough for one that waits for nothing."""
     command = [sys.executable, "-c", program, *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,11 @@ def push(study: PushedStudy, mode: str, say: Say) -> Pushed:
 
 def _add(wandb: Any, project: str, run: PushedRun, mode: str, folder: str) -> None:
     private = {"disable_git": True, "save_code": False, "x_disable_meta": True, "x_save_requirements": False}
-    settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, **private)
+    waits = {
+        "init_timeout": 600.0,
+        "x_service_wait": 600.0,
+    }  # W&B starts a process of its own: on a busy machine, slowly
+    settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, **private, **waits)
     for half in set(_folders(folder, run.key)) - set(_folders(folder, run.key, DONE)):
         shutil.rmtree(half)  # a killed push left it, and `wandb sync` would send it too
     there = wandb.init(
