@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cser_ray.errors import CserWarning
 from cser_ray.store.read import read_history, read_runs, read_study, with_staleness
+from tuning.compare.selection import selection_rule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,5 +57,5 @@ def read_snapshot(results: str, select: str | None = None) -> Snapshot:
         warnings.simplefilter("always", CserWarning)
         runs, history = read_runs(results), read_history(results, HISTORY)
     texts = dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, CserWarning))
-    rule = select or study.get("fingerprint", {}).get("select") or "val-loss"
+    rule = selection_rule(study, select)
     return Snapshot(results, study, with_staleness(runs, at), history, rule, at, tuple(texts))

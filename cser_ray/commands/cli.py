@@ -19,7 +19,6 @@ from cser_ray.commands.options import (
     clear_errors,
     command_line,
     print_columns,
-    selection_rule,
     setting_options,
     settings_of,
     with_options,
@@ -246,8 +245,8 @@ def _float(value: object) -> float:
 
 
 def _comparison(results: str, form: str, select: str | None, all_rows: bool) -> str:
-    from cser_ray.store.read import read_runs
     from tuning.compare.compare import compare, configurations, render
+    from tuning.compare.selection import read_chosen
 
-    runs, rule = read_runs(results), selection_rule(results, select)
-    return str(render(configurations(runs, rule) if all_rows else compare(runs, rule), form))
+    chosen = read_chosen(results, select)
+    return str(render(configurations(chosen) if all_rows else compare(chosen), form))

@@ -217,13 +217,6 @@ def command_line(out: str) -> str:
     return shlex.join(["cser-ray", *arguments])
 
 
-def selection_rule(results: str, select: str | None) -> str:
-    """What to choose by: as asked, else as the study did."""
-    from cser_ray.store.read import read_study
-
-    return select or read_study(results).get("fingerprint", {}).get("select") or "val-loss"
-
-
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """What the user can mend is one sentence, not a traceback."""

@@ -2,7 +2,7 @@
 
 import click
 
-from cser_ray.commands.options import METHOD_NAME, SELECT, clear_errors, selection_rule
+from cser_ray.commands.options import METHOD_NAME, SELECT, clear_errors
 
 
 @click.command()
@@ -16,10 +16,10 @@ from cser_ray.commands.options import METHOD_NAME, SELECT, clear_errors, selecti
 def best(results: str, ratio: float, method: str | None, select: str | None, out: str | None) -> None:
     """Take a study's best configuration home: its settings as YAML, and the commands that train with it."""
     with clear_errors():
-        from cser_ray.store.read import read_runs
+        from tuning.compare.selection import read_chosen
         from tuning.take_home.best import find_best
 
-        found = find_best(read_runs(results), ratio, method, selection_rule(results, select))
+        found = find_best(read_chosen(results, select), ratio, method)
         settings = found.settings_file()
         if out is not None:
             with open(out, "w") as file:
@@ -64,7 +64,7 @@ def export(
             raise ValueError("--method needs the --ratio at which it stands")
         for path in paths:
             check_kind(path)
-        model = find_model(results, ratio, method, selection_rule(results, select), run_id)
+        model = find_model(results, ratio, method, select, run_id)
         for path in paths:
             write_model(model, path)
         click.echo(model.report(paths))

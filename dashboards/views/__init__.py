@@ -14,16 +14,16 @@ from cser_ray.store.read import jsonable
 from dashboards.snapshot import Snapshot
 from dashboards.views.best import best
 from dashboards.views.cost import cost
-from dashboards.views.curves import curves, ranges
+from dashboards.views.curves import by_run, curves, ranges
 from dashboards.views.decision import decision
 from dashboards.views.importance import importance
 from dashboards.views.rungs import rungs
 from dashboards.views.step_times import step_times
-from dashboards.views.structures import heat, parallel
+from dashboards.views.structures import frame, heat, parallel
 from dashboards.views.tradeoff import tradeoff
 from dashboards.views.trials import counts, trials
 from tuning.compare.compare import compare, configurations
-from tuning.compare.selection import choose
+from tuning.compare.selection import Chosen
 
 __all__ = ["payload"]
 
@@ -34,7 +34,7 @@ def payload(snapshot: Snapshot) -> dict[str, Any]:
     `study` and `trials` are always there. `decision` and all that rests on chosen configurations are null until a run
     has finished, and `why_not` is a sentence then.
     """
-    runs, history, select = snapshot.runs, snapshot.history, snapshot.select
+    runs, histories, select = snapshot.runs, by_run(snapshot.history), snapshot.select
     page: dict[str, Any] = {
         "study": {
             "name": snapshot.name,
@@ -51,22 +51,22 @@ def payload(snapshot: Snapshot) -> dict[str, Any]:
         "cost": cost(runs) if len(runs) else None,
     }
     try:
-        comparison = compare(runs, select)
+        chosen = Chosen.of(runs, select)
+        comparison = compare(chosen)
     except ValueError as error:
-        return jsonable(page | {"why_not": str(error), "curves": curves(runs, history, {})})  # type: ignore[no-any-return]
-    choices, rows = choose(runs, select), configurations(runs, select)
-    drawn = curves(runs, history, choices)
+        return jsonable(page | {"why_not": str(error), "curves": curves(runs, histories, {})})  # type: ignore[no-any-return]
+    drawn, tried = curves(runs, histories, chosen.choices), frame(configurations(chosen))
     compared = {
         "decision": decision(comparison, int(snapshot.settings.get("repeats", 1))),
         "tradeoff": tradeoff(comparison),
         "curves": drawn,
         "ranges": ranges(drawn),
-        "parallel": parallel(rows),
-        "heat": heat(rows),
+        "parallel": parallel(tried),
+        "heat": heat(tried),
         "importance": importance(runs, select),
-        "rungs": rungs(runs, history, comparison),
+        "rungs": rungs(chosen, histories, comparison),
         "agreements": [asdict(agreement) for agreement in comparison.agreements],
-        "step_times": step_times(runs, choices, comparison),
-        "best": best(comparison, choices, snapshot.results),
+        "step_times": step_times(runs, chosen.choices, comparison),
+        "best": best(chosen, comparison, snapshot.results),
     }
     return jsonable(page | compared)  # type: ignore[no-any-return]

@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from tuning.compare.cells import Choices
 from tuning.compare.comparison import Comparison
+from tuning.compare.selection import Chosen
 from tuning.take_home.best import best_of
 
 
-def best(comparison: Comparison, choices: Choices, results: str) -> list[dict[str, Any]]:
+def best(chosen: Chosen, comparison: Comparison, results: str) -> list[dict[str, Any]]:
     """An entry a cell; one that cannot be handed over says why."""
     found = []
-    for method, ratio in choices:
+    for method, ratio in chosen.choices:
         entry: dict[str, Any] = {"method": method, "ratio": ratio}
         try:
-            taken = best_of(comparison, choices, ratio, method)
+            taken = best_of(chosen, comparison, ratio, method)
             entry |= {"settings": taken.settings_file(), "report": taken.report(results, None)}
         except ValueError as error:
             entry["why_not"] = str(error)

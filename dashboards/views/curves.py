@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dashboards.views.values import column, thinned
-from tuning.compare.cells import Choices
-from tuning.compare.selection import Choice
+from tuning.compare.selection import Choice, Choices
 from tuning.compare.verdict import simplicity
 
 if TYPE_CHECKING:
@@ -27,7 +26,16 @@ POINTS = 100
 """Points of a curve at most: more than its pixels show, and the report stays small."""
 
 
-def curves(runs: "pd.DataFrame", history: "pd.DataFrame", choices: Choices) -> list[dict[str, Any]]:
+Histories = Mapping[str, "pd.DataFrame"]
+"""The evaluations of each run, by its id: what curves are drawn of."""
+
+
+def by_run(history: "pd.DataFrame") -> Histories:
+    """The table of all evaluations, taken apart."""
+    return dict(tuple(history[["run_id", "evaluation", *OVER, *SHOWN]].groupby("run_id", sort=False)))
+
+
+def curves(runs: "pd.DataFrame", histories: Histories, choices: Choices) -> list[dict[str, Any]]:
     """A curve for each cell that has any evaluation; by ratio and method.
 
     A cell with nothing finished shows the run of it that is ahead, and is `provisional`.
@@ -38,10 +46,8 @@ def curves(runs: "pd.DataFrame", history: "pd.DataFrame", choices: Choices) -> l
     for key, run_id in _ahead(runs).items():
         cells.setdefault(key, ([run_id], True))
     found = []
-    rows = history.loc[history["rung"] == "virtual", ["run_id", "evaluation", *OVER, *SHOWN]]
-    by_run = dict(tuple(rows.groupby("run_id", sort=False)))
     for (method, ratio), (run_ids, provisional) in sorted(cells.items(), key=lambda c: (c[0][1], simplicity(c[0][0]))):
-        series = mean_curve([by_run[run_id] for run_id in run_ids if run_id in by_run])
+        series = mean_curve([histories[run_id] for run_id in run_ids if run_id in histories])
         if series:
             lost = (method, ratio) in choices and choices[method, ratio].diverged == len(run_ids)
             known = {"method": method, "ratio": ratio, "n": len(run_ids), "provisional": provisional, "lost": lost}

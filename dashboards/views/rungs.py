@@ -1,28 +1,26 @@
 """Simulated against real: each configuration that ran on real workers, beside the virtual runs of the same repeats."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
-from dashboards.views.curves import mean_curve
+from dashboards.views.curves import Histories, mean_curve
 from dashboards.views.values import drawn
 from tuning.compare.comparison import Comparison, Twin
-
-if TYPE_CHECKING:
-    import pandas as pd
+from tuning.compare.selection import Chosen, Run
 
 
-def rungs(runs: "pd.DataFrame", history: "pd.DataFrame", comparison: Comparison) -> list[dict[str, Any]]:
-    """A twin each: results, bytes and seconds of both rungs, and both curves."""
-    return [_twin(twin, runs, history) for twin in comparison.twins]
+def rungs(chosen: Chosen, histories: Histories, comparison: Comparison) -> list[dict[str, Any]]:
+    """A twin each: results, bytes and seconds of both rungs, and both curves. `comparison` is of `chosen`."""
+    return [_twin(twin, chosen, histories) for twin in comparison.twins]
 
 
-def _twin(twin: Twin, runs: "pd.DataFrame", history: "pd.DataFrame") -> dict[str, Any]:
-    real = runs[
-        (runs["rung"] == "distributed")
-        & (runs["status"] == "FINISHED")
-        & (runs["method"] == twin.method)
-        & (runs["ratio"] == twin.ratio)
-        & runs["repeat"].isin(twin.repeats)
-    ]
+def _twin(twin: Twin, chosen: Chosen, histories: Histories) -> dict[str, Any]:
+    choice = chosen.choices[twin.method, twin.ratio]
+    real = chosen.real[twin.method, twin.ratio][choice.configuration]
+
+    def curve(runs: Iterable[Run]) -> dict[str, list[float | None]]:
+        return mean_curve([histories[run["run_id"]] for run in runs if run["run_id"] in histories])
+
     return {
         "method": twin.method,
         "ratio": twin.ratio,
@@ -34,17 +32,6 @@ def _twin(twin: Twin, runs: "pd.DataFrame", history: "pd.DataFrame") -> dict[str
         "virtual_realised_ratio": drawn(twin.virtual_realised_ratio),
         "wall_s": drawn(twin.wall_s),
         "comm_s": drawn(twin.comm_s),
-        "real": mean_curve(_histories(history, real)),
-        "virtual": mean_curve(_histories(history, _same(runs, real))),
+        "real": curve(real),
+        "virtual": curve(run for run in choice.runs if run["repeat"] in twin.repeats),
     }
-
-
-def _same(runs: "pd.DataFrame", real: "pd.DataFrame") -> "pd.DataFrame":
-    """The finished virtual runs of the same configurations and repeats, one each."""
-    same = ["method", "ratio", "reset_interval", "reset_ratio", "gradient_ratio", "lr", "block_order", "repeat"]
-    virtual = runs[(runs["rung"] == "virtual") & (runs["status"] == "FINISHED")].drop_duplicates(same)
-    return virtual.merge(real[same], on=same)
-
-
-def _histories(history: "pd.DataFrame", runs: "pd.DataFrame") -> list["pd.DataFrame"]:
-    return [rows for _, rows in history[history["run_id"].isin(runs["run_id"])].groupby("run_id")]

@@ -12,8 +12,8 @@ from dashboards.views.tradeoff import front
 from dashboards.views.values import drawn
 from tuning.advise.constants import FITTED
 from tuning.advise.step_time import Form, Job, Prediction, predict
-from tuning.compare.cells import Choices
 from tuning.compare.comparison import Cell, Comparison
+from tuning.compare.selection import Choices
 from tuning.compare.verdict import simplicity
 
 if TYPE_CHECKING:

@@ -27,15 +27,13 @@ TICKS = 7
 """Ticks of an axis at most."""
 
 
-def parallel(rows: Sequence[ConfigurationRow]) -> list[dict[str, Any]]:
-    """For each ratio its axes, with ticks, and a line a configuration: where it crosses each axis, from 0 to 1."""
-    table = frame(rows)
+def parallel(table: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Of a `frame`, for each ratio its axes, with ticks, and a line a configuration: where it crosses each, from 0 to 1."""
     return [{"ratio": ratio} | _axes(at.reset_index(drop=True)) for ratio, at in table.groupby("ratio")]
 
 
-def heat(rows: Sequence[ConfigurationRow]) -> list[dict[str, Any]]:
-    """For each ratio and method with both knobs: the best validation accuracy at each (H, RC1), over learning rates."""
-    table = frame(rows)
+def heat(table: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Of a `frame`, for each ratio and method with both knobs: the best validation accuracy at each (H, RC1), over rates."""
     both = [name for name, b in METHODS.items() if {"reset_interval", "reset_ratio"} <= set(b.knobs)]
     table = table[table["method"].isin(both)]
     best = table.sort_values("val_acc", ascending=False, kind="stable", na_position="last")

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 
 from cser_ray.budget import Structure
-from dashboards.views.curves import EQUAL, POINTS, curves, mean_curve, ranges
+from dashboards.views.curves import EQUAL, POINTS, by_run, curves, mean_curve, ranges
 from dashboards.views.importance import epsilon_squared, importance
 from dashboards.views.step_times import COMPUTE_MS, RATES, measured_steps, rate_text, step_times
+from dashboards.views.structures import frame as structures
 from dashboards.views.structures import heat, parallel
 from dashboards.views.tradeoff import front, tradeoff
 from dashboards.views.values import drawn, thinned
@@ -33,7 +34,7 @@ def test_a_curve_is_the_mean_over_the_repeats_that_converged() -> None:
     lost = run("local-sgd", repeat=2, diverged=True, val_loss=math.nan, val_acc=1.0)
     rows = [*repeats("local-sgd", [60.0, 64.0]), lost]
     table = frame(rows)
-    (curve,) = curves(table, history(*rows), choose(table))
+    (curve,) = curves(table, by_run(history(*rows)), choose(table))
     assert curve["n"] == 2
     assert curve["val_acc"][-1] == 62.0
     assert curve["val_acc_high"][-1] == pytest.approx(62 + math.sqrt(8), abs=1e-3)
@@ -45,14 +46,14 @@ def test_a_curve_ends_where_one_of_its_repeats_ends() -> None:
     rows = repeats("local-sgd", [60.0, 64.0])
     table, all_rows = frame(rows), history(*rows)
     cut = all_rows[(all_rows["run_id"] != rows[1].run_id) | (all_rows["evaluation"] < 5)]
-    (curve,) = curves(table, cut, choose(table))
+    (curve,) = curves(table, by_run(cut), choose(table))
     assert curve["epoch"] == [1, 2, 3, 4, 5]
 
 
 def test_a_cell_with_nothing_finished_shows_the_run_that_is_ahead() -> None:
     """While a study runs, its page is not empty: the curve is marked as provisional."""
     rows = [run("cser", lr=lr, status="RUNNING", val_loss=loss) for lr, loss in ((0.1, 0.9), (0.2, 0.7))]
-    (curve,) = curves(frame(rows), history(*rows), {})
+    (curve,) = curves(frame(rows), by_run(history(*rows)), {})
     assert curve["provisional"]
     assert curve["n"] == 1
 
@@ -76,7 +77,7 @@ def test_the_range_leaves_out_what_diverged_and_the_first_quarter() -> None:
     """Neither the first steps nor a divergence press the other curves into a line."""
     rows = [*repeats("local-sgd", [64.0]), run("qsparse", diverged=True, val_loss=math.nan, val_acc=1.0)]
     table = frame(rows)
-    found = ranges(curves(table, history(*rows), choose(table)))
+    found = ranges(curves(table, by_run(history(*rows)), choose(table)))
     (accuracy,) = [r for r in found if r["name"] == "val_acc"]
     assert (accuracy["low"], accuracy["high"]) == (24.0, 64.0)  # evaluations 3 to 8 of 8, rising to 64
 
@@ -120,7 +121,7 @@ def test_parallel_axes_are_logarithmic_with_infinity_at_the_end() -> None:
         run("cser", reset_interval=h, reset_ratio=8.0, gradient_ratio=rc2, val_acc=50.0 + h)
         for h, rc2 in ((1, 32.0), (4, 64.0), (16, math.inf))
     ]
-    (found,) = parallel(configurations(frame(rows)))
+    (found,) = parallel(structures(configurations(frame(rows))))
     names = [axis["name"] for axis in found["axes"]]
     interval, gradient = names.index("reset_interval"), names.index("gradient_ratio")
     assert [line["places"][interval] for line in found["lines"]] == [0.0, 0.5, 1.0]
@@ -131,14 +132,14 @@ def test_parallel_axes_are_logarithmic_with_infinity_at_the_end() -> None:
 def test_parallel_lines_are_the_compressed_configurations() -> None:
     """sgd has no knobs, and a configuration without a finished run no result: neither is a line."""
     rows = frame(run("sgd"), run("cser"), run("cser", lr=0.2, status="ERROR", error="x"))
-    (found,) = parallel(configurations(rows))
+    (found,) = parallel(structures(configurations(rows)))
     assert [(line["method"], line["chosen"]) for line in found["lines"]] == [("cser", True)]
 
 
 def test_the_map_takes_the_best_learning_rate_of_each_structure() -> None:
     """One entry for each (H, RC1), with the rate it is reached at and how many were tried."""
     rows = frame(run("cser", lr=0.1, val_acc=50.0), run("cser", lr=0.2, val_acc=60.0), run("local-sgd", val_acc=70.0))
-    (entry,) = heat(configurations(rows))
+    (entry,) = heat(structures(configurations(rows)))
     assert (entry["method"], entry["val_acc"], entry["lr"], entry["tried"]) == ("cser", 60.0, 0.2, 2)
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from cser_ray.store.read import EpochRow, RunRow, read_history, read_runs
+from cser_ray.store.read import EpochRow, RunRow, read_history
 from cser_ray.store.write import Store
 from cser_ray.structure import Structure
 from tests.store_rows import STUDY, epoch_row
 from tests.tuning.rows_factory import repeats
 from tuning.advise.learned import Learned, learned, steps_to
+from tuning.compare.selection import read_chosen
 
 CURVES = {"sgd": (2.0, 1.0, 0.5), "local-sgd": (2.0, 1.6, 1.2), "csea": (2.0, 0.75, 0.5)}
 """Validation loss after 100, 200 and 300 steps."""
@@ -49,7 +50,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def read(uri: str, target_loss: float | None = None) -> Learned:
     """What a plan reads."""
-    return learned(read_runs(uri), read_history(uri), target_loss)
+    return learned(read_chosen(uri), read_history(uri), target_loss)
 
 
 def test_points_lost_are_under_sgd(study: str) -> None:

@@ -10,7 +10,7 @@ from tuning.compare.agreement import agreements
 from tuning.compare.compare import compare
 from tuning.compare.comparison import Agreement
 from tuning.compare.render import render
-from tuning.compare.selection import records
+from tuning.compare.selection import Chosen
 
 LRS = (0.05, 0.1, 0.2, 0.4)
 
@@ -29,7 +29,7 @@ def whole(losses: list[float], **values: object) -> list[RunRow]:
 
 
 def found(*rows: list[RunRow], select: str = "val-loss") -> list[Agreement]:
-    return agreements(records(frame(*rows)), select)
+    return agreements(Chosen.of(frame(*rows), select))
 
 
 def test_the_same_order_is_one_and_the_reverse_minus_one() -> None:

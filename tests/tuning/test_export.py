@@ -19,6 +19,7 @@ from cser_ray.tasks import make_task
 from tests.tuning.command_line import cli, error_of
 from tests.tuning.rows_factory import frame, grid, run
 from tests.tuning.trained import trained
+from tuning.compare.selection import Chosen
 from tuning.study.study import Study
 from tuning.take_home.export import prune_models
 
@@ -184,6 +185,6 @@ def test_large_models_of_those_that_lost_are_removed(tmp_path: Path) -> None:
     for row in [*won, *lost, *small, *real]:
         size = 1 if row.trial_id == "small" else SMALL // 2
         store.write(row.run_id, encode({"x": torch.zeros(size, dtype=torch.uint8)}, {}))
-    prune_models(str(tmp_path), frame(won, lost, small, real), "val-loss")
+    prune_models(str(tmp_path), Chosen.of(frame(won, lost, small, real)))
     kept = {row.run_id for row in [*won[:2], *small, *real]}
     assert store.sizes().keys() == kept

@@ -7,7 +7,7 @@ import pytest
 
 from cser_ray.structure import Structure
 from tests.tuning.rows_factory import frame, repeats, run
-from tuning.compare.selection import Standing, choose, mean_std, standing
+from tuning.compare.selection import Standing, choose, mean_std, records, standing
 
 
 def test_the_lowest_mean_over_repeats_is_chosen() -> None:
@@ -91,20 +91,20 @@ def test_a_candidate_stands_by_its_best_rate() -> None:
     there = [run(lr=lr, val_loss=loss, run_id=f"{lr}") for lr, loss in ((0.1, 0.5), (0.2, 0.4), (0.4, 0.01))]
     lost = replace(there[2], diverged=True, val_loss=None)
     ids = [row.run_id for row in there]
-    assert standing(frame(there), ids) == Standing(0.01, 0.4, finished=True)
-    assert standing(frame(there[:2], [lost]), ids) == Standing(0.4, 0.2, finished=True)
-    assert standing(frame(there[:2]), ids) is None
-    assert standing(frame(there[:2], [replace(lost, status="RUNNING")]), ids) is None
-    assert standing(frame([replace(row, status="STOPPED") for row in there]), ids) == Standing(
+    assert standing(records(frame(there)), ids) == Standing(0.01, 0.4, finished=True)
+    assert standing(records(frame(there[:2], [lost])), ids) == Standing(0.4, 0.2, finished=True)
+    assert standing(records(frame(there[:2])), ids) is None
+    assert standing(records(frame(there[:2], [replace(lost, status="RUNNING")])), ids) is None
+    assert standing(records(frame([replace(row, status="STOPPED") for row in there])), ids) == Standing(
         0.01, 0.4, finished=False
     )
-    assert standing(frame([replace(lost, run_id="x")]), ["x"]) == Standing(math.inf, 0.4, finished=True)
+    assert standing(records(frame([replace(lost, run_id="x")])), ["x"]) == Standing(math.inf, 0.4, finished=True)
 
 
 def test_a_candidate_stands_by_the_rule_of_the_choice() -> None:
     """Accuracy counts upwards."""
     there = [run(lr=lr, val_acc=accuracy, run_id=f"{lr}") for lr, accuracy in ((0.1, 50.0), (0.2, 70.0))]
-    assert standing(frame(there), ["0.1", "0.2"], "val-acc") == Standing(-70.0, 0.2, finished=True)
+    assert standing(records(frame(there)), ["0.1", "0.2"], "val-acc") == Standing(-70.0, 0.2, finished=True)
 
 
 def test_fresh_seeds_report_and_choose_nothing() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cser_ray.structure import Structure
 from tuning.compare.compare import compare
 from tuning.compare.comparison import Cell
-from tuning.compare.selection import Choice, choose
+from tuning.compare.selection import Choice, Chosen
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,14 +55,13 @@ class Learned:
         return tuple(sorted({ratio for _, ratio in self.outcomes if 1 < ratio < math.inf}))
 
 
-def learned(runs: "pd.DataFrame", history: "pd.DataFrame", target_loss: float | None = None) -> Learned:
+def learned(chosen: Chosen, history: "pd.DataFrame", target_loss: float | None = None) -> Learned:
     """What the study with these runs and this history says, of its chosen configurations.
 
     `target_loss`: in nats of validation loss; None takes 1.05 times sgd's last one, and no target without sgd. Raises
     ValueError where nothing can be compared.
     """
-    comparison = compare(runs)
-    choices = choose(runs)
+    comparison, choices = compare(chosen), chosen.choices
     curves = {key: curve(history, choice) for key, choice in choices.items()}
     sgd = curves.get(("sgd", 1.0), ())
     if target_loss is None and sgd:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cser_ray.communication.links import bits_per_second
-from cser_ray.store.read import read_history, read_runs
+from cser_ray.store.read import read_history
 from cser_ray.structure import number
 from tuning.advise.advice import MAX_LOSS, Recommendation, recommend
 from tuning.advise.calibration import FEWEST_TO_CHECK, check, fit, read_links, unseen
@@ -17,6 +17,7 @@ from tuning.advise.lines import PLANNED, Line, leaving, lines_of
 from tuning.advise.measure import measure_network, step_of
 from tuning.advise.peers import MATRIX_SIDE
 from tuning.advise.step_time import Job
+from tuning.compare.selection import read_chosen
 
 if TYPE_CHECKING:
     from torch import nn
@@ -191,7 +192,7 @@ def _study(settings: Mapping[str, Any], job: Job, origins: Origins) -> Learned |
         if target is not None or settings.get("max_loss") is not None:
             raise ValueError("--target-loss and --max-loss speak of a study: give it by --study DIR")
         return None
-    study = learned(read_runs(uri), read_history(uri), target)
+    study = learned(read_chosen(uri), read_history(uri), target)
     origins.measured.append(
         f"accuracy and steps to the target: study {uri}, {study.task} with {study.workers} workers, {study.steps} steps, "
         f"{study.repeats} repeat{'s' * (study.repeats > 1)}"

@@ -7,44 +7,41 @@ configurations that were kept is lower than over all candidates.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 from tuning.compare.comparison import Agreement
-from tuning.compare.selection import RUNG, SELECT, Run, configuration_of
+from tuning.compare.selection import RUNG, SELECT, Chosen, Run
 
 LEAST = 3
 """With fewer configurations a rank correlation says nothing."""
 
 
-def agreements(runs: Iterable[Run], select: str = "val-loss") -> list[Agreement]:
+def agreements(chosen: Chosen) -> list[Agreement]:
     """Rank correlations between each rung and the next longer one, by ratio; then between virtual and real workers.
 
     A point is one configuration on one repeat; its score is the column that `select` names. Pairs of rungs with fewer than
     `LEAST` common points are left out.
     """
-    done = [run for run in runs if run["status"] == "FINISHED"]
-    virtual = [run for run in done if run["rung"] == "virtual"]
-    whole = [run for run in virtual if run["stage"] != RUNG]
-    found = []
-    for ratio in sorted({run["ratio"] for run in virtual if run["stage"] == RUNG}):
-        short: dict[int, list[Run]] = {}
-        for run in virtual:
-            if run["stage"] == RUNG and run["ratio"] == ratio:
-                short.setdefault(_asked(run), []).append(run)
-        rungs = [(f"{steps} steps", short[steps]) for steps in sorted(short)]
-        rungs.append(("full length", [run for run in whole if run["ratio"] == ratio]))
+    select, found = chosen.select, []
+    short: dict[float, dict[int, list[Run]]] = {}
+    for run in chosen.rows:
+        if run["status"] == "FINISHED" and run["rung"] == "virtual" and run["stage"] == RUNG:
+            short.setdefault(run["ratio"], {}).setdefault(_asked(run), []).append(run)
+    for ratio, lengths in sorted(short.items()):
+        rungs = [(f"{steps} steps", lengths[steps]) for steps in sorted(lengths)]
+        rungs.append(("full length", [run for run in chosen.done if run["ratio"] == ratio]))
         for (below, cheap), (above, dear) in pairwise(rungs):
             found.append(_agreement(ratio, below, above, cheap, dear, select))
-    real = [run for run in done if run["rung"] == "distributed"]
+    real = [run for there in chosen.real.values() for repeats in there.values() for run in repeats]
     if real:
-        found.append(_agreement(None, "virtual", "real workers", whole, real, select))
+        found.append(_agreement(None, "virtual", "real workers", chosen.done, real, select))
     return [agreement for agreement in found if agreement.n >= LEAST]
 
 
 def _agreement(
-    ratio: float | None, below: str, above: str, cheap: list[Run], dear: list[Run], select: str
+    ratio: float | None, below: str, above: str, cheap: Sequence[Run], dear: Sequence[Run], select: str
 ) -> Agreement:
     pairs = list(_pairs(cheap, dear, select))
     finite = [high - low for low, high in pairs if math.isfinite(low) and math.isfinite(high)]
@@ -60,7 +57,7 @@ def _agreement(
     )
 
 
-def _pairs(cheap: list[Run], dear: list[Run], select: str) -> Iterator[tuple[float, float]]:
+def _pairs(cheap: Sequence[Run], dear: Sequence[Run], select: str) -> Iterator[tuple[float, float]]:
     column, _ = SELECT[select]
 
     def score(run: Run) -> float:
@@ -73,7 +70,7 @@ def _pairs(cheap: list[Run], dear: list[Run], select: str) -> Iterator[tuple[flo
 
 
 def _point(run: Run) -> tuple[Any, ...]:
-    return run["method"], run["ratio"], configuration_of(run), run["repeat"]
+    return run["method"], run["ratio"], run.configuration, run["repeat"]
 
 
 def _asked(run: Run) -> int:

@@ -16,12 +16,10 @@ from tuning.compare.rates import by_rate, good_range, untuned
 from tuning.compare.selection import (
     RUNG,
     Choice,
+    Choices,
+    Chosen,
     Configuration,
     Run,
-    by_cell,
-    choosers,
-    configuration_of,
-    finished,
     mean_std,
 )
 from tuning.compare.verdict import accuracy_of, simplicity
@@ -30,8 +28,6 @@ PAPER_RATES = (0.05, 0.1, 0.5, 1.0)
 """The learning rates that CSER's authors tried (section 5.2)."""
 
 COMMUNICATION = ("realised_ratio", "realised_ratio_bf16", "rounds", "syncs_per_block", "bytes_sent")
-
-Choices = Mapping[tuple[str, float], Choice]
 
 
 def reference_lines(choices: Choices) -> list[Reference]:
@@ -109,17 +105,18 @@ def cell_of(
     )
 
 
-def configuration_row(runs: list[Run], choices: Choices) -> ConfigurationRow:
+def configuration_row(runs: list[Run], chosen: Chosen) -> ConfigurationRow:
     """The row of one configuration on one rung; test columns only where it is the chosen one."""
     first = runs[0]
-    configuration = configuration_of(first)
+    key, configuration = (first["method"], first["ratio"]), first.configuration
     short = first["stage"] == RUNG
-    done = [run for run in runs if run["status"] == "FINISHED"] if short else choosers(finished(runs, first["rung"]))
+    whole = chosen.tried if first["rung"] == "virtual" else chosen.real
+    done = [run for run in runs if run["status"] == "FINISHED"] if short else whole.get(key, {}).get(configuration, [])
     converged = [run for run in done if not run["diverged"]]
-    choice = choices.get((first["method"], first["ratio"]))
-    chosen = choice is not None and choice.configuration == configuration and not short
+    choice = chosen.choices.get(key)
+    is_chosen = choice is not None and choice.configuration == configuration and not short
     reported = choice.runs if choice is not None and first["rung"] == "virtual" else done
-    test, test_std = mean_std(run["test_acc"] for run in reported if not run["diverged"]) if chosen else (None, None)
+    test, test_std = mean_std(run["test_acc"] for run in reported if not run["diverged"]) if is_chosen else (None, None)
     loss, loss_std = mean_std(run["val_loss"] for run in converged)
     accuracy, accuracy_std = mean_std(run["val_acc"] for run in converged)
     return ConfigurationRow(
@@ -138,7 +135,7 @@ def configuration_row(runs: list[Run], choices: Choices) -> ConfigurationRow:
         val_loss_std=loss_std,
         val_acc=accuracy,
         val_acc_std=accuracy_std,
-        chosen=chosen,
+        chosen=is_chosen,
         test_acc=test,
         test_acc_std=test_std,
         **_means(done or runs, "share", "theorem1", "realised_ratio", "rounds"),
@@ -146,17 +143,17 @@ def configuration_row(runs: list[Run], choices: Choices) -> ConfigurationRow:
     )
 
 
-def twins_of(rows: list[Run], choices: Choices) -> tuple[list[Twin], list[str]]:
+def twins_of(chosen: Chosen) -> tuple[list[Twin], list[str]]:
     """The chosen configurations on real workers, and a sentence on each run there that has no place beside a cell."""
     twins, left_out = [], []
-    for key, configurations_there in by_cell(finished(rows, "distributed")).items():
-        choice = choices.get(key)
+    for key, configurations_there in chosen.real.items():
+        choice = chosen.choices.get(key)
         for configuration, runs in configurations_there.items():
             if choice is None or choice.configuration != configuration:
                 left_out.append(f"{name_cell(key)} ran on real workers with a configuration that is not chosen here.")
             else:
                 twins.append(_twin(choice, runs))
-    failed = sum(run["rung"] == "distributed" and run["status"] != "FINISHED" for run in rows)
+    failed = sum(run["rung"] == "distributed" and run["status"] != "FINISHED" for run in chosen.rows)
     if failed:
         left_out.append(f"{failed} run{'s' * (failed > 1)} on real workers did not finish.")
     return sorted(twins, key=lambda t: (t.ratio, simplicity(t.method))), left_out

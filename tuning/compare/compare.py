@@ -7,7 +7,7 @@ stands, `fairness` whether a winner may be marked, `verdict` what to do.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,21 +16,10 @@ from cser_ray.structure import number
 from tuning.compare.agreement import agreements
 from tuning.compare.cells import cell_of, configuration_row, reference_lines, twins_of, zero_of_value
 from tuning.compare.comparison import Cell, Comparison, ConfigurationRow, Reference, Verdict
-from tuning.compare.fairness import found_problems
+from tuning.compare.fairness import problems
 from tuning.compare.rates import synchronous_rate
 from tuning.compare.render import render
-from tuning.compare.selection import (
-    CONFIRM,
-    Choice,
-    Run,
-    by_cell,
-    choose_among,
-    choosers,
-    configuration_of,
-    finished,
-    place_of,
-    records,
-)
+from tuning.compare.selection import CONFIRM, Choices, Chosen, Run, place_of
 from tuning.compare.verdict import accuracy_of, simplicity, title, verdict
 
 if TYPE_CHECKING:
@@ -42,71 +31,68 @@ VALUE_STD = 10.0
 """A task whose gap between SGD and the floor is under this many standard deviations of a repeat shows no value."""
 
 
-def compare(runs: "pd.DataFrame", select: str = "val-loss") -> Comparison:
-    """What the runs of one study (`read_runs`) say of its methods.
+def compare(runs: "pd.DataFrame | Chosen", select: str | None = None) -> Comparison:
+    """What the runs of one study (`read_runs`), or what was chosen among them, say of its methods.
 
-    `select`: choose configurations by "val-loss", "val-acc" or, the paper's rule, "train-loss". Raises ValueError where
-    there are no runs, none has finished, or they are of several tasks or different data.
+    `select`: choose configurations by "val-loss", the default, "val-acc" or, the paper's rule, "train-loss". Raises
+    ValueError where there are no runs, none has finished, or they are of several tasks or different data.
     """
-    rows = records(runs)
-    done = _comparable(rows)
-    choices = choose_among(done, select)
-    problems = found_problems(rows)
+    chosen = Chosen.of(runs, select)
+    _check_comparable(chosen)
+    choices, unequal = chosen.choices, problems(chosen)
     lines = reference_lines(choices)
     sgd = next((line for line in lines if line.name == "sgd"), None)
     floor = next((line for line in lines if line.is_floor), None)
-    tried = by_cell(choosers(done))
-    cells = [cell_of(c, tried[key], synchronous_rate(c.method, choices), lines) for key, c in choices.items()]
+    cells = [cell_of(c, chosen.tried[key], synchronous_rate(c.method, choices), lines) for key, c in choices.items()]
     cells.sort(key=lambda c: (c.ratio, simplicity(c.method)))
-    verdicts = _verdicts(cells, floor, sgd, equal=not problems)
+    verdicts = _verdicts(cells, floor, sgd, equal=not unequal)
     winners = {(v.winner, v.ratio) for v in verdicts}
     cells = [replace(cell, winner=(cell.method, cell.ratio) in winners) for cell in cells]
     zero = zero_of_value(lines)
     gap = _gap(sgd, zero)
     shows = None if gap is None else gap >= VALUE_STD and not _as_good(floor, sgd)
-    twins, left_out = twins_of(rows, choices)
-    first = done[0]
+    twins, left_out = twins_of(chosen)
+    first = chosen.done[0]
     return Comparison(
         task=first["task"],
         task_hash=first["task_hash"],
         model=first["model"],
         n_params=first["n_params"],
         workers=first["workers"],
-        steps=min(run["steps"] for run in done),
-        select=select,
+        steps=min(run["steps"] for run in chosen.done),
+        select=chosen.select,
         cells=tuple(cells),
         references=tuple(lines),
         twins=tuple(twins),
-        agreements=tuple(agreements(rows, select)),
+        agreements=tuple(agreements(chosen)),
         verdicts=tuple(verdicts),
         gap_in_std=gap,
         shows_value=shows,
         advice=tuple(_overall(verdicts, shows)),
         notes=(*_fresh(choices), *_notes(sgd, floor, zero, gap), *left_out),
-        problems=tuple(problems),
+        problems=tuple(unequal),
     )
 
 
-def configurations(runs: "pd.DataFrame", select: str = "val-loss") -> tuple[ConfigurationRow, ...]:
+def configurations(runs: "pd.DataFrame | Chosen", select: str | None = None) -> tuple[ConfigurationRow, ...]:
     """Every configuration that was run, also those with no finished run; by ratio, method, structure and learning rate.
 
     Test metrics are given for chosen configurations only. Raises ValueError as compare does.
     """
-    rows = records(runs)
-    choices = choose_among(_comparable(rows), select)
+    chosen = Chosen.of(runs, select)
+    _check_comparable(chosen)
     groups: dict[tuple[Any, ...], list[Run]] = {}
-    for run in rows:
-        key = (run["ratio"], simplicity(run["method"]), configuration_of(run).order, place_of(run))
+    for run in chosen.rows:
+        key = (run["ratio"], simplicity(run["method"]), run.configuration.order, place_of(run))
         groups.setdefault(key, []).append(run)
-    return tuple(configuration_row(groups[key], choices) for key in sorted(groups))
+    return tuple(configuration_row(groups[key], chosen) for key in sorted(groups))
 
 
-def _comparable(rows: list[Run]) -> list[Run]:
-    if not rows:
+def _check_comparable(chosen: Chosen) -> None:
+    if not chosen.rows:
         raise ValueError("there are no runs to compare: start a study with this folder, or give the folder of one")
-    done = finished(rows)
-    if not done:
-        counts = Counter(f"{run['rung']} {run['status']}" for run in rows)
+    if not chosen.done:
+        counts = Counter(f"{run['rung']} {run['status']}" for run in chosen.rows)
         raise ValueError(
             "no virtual run has finished, so there is nothing to compare yet "
             f"({', '.join(f'{count} {name}' for name, count in sorted(counts.items()))}): let the study go on"
@@ -115,11 +101,10 @@ def _comparable(rows: list[Run]) -> list[Run]:
         ("task", "compare the studies of each task by themselves"),
         ("task_hash", "the data changed between them (another version of a package or of Python); run the study anew"),
     ):
-        counts = Counter(str(run[column]) for run in rows if run["status"] == "FINISHED")
+        counts = Counter(str(run[column]) for run in chosen.rows if run["status"] == "FINISHED")
         if len(counts) > 1:
             found = ", ".join(f"{value} ({count} runs)" for value, count in sorted(counts.items()))
             raise ValueError(f"runs of different {column} are not compared: {found}; {way_out}")
-    return done
 
 
 def _verdicts(cells: list[Cell], floor: Reference | None, sgd: Reference | None, equal: bool) -> list[Verdict]:
@@ -142,7 +127,7 @@ def _overall(verdicts: list[Verdict], shows: bool | None) -> Iterable[str]:
         )
 
 
-def _fresh(choices: Mapping[tuple[str, float], Choice]) -> Iterable[str]:
+def _fresh(choices: Choices) -> Iterable[str]:
     repeats = sorted({run["repeat"] for c in choices.values() for run in c.runs if run["stage"] == CONFIRM})
     if repeats:
         yield f"Reported on fresh seeds, which chose nothing: repeats {', '.join(map(str, repeats))}."

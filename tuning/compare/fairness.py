@@ -16,7 +16,7 @@ from cser_ray.config import RunConfig, setting_of
 from cser_ray.methods import has_ratio, known
 from cser_ray.settings import declared
 from cser_ray.structure import number
-from tuning.compare.selection import RUNG, Run, by_cell, configuration_of, finished, records
+from tuning.compare.selection import RUNG, Chosen, Run, by_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ ALPHA = 0.05
 LEAST_REPEATS = 3
 
 
-def problems(runs: "pd.DataFrame") -> list[str]:
+def problems(runs: "pd.DataFrame | Chosen") -> list[str]:
     """What was not equal between methods, a sentence each; empty for a fair study. Reads the virtual runs only.
 
     Equal: every setting that `cser_ray.config` does not declare free (steps up to rounding to a multiple of H), the data,
@@ -38,22 +38,18 @@ def problems(runs: "pd.DataFrame") -> list[str]:
     nobody: their number of runs is compared between the two only. Runs that failed, stopped early or are not finished
     count as a problem too: they are missing from their method's search.
     """
-    return found_problems(records(runs))
-
-
-def found_problems(runs: Iterable[Run]) -> list[str]:
-    """`problems` of rows already taken out of the table."""
-    runs = [run for run in runs if run["rung"] == "virtual"]
-    done = [run for run in runs if run["status"] == "FINISHED"]
+    chosen = Chosen.of(runs)
+    virtual = [run for run in chosen.rows if run["rung"] == "virtual"]
+    done = [run for run in virtual if run["status"] == "FINISHED"]
     whole = [run for run in done if run["stage"] != RUNG]
     return [
-        *_unfinished(runs),
+        *_unfinished(virtual),
         *_rungs(done),
         *_alike(whole),
         *_steps(whole),
         *_passes(whole),
         *_twice(whole),
-        *_cells(finished(whole), [run for run in done if run["stage"] == RUNG]),
+        *_cells(chosen.done, [run for run in done if run["stage"] == RUNG]),
     ]
 
 
@@ -184,13 +180,13 @@ def _passes(done: list[Run]) -> Iterator[str]:
 
 
 def _twice(done: list[Run]) -> Iterator[str]:
-    counts = Counter((run["method"], run["ratio"], configuration_of(run), run["repeat"]) for run in done)
+    counts = Counter((run["method"], run["ratio"], run.configuration, run["repeat"]) for run in done)
     again = dict.fromkeys(name_cell(key[:2]) for key, count in counts.items() if count > 1)
     if again:
         yield f"a repeat of a configuration was run more than once, and only one run of it counts: {_some(again)}"
 
 
-def _cells(done: list[Run], short: list[Run]) -> Iterator[str]:
+def _cells(done: Iterable[Run], short: Iterable[Run]) -> Iterator[str]:
     """Of runs of full length; structures and learning rates were tried where a shorter run had them."""
     cells = by_cell(done)
     if not cells:

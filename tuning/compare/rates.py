@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuning.compare.selection import Choice, Configuration, Run, mean_std
+from tuning.compare.selection import Choices, Configuration, Run, mean_std
 
 WITHIN = 0.1
 """A learning rate is good where its validation loss is at most this much above the chosen one's."""
@@ -16,7 +16,7 @@ WITHIN = 0.1
 ByRate = Mapping[float, Sequence[Run]]
 
 
-def synchronous_rate(method: str, choices: Mapping[tuple[str, float], Choice]) -> float | None:
+def synchronous_rate(method: str, choices: Choices) -> float | None:
     """The rate chosen for dense training with the same inner optimizer, sgd's or adamw's; None where it was not run."""
     dense = "adamw" if method.endswith("adamw") else "sgd"
     return next((choice.configuration.lr for choice in choices.values() if choice.method == dense), None)

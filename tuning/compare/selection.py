@@ -3,14 +3,19 @@
 Choosing looks at validation (or, for the paper's rule, training) columns only; nothing here reads the test split. Runs of
 stage "confirm" choose nothing: their seeds are fresh, and where a chosen configuration has them, it is reported by them.
 Runs of stage "rung" are shorter than the others and only decide which candidates go on.
+
+`Chosen` is all of it as one value, made once; whatever is said of a study is said of that.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 from cser_ray.methods import has_ratio
+from cser_ray.registry import unknown
+from cser_ray.store.read import read_runs, read_study
 from cser_ray.structure import Structure
 
 if TYPE_CHECKING:
@@ -21,8 +26,6 @@ ENDED = ("FINISHED", "STOPPED")
 RUNG, CONFIRM = "rung", "confirm"
 """Stages whose runs choose nothing."""
 
-Run = dict[str, Any]
-"""A row of the runs table, by column; None where the row has null or NaN."""
 
 SELECT: dict[str, tuple[str, float]] = {
     "val-loss": ("val_loss", 1.0),
@@ -30,6 +33,8 @@ SELECT: dict[str, tuple[str, float]] = {
     "train-loss": ("train_loss", 1.0),
 }
 """What to choose by: the column, and 1 where less is better. `train-loss` is the paper's rule (CSER, section 5)."""
+USUAL = "val-loss"
+"""What is chosen by where neither the study nor the user says."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,22 @@ class Configuration:
         s = self.structure
         point = (0.0, 0.0, 0.0) if s is None else (s.reset_interval, s.reset_ratio, s.gradient_ratio)
         return (*point, self.lr, self.block_order or "")
+
+
+class Run(dict[str, Any]):
+    """A row of the runs table, by column; None where the row has null or NaN."""
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """That of the row; a knob that is null stands at its default."""
+        names = ("reset_interval", "reset_ratio", "gradient_ratio")
+        knobs = {name: self[name] for name in names if self[name] is not None}
+        structured = has_ratio(self["method"])  # rows of runs that failed hold the defaults for them
+        return Configuration(Structure(**knobs) if structured else None, self["lr"], self["block_order"])
+
+
+Cells = Mapping[tuple[str, float], Mapping[Configuration, list[Run]]]
+"""(method, ratio) -> configuration -> runs."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +91,10 @@ class Choice:
         return tuple(run["repeat"] for run in self.runs)
 
 
+Choices = Mapping[tuple[str, float], Choice]
+"""By (method, ratio)."""
+
+
 @dataclass(frozen=True)
 class Standing:
     """How one candidate did in one stage: at its best learning rate, less is better."""
@@ -81,24 +106,70 @@ class Standing:
     """Whether a run of it came to its end: one that was stopped early everywhere is not promoted."""
 
 
-def choose(runs: "pd.DataFrame", select: str = "val-loss") -> dict[tuple[str, float], Choice]:
+@dataclass(frozen=True)
+class Chosen:
+    """The runs of one study and what was chosen among them: a value to make once and to hand on.
+
+    >>> chosen = read_chosen("results/digits")
+    >>> compare(chosen), configurations(chosen), find_best(chosen, ratio=256)
+    """
+
+    rows: tuple[Run, ...]
+    """All of them, in an order that does not depend on the table's."""
+    done: tuple[Run, ...]
+    """The finished virtual ones of full length, each repeat of a configuration once."""
+    tried: Cells
+    """Of `done` those that may choose."""
+    real: Cells
+    """The finished runs on real workers, each repeat of a configuration once."""
+    choices: Choices
+    select: str
+    """What was chosen by: a key of `SELECT`."""
+
+    @classmethod
+    def of(cls, runs: "pd.DataFrame | Sequence[Run] | Self", select: str | None = None) -> Self:
+        """Of the runs of one study (`read_runs`), of rows that `records` gave, or of what is chosen already.
+
+        `select`: None is "val-loss", or what is chosen by already. Raises ValueError for an unknown rule, and for
+        another than was chosen by.
+        """
+        if isinstance(runs, cls):
+            if select not in (None, runs.select):
+                raise ValueError(f"these runs are chosen by {runs.select}, not {select}: choose anew among their table")
+            return runs
+        rows = tuple(runs) if isinstance(runs, Sequence) else records(runs)
+        done = finished(rows)
+        tried, fresh = by_cell(choosers(done)), by_cell(run for run in done if run["stage"] == CONFIRM)
+        rule = select or USUAL
+        return cls(rows, done, tried, by_cell(finished(rows, "distributed")), choose_among(tried, fresh, rule), rule)
+
+
+def read_chosen(results: str, select: str | None = None) -> Chosen:
+    """What the study in a results folder chose; `select`: by another rule than its own. Raises as read_runs does."""
+    runs = read_runs(results)
+    return Chosen.of(runs, select or selection_rule(read_study(results)))
+
+
+def selection_rule(study: Mapping[str, Any], select: str | None = None) -> str:
+    """What to choose by: as asked, else as the study did, whose study.json this is (`read_study`)."""
+    return select or str(study.get("fingerprint", {}).get("select") or USUAL)
+
+
+def choose(runs: "pd.DataFrame", select: str | None = None) -> Choices:
     """The configuration of each (method, ratio) with the best mean score over its finished virtual repeats.
 
     Only configurations with as many repeats as the best-repeated one of their cell are eligible. One with diverged
     repeats ranks after all with fewer. Ties go to the smaller structure, then learning rate. Raises ValueError for an
     unknown `select`.
     """
-    return choose_among(finished(records(runs)), select)
+    return Chosen.of(runs, select).choices
 
 
-def standing(runs: "pd.DataFrame", run_ids: Iterable[str], select: str = "val-loss") -> Standing | None:
+def standing(rows: Iterable[Run], run_ids: Iterable[str], select: str = USUAL) -> Standing | None:
     """Of the candidate with these runs, once all of them have ended; ties go to the smaller learning rate."""
     wanted = set(run_ids)
-    if not len(runs) or not wanted:
-        return None
-    rows = runs.loc[runs["run_id"].isin(wanted), ["run_id", "status", "lr", "diverged", SELECT[select][0]]]
-    ended: dict[str, Run] = {row["run_id"]: row for row in rows.to_dict("records") if row["status"] in ENDED}
-    if not wanted <= ended.keys():
+    ended = {row["run_id"]: row for row in rows if row["run_id"] in wanted and row["status"] in ENDED}
+    if not wanted or not wanted <= ended.keys():
         return None
     rates: dict[float, list[Run]] = {}
     for run in ended.values():
@@ -108,20 +179,17 @@ def standing(runs: "pd.DataFrame", run_ids: Iterable[str], select: str = "val-lo
     return Standing(math.inf if diverged else score, lr, finished)
 
 
-def choose_among(runs: Iterable[Run], select: str = "val-loss") -> dict[tuple[str, float], Choice]:
-    """`choose` for finished runs already taken out of the table."""
+def choose_among(tried: Cells, fresh: Cells, select: str) -> Choices:
+    """`choose` for finished runs by cell: those that choose, and the confirming ones, by which is reported."""
     if select not in SELECT:
-        raise ValueError(f"select = {select!r} is no rule to choose by; take one of {', '.join(SELECT)}")
+        raise unknown("rule to choose by", select, SELECT)
     chosen = {}
-    for (method, ratio), configurations in by_cell(runs).items():
-        choosing = {c: deciding for c, repeats in configurations.items() if (deciding := choosers(repeats))}
-        if not choosing:
-            continue
+    for (method, ratio), choosing in tried.items():
         most = max(len(repeats) for repeats in choosing.values())
         eligible = [c for c, repeats in choosing.items() if len(repeats) == most]
         best = min(eligible, key=lambda c: (*_rank(choosing[c], select), c.order))
         score = _rank(choosing[best], select)[1] * SELECT[select][1]
-        reported = [run for run in configurations[best] if run["stage"] == CONFIRM] or choosing[best]
+        reported = fresh.get((method, ratio), {}).get(best) or choosing[best]
         diverged = sum(bool(run["diverged"]) for run in reported)
         chosen[method, ratio] = Choice(method, ratio, best, score, diverged, tuple(reported))
     return chosen
@@ -132,41 +200,36 @@ def choosers(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run["stage"] != CONFIRM]
 
 
-def by_cell(runs: Iterable[Run]) -> dict[tuple[str, float], dict[Configuration, list[Run]]]:
-    """(method, ratio) -> configuration -> runs, in the order of the runs."""
+def by_cell(runs: Iterable[Run]) -> Cells:
+    """The runs by cell and configuration, in their order."""
     cells: dict[tuple[str, float], dict[Configuration, list[Run]]] = {}
     for run in runs:
-        cells.setdefault((run["method"], run["ratio"]), {}).setdefault(configuration_of(run), []).append(run)
+        cells.setdefault((run["method"], run["ratio"]), {}).setdefault(run.configuration, []).append(run)
     return cells
 
 
-def records(runs: "pd.DataFrame") -> list[Run]:
+def records(runs: "pd.DataFrame") -> tuple[Run, ...]:
     """The rows of the table as mappings, in an order that does not depend on the table's."""
-    rows: list[Run] = runs.astype(object).where(runs.notna(), None).to_dict("records")
-    return sorted(
-        rows, key=lambda r: (r["method"], r["ratio"], configuration_of(r).order, r["repeat"], r["rung"], r["run_id"])
+    rows = map(Run, runs.astype(object).where(runs.notna(), None).to_dict("records"))
+    return tuple(
+        sorted(
+            rows, key=lambda r: (r["method"], r["ratio"], r.configuration.order, r["repeat"], r["rung"], r["run_id"])
+        )
     )
 
 
-def finished(runs: Iterable[Run], rung: str = "virtual") -> list[Run]:
+def finished(runs: Iterable[Run], rung: str = "virtual") -> tuple[Run, ...]:
     """The finished runs of full length, on virtual or real workers; each repeat of a configuration once."""
     once: dict[tuple[Any, ...], Run] = {}
     for run in runs:
         if run["status"] == "FINISHED" and run["rung"] == rung and run["stage"] != RUNG:
-            once.setdefault((run["method"], run["ratio"], configuration_of(run), run["repeat"]), run)
-    return list(once.values())
+            once.setdefault((run["method"], run["ratio"], run.configuration, run["repeat"]), run)
+    return tuple(once.values())
 
 
 def place_of(run: Run) -> tuple[str, float]:
     """Where a run was carried out, and for how long: shorter rungs apart from each other and from runs of full length."""
     return run["rung"], run["steps"] if run["stage"] == RUNG else math.inf
-
-
-def configuration_of(run: Run) -> Configuration:
-    """The configuration of a row; a knob that is null stands at its default."""
-    knobs = {name: run[name] for name in ("reset_interval", "reset_ratio", "gradient_ratio") if run[name] is not None}
-    structured = has_ratio(run["method"])  # rows of runs that failed hold the defaults for them
-    return Configuration(Structure(**knobs) if structured else None, run["lr"], run["block_order"])
 
 
 def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:

@@ -12,6 +12,7 @@ from cser_ray.store.read import read_runs
 from cser_ray.store.write import Store
 from cser_ray.train import cluster
 from cser_ray.train.logistics import Logistics
+from tuning.compare.selection import Chosen
 from tuning.execute.schedulers import SCHEDULERS, to_the_end
 from tuning.execute.trial import git_sha, run_trial, to_config
 from tuning.study.spending import UNLIMITED, Cost, Meter
@@ -148,7 +149,7 @@ def run_study(
     runs = read_runs(store.uri)
     _remove_checkpoints(store, runs)
     if logistics.keep_models == "auto":
-        prune_models(store.uri, runs, study.select)
+        prune_models(store.uri, Chosen.of(runs, study.select))
     ended = int(runs["status"].isin(("FINISHED", "STOPPED")).sum())
     failed = tuple(sorted(set(runs.loc[runs["status"] == "ERROR", "trial_id"])))
     left = next_trials(study, runs, frozenset(failed))

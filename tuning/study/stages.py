@@ -15,12 +15,24 @@ runs at every ratio, and a stage decides only once all its trials are in, ties b
 """
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cser_ray.budget import Structure
 from cser_ray.methods import has_ratio
-from tuning.compare.selection import CONFIRM, ENDED, RUNG, Choice, Standing, choose, standing
+from tuning.compare.selection import (
+    CONFIRM,
+    ENDED,
+    RUNG,
+    Choice,
+    Choices,
+    Chosen,
+    Run,
+    Standing,
+    records,
+    standing,
+)
 from tuning.study.grid import beyond
 from tuning.study.study import REAL, Candidate, Study, Trial
 
@@ -57,7 +69,7 @@ def next_trials(study: Study, rows: "pd.DataFrame", failed: frozenset[str] = fro
         waiting, extensions = _extend(study, found, results)
         if waiting:
             return NextTrials(waiting, total_runs(study, extensions))
-    chosen = choose(rows, study.select) if found else {}
+    chosen = results.choices() if found else {}
     for cell, winner in found.items():
         if winner is None or cell not in chosen:
             continue
@@ -100,9 +112,12 @@ class _Results:
     """The rows, as stages ask for them."""
 
     def __init__(self, rows: "pd.DataFrame", failed: frozenset[str], select: str):
-        self.rows, self.failed, self.select = rows, failed, select
-        self.by_trial = {str(trial_id): of for trial_id, of in rows.groupby("trial_id")} if len(rows) else {}
-        self.finished = set(rows.loc[rows["status"].isin(ENDED), "run_id"]) if len(rows) else set()
+        self.rows = records(rows) if len(rows) else ()
+        self.failed, self.select = failed, select
+        self.by_trial: dict[str, list[Run]] = {}
+        for run in self.rows:
+            self.by_trial.setdefault(run["trial_id"], []).append(run)
+        self.finished = {run["run_id"] for run in self.rows if run["status"] in ENDED}
 
     def ended(self, trial: Trial) -> bool:
         """Whether it will not run again, in this session."""
@@ -112,7 +127,12 @@ class _Results:
         """Of a candidate; the worst of all where it failed, None while it is not known."""
         if trial.trial_id in self.failed:
             return Standing(math.inf, trial.runs[0].lr, finished=False)
-        return standing(self.by_trial.get(trial.trial_id, self.rows[:0]), trial.run_ids(), self.select)
+        return standing(self.by_trial.get(trial.trial_id, ()), trial.run_ids(), self.select)
+
+    def choices(self, rates: Collection[float] | None = None) -> Choices:
+        """What the rows choose; `rates`: leaving out what extensions tried at other ones."""
+        rows = self.rows if rates is None else [r for r in self.rows if r["stage"] != "extend" or r["lr"] in rates]
+        return Chosen.of(rows, self.select).choices
 
     def best(self, trials: list[Trial], count: int) -> list[int]:
         """Places of the `count` best ones among those that finished, in their order; all of them have ended."""
@@ -190,11 +210,8 @@ def _narrowed(study: Study, candidate: Candidate, first_lr: float | None) -> Can
 def _extend(study: Study, found: dict[Place, Candidate | None], results: _Results) -> tuple[list[Trial], int]:
     """What the extensions so far wait for, and by how many rates the grid has grown."""
     rates: list[float] = list(study.lrs)
-    rows = results.rows
     for number in range(1, study.extend_lrs + 1):
-        tried = rows[rows["lr"].isin(rates) | (rows["stage"] != "extend")] if len(rows) else rows
-        chosen = choose(tried, study.select)
-        new = beyond(rates, (choice.configuration.lr for choice in chosen.values()))
+        new = beyond(rates, (choice.configuration.lr for choice in results.choices(rates).values()))
         if not new:
             break
         rates += new

@@ -9,8 +9,7 @@ from collections.abc import Iterable
 
 from cser_ray.budget import Structure, share
 from cser_ray.methods import has_ratio
-from cser_ray.store.read import read_runs
-from tuning.compare.selection import Choice, choose
+from tuning.compare.selection import Choice, read_chosen
 from tuning.study.searchers import pool
 from tuning.study.study import Study
 
@@ -18,9 +17,10 @@ from tuning.study.study import Study
 def starts_from(study: Study, results: Iterable[str]) -> tuple[tuple[str, float, int, float, float], ...]:
     """`Study.starts`, of the results folders in their order: for each cell what its method chose at the nearest ratio.
 
-    Methods that an earlier study did not run have no start from it. Raises as `read_runs` does.
+    Each chose by its own rule. Methods that an earlier study did not run have no start from it. Raises as `read_runs`
+    and `read_study` do.
     """
-    earlier = [list(choose(read_runs(folder), study.select).values()) for folder in results]
+    earlier = [list(read_chosen(folder).choices.values()) for folder in results]
     found: dict[tuple[str, float, int, float, float], None] = {}
     for method, ratio in study.cells():
         for choices in earlier if has_ratio(method) else ():

@@ -2,16 +2,16 @@
 
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from cser_ray.config import RunConfig
 from cser_ray.methods import has_ratio
 from cser_ray.structure import number
-from tuning.compare.cells import Choices
 from tuning.compare.compare import compare
 from tuning.compare.comparison import Cell, Comparison, Verdict, spread
 from tuning.compare.render import CHOSEN_BY
-from tuning.compare.selection import Choice, choose
+from tuning.compare.selection import Choice, Chosen
 from tuning.compare.text import paragraph
 from tuning.compare.verdict import sentence, title
 from tuning.take_home.reproduce import job_command, recorded_config, settings_file, settings_of_run, train_command
@@ -35,40 +35,48 @@ class Best:
     """Its repeats that converged, as the store names them; `config` is of the first."""
     other_repeats: tuple[int, ...]
 
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The options of `cser-ray train`, by name. Raises ValueError for a run that no options describe."""
+        return settings_of_run(self.config)
+
     def settings_file(self) -> str:
         """YAML for `cser-ray train --config`."""
-        return settings_file(settings_of_run(self.config), [*self.decision, self.summary])
+        return settings_file(self.settings, [*self.decision, self.summary])
 
     def report(self, results: str, path: str | None) -> str:
         """The decision from the folder `results`, then the commands; `path`: where the settings were written."""
-        settings = settings_of_run(self.config)
         others = ", ".join(map(str, self.other_repeats))
         again = (
             f"Repeat {self.config.repeat} again, on virtual workers. It reached test accuracy {self.test_acc:.2f} %, "
             f"test loss {self.test_loss:.4f} nats" + (f"; --repeat {others} gives the others" if others else "") + ":"
         )
-        job = job_command(settings)
+        job = job_command(self.settings)
         cluster = "The same on real workers, as a job on a cluster:"
         if job is None:
             job = "ray job submit --working-dir . -- cser-ray train --distributed --config SETTINGS.yaml"
             cluster = "The same on real workers; a job takes such a path only from a file of settings (--out):"
         parts = [*self.decision, self.summary, again]
-        text = "\n\n".join([*map(paragraph, parts), _indented(train_command(settings)), cluster, _indented(job)])
+        text = "\n\n".join([*map(paragraph, parts), _indented(train_command(self.settings)), cluster, _indented(job)])
         text += f"\n\nThe comparison with its notes: cser-ray compare {shlex.quote(results)}"
         return text if path is None else f"{text}\nSettings: {path}   (cser-ray train --config takes them)"
 
 
-def find_best(runs: "pd.DataFrame", ratio: float, method: str | None = None, select: str = "val-loss") -> Best:
+def find_best(
+    runs: "pd.DataFrame | Chosen", ratio: float, method: str | None = None, select: str | None = None
+) -> Best:
     """What `compare` recommends at a ratio, else what has the highest mean there; or what `method` stands with.
 
     Raises ValueError as compare does; for a ratio or method that has no result; where nothing converged; and for a run
     whose row does not tell its settings.
     """
-    return best_of(compare(runs, select), choose(runs, select), ratio, method)
+    chosen = Chosen.of(runs, select)
+    return best_of(chosen, compare(chosen), ratio, method)
 
 
-def best_of(comparison: Comparison, choices: Choices, ratio: float, method: str | None = None) -> Best:
-    """`find_best` in a study that is compared already; raises as it does."""
+def best_of(chosen: Chosen, comparison: Comparison, ratio: float, method: str | None = None) -> Best:
+    """`find_best` in a study that is compared already: `comparison` is of `chosen`. Raises as it does."""
+    choices = chosen.choices
     own = next((c.ratio for c in choices.values() if c.method == method and not has_ratio(method)), None)
     verdict = next((v for v in comparison.verdicts if v.ratio == ratio), None)
     if verdict is None and ratio != own:

@@ -14,7 +14,7 @@ from cser_ray.store.folder import Folder
 from cser_ray.store.models import SMALL, ModelStore, decode
 from cser_ray.store.read import read_runs
 from cser_ray.structure import number
-from tuning.compare.selection import choose
+from tuning.compare.selection import Chosen, read_chosen
 from tuning.compare.text import paragraph
 from tuning.take_home.best import find_best
 from tuning.take_home.reproduce import recorded_config, settings_of_run, train_command
@@ -73,20 +73,20 @@ def find_model(
     results: str,
     ratio: float | None = None,
     method: str | None = None,
-    select: str = "val-loss",
+    select: str | None = None,
     run_id: str | None = None,
 ) -> Model:
     """The model of the run `run_id`, else of what `find_best` finds at a ratio, else of the folder's only finished run.
 
-    Of several repeats it is the first whose model was kept. Raises ValueError where there is no such run, and where its
-    model is not there: with the commands that make it.
+    `select`: choose by another rule than the study's. Of several repeats it is the first whose model was kept. Raises
+    ValueError where there is no such run, and where its model is not there: with the commands that make it.
     """
-    runs, decision = read_runs(results), tuple[str, ...]()
+    decision: tuple[str, ...] = ()
     if run_id is None and ratio is not None:
-        best = find_best(runs, ratio, method, select)
+        best = find_best(read_chosen(results, select), ratio, method)
         wanted, config, decision = best.run_ids, best.config, best.decision
     else:
-        row = _named(runs, run_id)
+        row = _named(read_runs(results), run_id)
         wanted, config = (row["run_id"],), recorded_config(row["config_json"])
     store = ModelStore(results)
     for name in wanted:
@@ -106,13 +106,17 @@ def write_model(model: Model, path: str) -> None:
     Folder(folder or ("/" if path.startswith("/") else ".")).write(name, model.as_file(path))
 
 
-def prune_models(results: str, runs: "pd.DataFrame", select: str) -> None:
+def prune_models(results: str, chosen: Chosen) -> None:
     """Remove large models that no method stands with any more; small trials keep all of theirs, real ones theirs too."""
     store = ModelStore(results)
     sizes = store.sizes()
-    wanted = {run["run_id"] for choice in choose(runs, select).values() for run in choice.runs}
-    for _, trial in runs[runs["rung"] == "virtual"].groupby("trial_id"):
-        kept = [run_id for run_id in trial["run_id"] if run_id in sizes]
+    wanted = {run["run_id"] for choice in chosen.choices.values() for run in choice.runs}
+    trials: dict[str, list[str]] = {}
+    for run in chosen.rows:
+        if run["rung"] == "virtual":
+            trials.setdefault(run["trial_id"], []).append(run["run_id"])
+    for trial in trials.values():
+        kept = [run_id for run_id in trial if run_id in sizes]
         if kept and sizes[kept[0]] * len(trial) > SMALL:
             for run_id in set(kept) - wanted:
                 store.remove(run_id)

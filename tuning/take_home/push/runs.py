@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cser_ray.store.folder import Folder
 from cser_ray.store.read import EpochRow, RunRow, columns, decode, read_history, read_runs, read_study
+from tuning.compare.selection import selection_rule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,8 +101,7 @@ def read_pushed(results: str, name: str | None = None) -> PushedStudy:
         for row in _dicts(ended)
     )
     own = study.get("name") or os.path.basename(results.rstrip("/"))
-    select = study.get("fingerprint", {}).get("select") or "val-loss"
-    return PushedStudy(name or own, select, found, len(runs) - len(found))
+    return PushedStudy(name or own, selection_rule(study), found, len(runs) - len(found))
 
 
 def read_trial(results: str, trial_id: str) -> list[PushedRun]:
