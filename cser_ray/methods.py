@@ -343,6 +343,16 @@ def is_simple(name: str) -> bool:
     return method is not None and method.simple
 
 
+def reference_of(name: str) -> str:
+    """The synchronous method against which one that a row names is measured; the first one's, where it is not installed."""
+    return (known(name) or METHODS[METHODS.builtin[0]]).reference
+
+
+def silent_of(reference: str) -> str:
+    """The method without communication that has the local step of a synchronous one: the floor under its methods."""
+    return next(name for name in METHODS.builtin if METHODS[name].silent and METHODS[name].reference == reference)
+
+
 def companions(name: str) -> tuple[str, ...]:
     """What a study of a method should have beside it: its reference, the floor, and the simple method with a ratio."""
     of = [METHODS[other] for other in METHODS.builtin if METHODS[other].reference == METHODS[name].reference]

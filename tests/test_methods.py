@@ -30,6 +30,7 @@ NAMED = {
     "cser_ray/bench/virtual/growth.py": "whose intervals are varied",
     "cser_ray/bench/virtual/run.py": "what steps where an optimizer is timed",
     "cser_ray/train/build.py": "AdamW as the local step",
+    "tuning/advise/advice.py": "a kind of recommendation is called so in `plan --format json`",
 }
 """File that has a method's name as a value -> why."""
 every_method = pytest.mark.parametrize("name", METHODS.builtin)

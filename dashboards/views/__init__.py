@@ -8,8 +8,9 @@ The page draws what stands here and computes nothing, so a notebook can draw it 
 """
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cser_ray.methods import known, place
 from cser_ray.store.read import jsonable
 from dashboards.snapshot import Snapshot
 from dashboards.views.best import best
@@ -25,7 +26,20 @@ from dashboards.views.trials import counts, trials
 from tuning.compare.compare import compare, configurations
 from tuning.compare.selection import Chosen
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 __all__ = ["payload"]
+
+
+def methods_known(runs: "pd.DataFrame") -> dict[str, dict[str, Any]]:
+    """How the page shows each method of the runs: colour, symbol, and whether it is dense or silent."""
+    records = {name: known(name) for name in sorted({str(name) for name in runs["method"]}, key=place)}
+    return {
+        name: {"colour": m.look[0], "shape": m.look[1], "dense": m.reference == m.name, "silent": m.silent}
+        for name, m in records.items()
+        if m is not None
+    }
 
 
 def payload(snapshot: Snapshot) -> dict[str, Any]:
@@ -45,6 +59,7 @@ def payload(snapshot: Snapshot) -> dict[str, Any]:
             "counts": counts(runs),
             "warnings": list(snapshot.warnings),
         },
+        "methods_known": methods_known(runs),
         "why_not": None,
         "decision": None,
         "trials": trials(runs),

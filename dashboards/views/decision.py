@@ -35,6 +35,8 @@ def decision(comparison: Comparison, repeats: int) -> dict[str, Any]:
             {
                 "name": line.name,
                 "floor": line.is_floor,
+                "dense": line.is_dense,
+                "silent": line.is_silent,
                 "mean": line.test_acc,
                 "std": line.test_acc_std,
                 "text": spread(line.test_acc, line.test_acc_std) if line.test_acc is not None else "diverged",

@@ -80,8 +80,9 @@ def step_times(runs: "pd.DataFrame", choices: Choices, comparison: Comparison) -
 def _entries(choices: Choices, comparison: Comparison) -> list[tuple[Form, dict[str, Any]]]:
     """Every form and what is known of it: torch's peers, which learn as sgd, then the chosen structures."""
     cells = {(cell.method, cell.ratio): cell for cell in comparison.cells}
+    dense = comparison.reference
     found = [
-        (Form(name), {"method": "sgd", "ratio": None, "title": title} | _result(cells.get(("sgd", 1.0))))
+        (Form(name), {"method": dense, "ratio": None, "title": title} | _result(cells.get((dense, 1.0))))
         for name, title in DDP_TITLES.items()
     ]
     for key, choice in sorted(choices.items(), key=lambda c: (c[0][1], simplicity(c[0][0]))):

@@ -138,7 +138,7 @@ def study(target: float | None = None, **outcomes: tuple[float | None, float | N
     for name, (cost, steps) in outcomes.items():
         method = name.replace("_", "-")
         known[method, 64.0] = MethodOutcome(structure_for(method, 64), cost, 0, steps)
-    return Learned("t", "m", 25_000_000, 4, 2048, 3, True, target, known)
+    return Learned("t", "m", 25_000_000, 4, 2048, 3, True, target, "sgd", known)
 
 
 def test_what_loses_too_much_is_not_recommended() -> None:
@@ -164,7 +164,7 @@ def test_a_method_that_diverged_is_not_recommended() -> None:
     outcome = replace(found.outcomes["local-sgd", 64.0], diverged=1)
     said, _ = answer(JOB, replace(found, outcomes=found.outcomes | {("local-sgd", 64.0): outcome}))
     assert said.kind == "bf16"
-    assert "none was compared with sgd" in said.text
+    assert "none was compared with synchronous training" in said.text
 
 
 def test_time_to_target_counts_where_it_is_known() -> None:

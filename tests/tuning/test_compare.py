@@ -268,3 +268,39 @@ def test_references_alone_have_no_ratio_to_decide() -> None:
     assert comparison.verdicts == ()
     assert "no-sync's ensemble (floor)" in render(comparison)
     assert math.isinf(comparison.cells[-1].ratio)
+
+
+def adamw(method: str, accuracies: list[float], **values: Any) -> list[RunRow]:
+    """Repeats of an AdamW method; those without a ratio have no structure."""
+    bare = {"reset_interval": None, "reset_ratio": None, "gradient_ratio": None} if values.get("ratio") != 16.0 else {}
+    return grid(method, accuracies, beta2=0.95, **bare | values)
+
+
+def test_each_method_is_measured_against_dense_training_with_its_own_local_step() -> None:
+    """AdamW's against adamw and its own floor, beside SGD's in the same study, which are worse here."""
+    silent = [
+        replace(row, test_acc_ensemble=30.0, test_acc_worker=20.0)
+        for row in adamw("no-sync-adamw", [30.0, 31.0, 29.5], ratio=math.inf)
+    ]
+    found = compare(
+        frame(
+            SGD,
+            NO_SYNC,
+            local_sgd(),
+            adamw("adamw", [80.0, 80.5, 79.8], ratio=1.0),
+            silent,
+            adamw("local-adamw", [75.0, 76.2, 74.9], ratio=16.0),
+        )
+    )
+    assert found.reference == "sgd"
+    (verdict,) = found.verdicts
+    assert verdict.winner == "local-adamw"
+    assert verdict.cost_to_sgd == pytest.approx(80.1 - 75.3666, abs=1e-3)
+    assert "points against synchronous adamw (80.1" in verdict.advice
+    cells = {cell.method: cell for cell in found.cells}
+    loss = {name: cells[name].test_loss or 0.0 for name in ("adamw", "no-sync-adamw", "local-adamw")}
+    zero = min(line.test_loss or 9.0 for line in found.references if line.method == "no-sync-adamw")
+    expected = (zero - loss["local-adamw"]) / (zero - loss["adamw"])
+    assert cells["local-adamw"].value_retained == pytest.approx(expected)
+    assert cells["local-adamw"].untuned_lr == cells["adamw"].lr
+    assert {line.method for line in found.references if line.is_dense} == {"sgd", "adamw"}

@@ -40,9 +40,12 @@ def recommend(job: Job, lines: Sequence[Line], study: Learned | None, max_loss: 
     ddp, bf16 = (next(line for line in lines if line.form.method == name) for name in ("ddp", "ddp-bf16"))
     ours = [line for line in lines if line.ratio is not None]
     able = ours if study is None else [line for line in ours if _accepted(line, max_loss)]
-    if not able:
+    if study and not able:
         return _stay(
-            ddp, bf16, bf16, f"no method of the study stays within {max_loss:g} points of sgd ({_nearest(ours)})"
+            ddp,
+            bf16,
+            bf16,
+            f"no method of the study stays within {max_loss:g} points of {study.reference} ({_nearest(ours)})",
         )
     chosen = _with_accuracy(able) if study else _with_least_compression(able)
     if min(ddp.time, bf16.time) / chosen.time - 1 < GAIN:
@@ -57,7 +60,7 @@ def _accepted(line: Line, max_loss: float) -> bool:
 def _nearest(lines: Sequence[Line]) -> str:
     known = [(line.cost, line) for line in lines if line.cost is not None and not line.diverged]
     if not known:
-        return "none was compared with sgd at these ratios"
+        return "none was compared with synchronous training at these ratios"
     cost, line = min(known, key=lambda pair: pair[0])
     return f"the nearest, {_name(line)}, loses {cost:.1f}"
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from cser_ray.methods import reference_of
 from cser_ray.structure import Structure
 from tuning.compare.compare import compare
 from tuning.compare.comparison import Cell
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TARGET_FACTOR = 1.05
-"""Without a target of the user's, the target is sgd's last validation loss times this."""
+"""Without a target of the user's, the target is the last validation loss of synchronous training times this."""
 
 Curve = tuple[tuple[float, float], ...]
 """(step, mean validation loss over repeats), in order."""
@@ -23,7 +24,8 @@ Curve = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class MethodOutcome:
-    """One method at one ratio. `structure` is None for sgd. `cost`: points of test accuracy under sgd, negative above it.
+    """One method at one ratio. `structure` is None without a ratio. `cost`: points of test accuracy under synchronous
+    training, negative above it.
 
     `diverged`: of its repeats, how many. `steps_to_target`: None where its mean curve never reaches the target.
     """
@@ -37,7 +39,10 @@ class MethodOutcome:
 
 @dataclass(frozen=True)
 class Learned:
-    """The results of a study that a plan uses. `outcomes` by (method, ratio); sgd is at ratio 1."""
+    """The results of a study that a plan uses. `outcomes` by (method, ratio); synchronous training is at ratio 1.
+
+    `reference`: see `Comparison`.
+    """
 
     task: str
     model: str | None
@@ -47,6 +52,7 @@ class Learned:
     repeats: int
     shows_value: bool | None
     target_loss: float | None
+    reference: str
     outcomes: Mapping[tuple[str, float], MethodOutcome]
 
     @property
@@ -58,20 +64,20 @@ class Learned:
 def learned(chosen: Chosen, history: "pd.DataFrame", target_loss: float | None = None) -> Learned:
     """What the study with these runs and this history says, of its chosen configurations.
 
-    `target_loss`: in nats of validation loss; None takes 1.05 times sgd's last one, and no target without sgd. Raises
+    `target_loss`: in nats of validation loss; None takes 1.05 times the last one of synchronous training,
+    and no target without it. Raises
     ValueError where nothing can be compared.
     """
     comparison, choices = compare(chosen), chosen.choices
     curves = {key: curve(history, choice) for key, choice in choices.items()}
-    sgd = curves.get(("sgd", 1.0), ())
-    if target_loss is None and sgd:
-        target_loss = TARGET_FACTOR * sgd[-1][1]
+    dense = curves.get((comparison.reference, 1.0), ())
+    if target_loss is None and dense:
+        target_loss = TARGET_FACTOR * dense[-1][1]
     cells = {(cell.method, cell.ratio): cell for cell in comparison.cells}
-    best = cells.get(("sgd", 1.0))
     outcomes = {
         key: MethodOutcome(
             choices[key].configuration.structure,
-            _cost(cell, best),
+            _cost(cell, cells.get((reference_of(cell.method), 1.0))),
             cell.diverged,
             None if target_loss is None else steps_to(curves[key], target_loss),
             curves[key],
@@ -87,6 +93,7 @@ def learned(chosen: Chosen, history: "pd.DataFrame", target_loss: float | None =
         max(cell.n for cell in comparison.cells),
         comparison.shows_value,
         target_loss,
+        comparison.reference,
         outcomes,
     )
 
@@ -109,7 +116,7 @@ def steps_to(points: Iterable[tuple[float, float]], loss: float) -> float | None
     return None
 
 
-def _cost(cell: Cell, sgd: Cell | None) -> float | None:
-    if sgd is None or sgd.test_acc is None or cell.test_acc is None:
+def _cost(cell: Cell, dense: Cell | None) -> float | None:
+    if dense is None or dense.test_acc is None or cell.test_acc is None:
         return None
-    return sgd.test_acc - cell.test_acc
+    return dense.test_acc - cell.test_acc

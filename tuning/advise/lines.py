@@ -13,8 +13,8 @@ from tuning.compare.verdict import simplicity
 
 BESIDE = ("ddp", "ddp-bf16", "powersgd-1")
 """The peers in every plan."""
-AS_SGD = ("ddp", "ddp-bf16")
-"""Peers taken to need as many steps as a study's sgd."""
+AS_DENSE = ("ddp", "ddp-bf16")
+"""Peers taken to need as many steps as a study's synchronous training."""
 PLANNED = tuple(name for name in METHODS.builtin if METHODS[name].by_default and METHODS[name].has_ratio)
 """Planned with where the user names none."""
 LEAVES = 0.02
@@ -25,7 +25,7 @@ SEARCHED = tuple(2.0**k for k in range(1, 17))
 
 @dataclass(frozen=True)
 class Line:
-    """A row. `ratio`: R_C asked for, None for a peer. `cost`: points of test accuracy under sgd, by the study.
+    """A row. `ratio`: R_C asked for, None for a peer. `cost`: points of test accuracy under dense, by the study.
 
     `seconds_to_target`: infinite where the study's curve never reaches it. Both are None where no study says. `curve`:
     the study's validation loss against the seconds that its steps are predicted to take here.
@@ -62,7 +62,10 @@ def lines_of(
     A method has the structure that the study chose for it, or else the one that `structure_for` gives at that ratio.
     """
     peers = [Line(predict(Form(name), job, c)) for name in BESIDE]
-    lines = [_with_study(line, ("sgd", 1.0), study) if line.form.method in AS_SGD else line for line in peers]
+    lines = [
+        _with_study(line, (study.reference, 1.0), study) if study and line.form.method in AS_DENSE else line
+        for line in peers
+    ]
     skipped = []
     for ratio in ratios:
         for method in sorted(methods, key=simplicity):

@@ -140,12 +140,20 @@ def step_of(task: str, batch_size: int | None, **options: Any) -> tuple[float, s
 
     from cser_ray.communication.communicator import Communicator
     from cser_ray.config import RunConfig
+    from cser_ray.methods import reference_of, silent_of
     from cser_ray.tasks import make_task
     from cser_ray.train.stack import Stack
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch_size = batch_size or make_task(task, **options).batch_size
-    config = RunConfig(task=task, method="no-sync", ratio=math.inf, workers=1, batch_size=batch_size, **options)
+    config = RunConfig(
+        task=task,
+        method=silent_of(reference_of(RunConfig().method)),
+        ratio=math.inf,
+        workers=1,
+        batch_size=batch_size,
+        **options,
+    )
     stack = Stack([config], Communicator(1, group=None), device)
     taken: list[float] = []
     while len(taken) < 2 or (len(taken) < STEPS and sum(taken) < STEPS_S):

@@ -198,7 +198,7 @@ def _study(settings: Mapping[str, Any], job: Job, origins: Origins) -> Learned |
         f"{study.repeats} repeat{'s' * (study.repeats > 1)}"
     )
     if study.target_loss is not None:
-        whose = "given" if target is not None else f"{TARGET_FACTOR:g} times sgd's last one"
+        whose = "given" if target is not None else f"{TARGET_FACTOR:g} times {study.reference}'s last one"
         origins.given.append(f"target: a validation loss of {study.target_loss:.4g} ({whose})")
     if study.workers != job.workers:
         origins.assumed.append(f"what {study.workers} workers lost in accuracy, {job.workers} lose too")
@@ -231,7 +231,7 @@ def _assume(job: Job, c: Constants, study: Learned | None, origins: Origins) -> 
         origins.assumed.append("nothing of accuracy: only a study can say (--study)")
     else:
         origins.assumed.append(
-            "DDP, and DDP with the bf16 hook, learn as the study's sgd; delayed resets were not studied"
+            f"DDP, and DDP with the bf16 hook, learn as the study's {study.reference}; delayed resets were not studied"
         )
 
 

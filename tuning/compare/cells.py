@@ -5,7 +5,6 @@ Test columns are read here and in `rates`, of the chosen configurations and of t
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from cser_ray.methods import has_ratio
@@ -13,10 +12,10 @@ from cser_ray.structure import Structure
 from tuning.compare.comparison import Cell, ConfigurationRow, Reference, Twin
 from tuning.compare.fairness import name_cell
 from tuning.compare.rates import by_rate, good_range, untuned
+from tuning.compare.references import References
 from tuning.compare.selection import (
     RUNG,
     Choice,
-    Choices,
     Chosen,
     Configuration,
     Run,
@@ -30,46 +29,14 @@ PAPER_RATES = (0.05, 0.1, 0.5, 1.0)
 COMMUNICATION = ("realised_ratio", "realised_ratio_bf16", "rounds", "syncs_per_block", "bytes_sent")
 
 
-def reference_lines(choices: Choices) -> list[Reference]:
-    """Dense synchronisation and, where it was run without any, three lines: averaged, a single worker, the ensemble.
-
-    The most accurate of the lines without communication is the floor that methods are tested against.
-    """
-    found, silent = [], []
-    for choice in sorted((c for c in choices.values() if not has_ratio(c.method)), key=lambda c: simplicity(c.method)):
-        name = choice.method
-        found.append(_reference(name, choice, ""))
-        if math.isinf(choice.ratio):
-            found.append(_reference(f"{name}'s mean single worker", choice, "_worker"))
-            found.append(_reference(f"{name}'s ensemble", choice, "_ensemble"))
-            silent += found[-3:]
-    floor = max(silent, key=accuracy_of, default=None)
-    return [replace(line, is_floor=line is floor and line.test_acc is not None) for line in found]
-
-
-def zero_of_value(lines: Iterable[Reference]) -> Reference | None:
-    """The line without communication that has the lowest test loss: value is retained in loss, and counts from there."""
-    known = [line for line in lines if line.name.startswith("no-sync") and line.test_loss is not None]
-    return min(known, key=lambda line: line.test_loss or 0.0, default=None)
-
-
-def _reference(name: str, choice: Choice, model: str) -> Reference:
-    """`model`: "" for the averaged model, else the suffix of the columns of the workers' own or of their ensemble."""
-    # The mean of unsynchronised models may fail where each of them is good: that is no fault of theirs.
-    known = [{} if not model and run["diverged"] else run for run in choice.runs]
-    accuracies, losses = ([run.get(f"{column}{model}") for run in known] for column in ("test_acc", "test_loss"))
-    return Reference(name, False, choice.repeats, tuple(accuracies), *mean_std(accuracies), *mean_std(losses))
-
-
 def cell_of(
-    choice: Choice, tried: Mapping[Configuration, list[Run]], untuned_lr: float | None, lines: Iterable[Reference]
+    choice: Choice, tried: Mapping[Configuration, list[Run]], untuned_lr: float | None, beside: References
 ) -> Cell:
-    """The cell of a chosen configuration among those tried. `untuned_lr`: synchronous SGD's; `lines`: the references.
+    """The cell of a chosen configuration among those tried. `untuned_lr`: the synchronous method's; `beside`: its lines.
 
     Winners are marked later, when all cells are known.
     """
-    named = {line.name: line for line in lines}
-    floor = next((line for line in named.values() if line.is_floor), None)
+    floor = beside.floor
     converged = [run for run in choice.runs if not run["diverged"]]
     accuracies = tuple(None if run["diverged"] else run["test_acc"] for run in choice.runs)
     accuracy, accuracy_std = mean_std(accuracies)
@@ -87,7 +54,7 @@ def cell_of(
         test_acc_std=accuracy_std,
         test_loss=loss,
         test_loss_std=loss_std,
-        value_retained=_value_retained(loss, named.get("sgd"), zero_of_value(named.values())),
+        value_retained=_value_retained(loss, beside.dense, beside.zero),
         under_floor=floor is not None and has_ratio(method) and (accuracy is None or accuracy < accuracy_of(floor)),
         winner=False,
         **_knobs(configuration.structure),
@@ -177,10 +144,10 @@ def _twin(choice: Choice, runs: list[Run]) -> Twin:
     )
 
 
-def _value_retained(loss: float | None, sgd: Reference | None, zero: Reference | None) -> float | None:
-    if loss is None or sgd is None or zero is None or sgd.test_loss is None or zero.test_loss is None:
+def _value_retained(loss: float | None, dense: Reference | None, zero: Reference | None) -> float | None:
+    if loss is None or dense is None or zero is None or dense.test_loss is None or zero.test_loss is None:
         return None
-    gap = zero.test_loss - sgd.test_loss
+    gap = zero.test_loss - dense.test_loss
     return (zero.test_loss - loss) / gap if gap > 0 else None
 
 

@@ -5,22 +5,22 @@ runs of full length. Chosen by validation, reported on the test split: `selectio
 stands, `fairness` whether a winner may be marked, `verdict` what to do.
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cser_ray.methods import has_ratio
+from cser_ray.methods import has_ratio, reference_of, silent_of
 from cser_ray.structure import number
 from tuning.compare.agreement import agreements
-from tuning.compare.cells import cell_of, configuration_row, reference_lines, twins_of, zero_of_value
-from tuning.compare.comparison import Cell, Comparison, ConfigurationRow, Reference, Verdict
+from tuning.compare.cells import cell_of, configuration_row, twins_of
+from tuning.compare.comparison import Cell, Comparison, ConfigurationRow, Verdict
 from tuning.compare.fairness import problems
 from tuning.compare.rates import synchronous_rate
+from tuning.compare.references import References, reference_lines, references
 from tuning.compare.render import render
 from tuning.compare.selection import CONFIRM, Choices, Chosen, Run, place_of
-from tuning.compare.verdict import accuracy_of, simplicity, title, verdict
+from tuning.compare.verdict import simplicity, title, verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Comparison", "ConfigurationRow", "compare", "configurations", "render"]
 
 VALUE_STD = 10.0
-"""A task whose gap between SGD and the floor is under this many standard deviations of a repeat shows no value."""
+"""A task whose gap between synchronous training and the floor is under this many standard deviations of a repeat shows no
+value.
+"""
 
 
 def compare(runs: "pd.DataFrame | Chosen", select: str | None = None) -> Comparison:
@@ -41,16 +43,19 @@ def compare(runs: "pd.DataFrame | Chosen", select: str | None = None) -> Compari
     _check_comparable(chosen)
     choices, unequal = chosen.choices, problems(chosen)
     lines = reference_lines(choices)
-    sgd = next((line for line in lines if line.name == "sgd"), None)
-    floor = next((line for line in lines if line.is_floor), None)
-    cells = [cell_of(c, chosen.tried[key], synchronous_rate(c.method, choices), lines) for key, c in choices.items()]
+    groups = {name: references(name, lines) for name in _references(choices)}
+    cells = [
+        cell_of(c, chosen.tried[key], synchronous_rate(c.method, choices), groups[reference_of(c.method)])
+        for key, c in choices.items()
+    ]
     cells.sort(key=lambda c: (c.ratio, simplicity(c.method)))
-    verdicts = _verdicts(cells, floor, sgd, equal=not unequal)
+    verdicts = _verdicts(cells, groups, equal=not unequal)
     winners = {(v.winner, v.ratio) for v in verdicts}
     cells = [replace(cell, winner=(cell.method, cell.ratio) in winners) for cell in cells]
-    zero = zero_of_value(lines)
-    gap = _gap(sgd, zero)
-    shows = None if gap is None else gap >= VALUE_STD and not _as_good(floor, sgd)
+    compared = [groups[name] for name in dict.fromkeys(reference_of(c.method) for c in cells if has_ratio(c.method))]
+    compared = compared or list(groups.values())
+    gap = min((group.gap for group in compared if group.gap is not None), default=None)
+    shows = None if None in [group.gap for group in compared] else all(map(_shows_value, compared))
     twins, left_out = twins_of(chosen)
     first = chosen.done[0]
     return Comparison(
@@ -63,13 +68,14 @@ def compare(runs: "pd.DataFrame | Chosen", select: str | None = None) -> Compari
         select=chosen.select,
         cells=tuple(cells),
         references=tuple(lines),
+        reference=compared[0].name,
         twins=tuple(twins),
         agreements=tuple(agreements(chosen)),
         verdicts=tuple(verdicts),
         gap_in_std=gap,
         shows_value=shows,
         advice=tuple(_overall(verdicts, shows)),
-        notes=(*_fresh(choices), *_notes(sgd, floor, zero, gap), *left_out),
+        notes=(*_fresh(choices), *(note for group in compared for note in _notes(group)), *left_out),
         problems=tuple(unequal),
     )
 
@@ -107,12 +113,26 @@ def _check_comparable(chosen: Chosen) -> None:
             raise ValueError(f"runs of different {column} are not compared: {found}; {way_out}")
 
 
-def _verdicts(cells: list[Cell], floor: Reference | None, sgd: Reference | None, equal: bool) -> list[Verdict]:
+def _references(choices: Choices) -> list[str]:
+    """The synchronous methods whose local steps the study has, as tables list them."""
+    return list(
+        dict.fromkeys(reference_of(method) for method, _ in sorted(choices, key=lambda key: simplicity(key[0])))
+    )
+
+
+def _verdicts(cells: list[Cell], groups: Mapping[str, References], equal: bool) -> list[Verdict]:
     ratios: dict[float, list[Cell]] = {}
     for cell in cells:
         if has_ratio(cell.method):
             ratios.setdefault(cell.ratio, []).append(cell)
-    return [verdict(ratio, at, floor, sgd, equal) for ratio, at in sorted(ratios.items())]
+    floors = {cell.method: groups[reference_of(cell.method)].floor for cell in cells}
+    dense = {cell.method: groups[reference_of(cell.method)].dense for cell in cells}
+    return [verdict(ratio, at, floors, dense, equal) for ratio, at in sorted(ratios.items())]
+
+
+def _shows_value(group: References) -> bool:
+    """Whether the gap between silence and dense training is more than noise."""
+    return group.gap is not None and group.gap >= VALUE_STD and not group.silence_is_as_good
 
 
 def _overall(verdicts: list[Verdict], shows: bool | None) -> Iterable[str]:
@@ -133,43 +153,30 @@ def _fresh(choices: Choices) -> Iterable[str]:
         yield f"Reported on fresh seeds, which chose nothing: repeats {', '.join(map(str, repeats))}."
 
 
-def _notes(sgd: Reference | None, floor: Reference | None, zero: Reference | None, gap: float | None) -> Iterable[str]:
-    if sgd is None:
-        yield "sgd was not run: what compression costs is not known."
+def _notes(group: References) -> Iterable[str]:
+    dense, floor, zero, gap = group.dense, group.floor, group.zero, group.gap
+    silent = silent_of(group.name)
+    if dense is None:
+        yield f"{group.name} was not run: what compression costs is not known."
     if floor is None:
-        yield "no-sync was not run: what communication is worth is not known, nor which method is under the floor."
-    if sgd is None or floor is None or zero is None:
+        yield f"{silent} was not run: what communication is worth is not known, nor which method is under the floor."
+    if dense is None or floor is None or zero is None:
         return
     if gap is None:
         yield (
-            "Value retained is in parentheses: whether the gap between sgd and the floor is more than noise needs both, "
-            "converged, on 2 repeats or more."
+            f"Value retained is in parentheses: whether the gap between {dense.name} and the floor is more than noise needs "
+            "both, converged, on 2 repeats or more."
         )
     elif gap <= 0:
-        yield f"This task can show stability, not value: {zero.name} has no greater test loss than sgd."
+        yield f"This task can show stability, not value: {zero.name} has no greater test loss than {dense.name}."
     elif gap < VALUE_STD:
         yield (
-            f"This task can show stability, not value: from sgd to the floor the test loss grows by {gap:.1f} standard "
-            f"deviations of a repeat, under {number(VALUE_STD)}; value retained is in parentheses."
+            f"This task can show stability, not value: from {dense.name} to the floor the test loss grows by {gap:.1f} "
+            f"standard deviations of a repeat, under {number(VALUE_STD)}; value retained is in parentheses."
         )
-    elif _as_good(floor, sgd):
-        yield f"This task can show stability, not value: {floor.name} is as accurate as sgd."
+    elif group.silence_is_as_good:
+        yield f"This task can show stability, not value: {floor.name} is as accurate as {dense.name}."
     yield (
-        f"The floor is {floor.name}, the most accurate of no-sync's three lines. Value retained is in test loss; its zero "
+        f"The floor is {floor.name}, the most accurate of {silent}'s three lines. Value retained is in test loss; its zero "
         f"is {zero.name}, the lowest of the three."
     )
-
-
-def _gap(sgd: Reference | None, zero: Reference | None) -> float | None:
-    """(zero of value - sgd) / standard deviation of a repeat, pooled over the two, in test loss."""
-    if sgd is None or zero is None or sgd.test_loss is None or zero.test_loss is None:
-        return None
-    if sgd.test_loss_std is None or zero.test_loss_std is None:
-        return None
-    std = math.sqrt((sgd.test_loss_std**2 + zero.test_loss_std**2) / 2)
-    gap = zero.test_loss - sgd.test_loss
-    return gap / std if std else math.copysign(math.inf, gap)
-
-
-def _as_good(floor: Reference | None, sgd: Reference | None) -> bool:
-    return floor is not None and sgd is not None and accuracy_of(floor) >= accuracy_of(sgd)

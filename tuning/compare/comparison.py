@@ -34,7 +34,7 @@ class Cell:
     lr_edge: str
     """"low", "high" or "only" where no smaller, larger or other rate was tried with this structure; else ""."""
     untuned_lr: float | None
-    """The rate chosen for synchronous SGD (for AdamW's methods, for adamw)."""
+    """The rate chosen for synchronous training with the same local step."""
     untuned_n: int
     """Repeats of the chosen structure at that rate."""
     untuned_diverged: int
@@ -66,11 +66,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Reference:
-    """A line beside every ratio: synchronous SGD, or what a user gets with no communication at all."""
+    """A line beside every ratio: synchronous training, or what a user gets with no communication at all."""
 
     name: str
+    method: str
+    """Whose models they are."""
     is_floor: bool
     """Whether it is the most accurate of the three lines without communication."""
+    is_dense: bool
+    """Whether it is what methods with the same local step are measured against."""
+    is_silent: bool
+    """Whether nothing was communicated."""
     repeats: tuple[int, ...]
     test_accs: tuple[float | None, ...]
     test_acc: float | None
@@ -151,6 +157,8 @@ class Comparison:
     select: str
     cells: tuple[Cell, ...]
     references: tuple[Reference, ...]
+    reference: str
+    """The synchronous method with the local step of the compared ones; of the first of them, where they have several."""
     twins: tuple[Twin, ...]
     agreements: tuple[Agreement, ...]
     verdicts: tuple[Verdict, ...]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cser_ray.methods import reference_of
 from tuning.compare.selection import Choices, Configuration, Run, mean_std
 
 WITHIN = 0.1
@@ -17,8 +18,8 @@ ByRate = Mapping[float, Sequence[Run]]
 
 
 def synchronous_rate(method: str, choices: Choices) -> float | None:
-    """The rate chosen for dense training with the same inner optimizer, sgd's or adamw's; None where it was not run."""
-    dense = "adamw" if method.endswith("adamw") else "sgd"
+    """The rate chosen for synchronous training with the same local step; None where it was not run."""
+    dense = reference_of(method)
     return next((choice.configuration.lr for choice in choices.values() if choice.method == dense), None)
 
 

@@ -89,8 +89,8 @@ def chosen_configurations(c: Comparison) -> Table:
 
 
 def learning_rates(c: Comparison) -> Table:
-    """What each method loses at sgd's learning rate, without tuning its own, and how wide the range of good rates is."""
-    columns = ("R_C", "method", "lr", "test acc., %", "sgd's lr", "test acc., %", "test loss", "good range")
+    """What each method loses at the rate of dense training, without one of its own, and how wide the range of good ones is."""
+    columns = ("R_C", "method", "lr", "test acc., %", "dense lr", "test acc., %", "test loss", "good range")
     rows = [
         (
             *_key(cell),
@@ -103,7 +103,7 @@ def learning_rates(c: Comparison) -> Table:
         )
         for cell in c.cells
     ]
-    name = "Learning rates: as tuned, then the one tuned for sgd instead; and how wide the range of good ones is"
+    name = "Learning rates: as tuned, then the one tuned for dense training instead; and how wide the range of good ones is"
     return Table(name, columns, tuple(rows), keys=2)
 
 

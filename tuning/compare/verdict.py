@@ -4,7 +4,7 @@ The product is the decision: where plain local SGD, no compression or no communi
 A higher mean alone decides nothing; a paired one-sided test over repeats does, Holm-adjusted over the other methods.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cser_ray.methods import is_simple, place
 from cser_ray.structure import number
@@ -22,10 +22,14 @@ def accuracy_of(item: Cell | Reference) -> float:
     return -1.0 if item.test_acc is None else item.test_acc
 
 
-def verdict(
-    ratio: float, cells: Sequence[Cell], floor: Reference | None, sgd: Reference | None, equal: bool
-) -> Verdict:
+Lines = Mapping[str, Reference | None]
+"""Method -> a line beside it, where there is one."""
+
+
+def verdict(ratio: float, cells: Sequence[Cell], floors: Lines, dense: Lines, equal: bool) -> Verdict:
     """The verdict on the methods `cells`, at least one, at one ratio; `equal`: they were treated equally.
+
+    `floors`, `dense`: of each method what silence reaches, and synchronous training, with its local step.
 
     A method with diverged repeats ranks after all with fewer, whatever its mean, and one that always diverged is worse
     than one that never did without a test. Under 3 repeats nothing is decided.
@@ -35,10 +39,11 @@ def verdict(
     if not alive:
         return _undecided(ratio, None, "every method diverged: nothing here beats not communicating", "all diverged")
     best = alive[0]
+    floor = floors.get(best.method)
     if not equal:
         why = "the treatment was not equal (see the problems below)"
         return _undecided(ratio, best, f"no verdict, since {why}; the highest mean is {_named(best)}", why)
-    if floor is not None and all(accuracy_of(c) <= accuracy_of(floor) for c in alive):
+    if floor is not None and not any(_above_floor(c, floors) for c in alive):
         advice = (
             f"nothing here beats not communicating ({floor.name} {_acc(floor)}; "
             f"the best method, {best.method}, has {_acc(best)})"
@@ -54,7 +59,7 @@ def verdict(
             f"against {floor.name} {_acc(floor)} ({_p(p)})"
         )
         return _undecided(ratio, best, advice, "not told apart from the floor")
-    return _decided(ratio, best, [c for c in ranked if c is not best], floor, sgd)
+    return _decided(ratio, best, [c for c in ranked if c is not best], floors, dense)
 
 
 def sentence(verdict: Verdict) -> str:
@@ -63,7 +68,7 @@ def sentence(verdict: Verdict) -> str:
     return f"{title(verdict.ratio)}: {verdict.advice}.{reason}"
 
 
-def _decided(ratio: float, best: Cell, others: list[Cell], floor: Reference | None, sgd: Reference | None) -> Verdict:
+def _decided(ratio: float, best: Cell, others: list[Cell], floors: Lines, dense: Lines) -> Verdict:
     raw = {c.method: paired_p(best.accuracies, c.accuracies) for c in others if c.test_acc is not None}
     adjusted = holm({method: p for method, p in raw.items() if p is not None})
     untested = [method for method, p in raw.items() if p is None]
@@ -73,9 +78,7 @@ def _decided(ratio: float, best: Cell, others: list[Cell], floor: Reference | No
     pool = [
         c
         for c in (best, *others)
-        if c.method in (best.method, *level)
-        and c.diverged == best.diverged
-        and (floor is None or accuracy_of(c) > accuracy_of(floor))
+        if c.method in (best.method, *level) and c.diverged == best.diverged and _above_floor(c, floors)
     ]
     recommended = min((c for c in pool if is_simple(c.method)), key=lambda c: simplicity(c.method), default=best)
     worst_p = max(adjusted.values(), default=0.0)
@@ -94,10 +97,11 @@ def _decided(ratio: float, best: Cell, others: list[Cell], floor: Reference | No
         beaten = [c for c in others if is_simple(c.method) and adjusted.get(c.method, 1.0) < ALPHA]
         if beaten:
             advice += f", but not {_named(beaten[0])}, which is significantly worse ({_p(adjusted[beaten[0].method])})"
-    cost = _cost(recommended, sgd)
-    if sgd is not None and cost is not None:
+    reference = dense.get(recommended.method)
+    cost = _cost(recommended, reference)
+    if reference is not None and cost is not None:
         advice += f"; it costs {cost:.1f} points against" if cost else "; it is not told apart from"
-        advice += f" synchronous sgd ({_acc(sgd)})"
+        advice += f" synchronous {reference.name} ({_acc(reference)})"
     return Verdict(
         ratio, best.method, best.method if winner else None, recommended.method, adjusted, cost, advice,
         "" if winner else _reason(best, others, untested, level, adjusted),
@@ -119,11 +123,16 @@ def _undecided(ratio: float, best: Cell | None, advice: str, reason: str) -> Ver
     return Verdict(ratio, None if best is None else best.method, None, None, {}, None, advice, reason)
 
 
-def _cost(cell: Cell, sgd: Reference | None) -> float | None:
-    p = None if sgd is None else paired_p(sgd.accuracies, cell.accuracies)
-    if sgd is None or p is None:
+def _above_floor(cell: Cell, floors: Lines) -> bool:
+    floor = floors.get(cell.method)
+    return floor is None or accuracy_of(cell) > accuracy_of(floor)
+
+
+def _cost(cell: Cell, dense: Reference | None) -> float | None:
+    p = None if dense is None else paired_p(dense.accuracies, cell.accuracies)
+    if dense is None or p is None:
         return None
-    return accuracy_of(sgd) - accuracy_of(cell) if p < ALPHA else 0.0
+    return accuracy_of(dense) - accuracy_of(cell) if p < ALPHA else 0.0
 
 
 def _acc(item: Cell | Reference) -> str:

@@ -1,5 +1,6 @@
 """The configuration that a comparison takes at one ratio, to be trained with, and what the comparison says of it."""
 
+import math
 import shlex
 from dataclasses import dataclass
 from functools import cached_property
@@ -113,7 +114,7 @@ def _decision(comparison: Comparison, verdict: Verdict | None, cell: Cell, asked
         said.append(sentence(verdict))
         said += [f"Problem: {problem}" for problem in comparison.problems]
         if verdict.recommended is None:
-            silent = [c.method for c in comparison.cells if c.method.startswith("no-sync") and c.method != cell.method]
+            silent = [c.method for c in comparison.cells if c.ratio == math.inf and c.method != cell.method]
             said.append(
                 "The comparison recommends no method here. "
                 + f"What follows is {'what you asked for' if asked else 'the highest mean'}, {cell.method}"
