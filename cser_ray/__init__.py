@@ -3,8 +3,8 @@
 Everything here is imported when it is first asked for, so that `import cser_ray` itself costs no torch, no Ray and no pandas.
 
 >>> from cser_ray import GRBS
->>> GRBS(16)
-GRBS(ratio=16, order='random')
+>>> GRBS(16).ratio
+16
 """
 
 from typing import TYPE_CHECKING, Any

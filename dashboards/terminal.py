@@ -24,9 +24,10 @@ class TerminalProgress:
     `interval_s`: seconds at least from one line of a log to the next. `finish` must be called, also after an error: the
     live table holds the cursor. Not for several threads.
 
-    >>> progress = TerminalProgress()
+    >>> import sys
+    >>> progress = TerminalProgress(sys.stdout)
     >>> progress.start(306)
-    >>> progress.update(126, running=18, best="98.7 % local-sgd R_C 16 lr 0.1", left_s=100)
+    >>> progress.update(126, 306, running=18, best="98.7 % local-sgd R_C 16 lr 0.1", left_s=100)
     runs 126/306, 18 running, best 98.7 % local-sgd R_C 16 lr 0.1, about 1 min 40 s left
     """
 

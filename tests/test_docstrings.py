@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -26,10 +27,12 @@ def modules(*packages: ModuleType) -> list[str]:
     return [f"{p.__name__}.{module.name}" for p in packages for module in pkgutil.iter_modules(p.__path__)]
 
 
+ROOT = Path(__file__).parents[1]
 EXAMPLES = [
-    *modules(cser_ray.optimizers, cser_ray.compressors, cser_ray.communication),
-    "cser_ray.flat",
-    "cser_ray.partial_sync",
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for package in ("cser_ray", "tuning", "dashboards")
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if ">>> " in path.read_text()
 ]
 SHOWN: list[type] = [
     *OPTIMIZERS.values(),

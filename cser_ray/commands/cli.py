@@ -1,7 +1,6 @@
 """The command line. Each command imports what it needs when it is called, so that every --help answers at once."""
 
 import math
-import os
 import sys
 from collections.abc import Collection
 from typing import Any
@@ -102,8 +101,6 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
 
         settings = settings_of(ctx, given)
         limits = parse_limits(settings["budget"]) if settings.get("budget") else UNLIMITED
-        if settings.get("data_dir"):
-            settings["data_dir"] = os.path.abspath(settings["data_dir"])
         study = Study(**with_task_defaults(Study, settings))
         if earlier := settings.get("start_from"):
             study = replace(study, starts=starts_from(study, earlier.split(",")))
@@ -113,8 +110,8 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
             outcome = run_study(
                 study,
                 out,
-                TerminalProgress(),
-                Logistics.of(settings),
+                progress=TerminalProgress(),
+                logistics=Logistics.of(settings),
                 max_concurrent=settings.get("max_concurrent"),
                 scheduler=settings["scheduler"],
                 limits=limits,

@@ -65,9 +65,9 @@ def encode(rows: Sequence[Mapping[str, Any]], row_type: type[Row]) -> bytes:
 class Store:
     """A results folder to write to, at a local path or s3://bucket/prefix. Pickles, and opens nothing until used.
 
-    >>> store = Store("results/digits")
-    >>> store.write_study({"fingerprint": {"task": "digits", "workers": 8}})
-    >>> with store.trial("cser-0", attempt=store.next_attempt("cser-0")) as trial:
+    >>> store = Store("results/digits")  # doctest: +SKIP
+    >>> store.write_study({"fingerprint": {"task": "digits", "workers": 8}})  # doctest: +SKIP
+    >>> with store.trial("cser-0", attempt=store.next_attempt("cser-0")) as trial:  # doctest: +SKIP
     ...     trial.epoch([EpochRow(...)])
     ...     trial.runs([RunRow(...)])
     """

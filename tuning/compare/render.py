@@ -74,6 +74,11 @@ def _parts(c: Comparison, markdown: bool) -> Iterable[str]:
     yield from listed("Problems: not equal between methods, so no winner is marked", c.problems)
 
 
+def decision(c: Comparison) -> list[str]:
+    """The answer in paragraphs of plain text: what was compared, what holds for all ratios, and a verdict a ratio."""
+    return [paragraph(text) for text in (heading(c), *c.advice, *map(sentence, c.verdicts))]
+
+
 def heading(c: Comparison) -> str:
     """What was compared, and how its numbers are to be read."""
     size = f"{c.n_params} parameters" if c.n_params else None

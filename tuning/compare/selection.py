@@ -110,8 +110,8 @@ class Standing:
 class Chosen:
     """The runs of one study and what was chosen among them: a value to make once and to hand on.
 
-    >>> chosen = read_chosen("results/digits")
-    >>> compare(chosen), configurations(chosen), find_best(chosen, ratio=256)
+    >>> chosen = read_chosen("results/digits")  # doctest: +SKIP
+    >>> compare(chosen), configurations(chosen), find_best(chosen, ratio=256)  # doctest: +SKIP
     """
 
     rows: tuple[Run, ...]

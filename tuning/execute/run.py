@@ -4,7 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cser_ray.store.checkpoint import CheckpointStore
@@ -13,6 +13,7 @@ from cser_ray.store.write import Store
 from cser_ray.train import cluster
 from cser_ray.train.logistics import Logistics
 from tuning.compare.selection import Chosen
+from tuning.execute.result import StudyResult
 from tuning.execute.schedulers import SCHEDULERS, to_the_end
 from tuning.execute.trial import git_sha, run_trial, to_config
 from tuning.study.spending import UNLIMITED, Cost, Meter
@@ -40,22 +41,20 @@ class Progress(Protocol):
         """The study is over, or was interrupted."""
 
 
-@dataclass(frozen=True)
-class StudyOutcome:
-    """How a call of `run_study` ended."""
+class Silent:
+    """Shows nothing."""
 
-    done: int
-    total: int
-    failed: tuple[str, ...]
-    reached: str
-    """The field of `Cost` whose limit ended the study; empty where none did."""
-    interrupted: bool
-    """Whether runs that could have started did not: the user stopped the study."""
+    def start(self, total: int) -> None:
+        pass
 
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is left to run."""
-        return not (self.failed or self.interrupted)
+    def update(self, done: int, total: int, running: int, best: str, left_s: float | None) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
 
 
 def check_data(study: Study) -> None:
@@ -69,20 +68,40 @@ def check_data(study: Study) -> None:
 
 def run_study(
     study: Study,
-    out: str,
-    progress: Progress,
-    logistics: Logistics,
+    out: str | os.PathLike[str],
     *,
+    progress: Progress | None = None,
+    logistics: Logistics = Logistics(),  # noqa: B008 - a frozen value
     max_concurrent: int | None = None,
     scheduler: str = "none",
     limits: Cost = UNLIMITED,
-) -> StudyOutcome:
-    """Run what is left of the study in the results folder `out`, a local path or s3:// URI.
+) -> StudyResult:
+    """Run what is left of a study, in a script or a notebook; the same call goes on with what is there.
 
-    Raises ValueError for a folder of another study, and for a cluster or task that cannot hold it, before it starts.
+    It runs on the Ray cluster that RAY_ADDRESS names, else on one of its own on this machine.
+
+    Args:
+        study: what to run.
+        out: its results folder, a local path or s3:// URI.
+        progress: what shows how it goes; nothing by default.
+        logistics: what a trial reserves, saves and waits for.
+        max_concurrent: trials at a time; as many as there are CPUs by default.
+        scheduler: a name of `SCHEDULERS`: what stops the worse trials early.
+        limits: what it may spend.
+
+    Raises:
+        ValueError: for a folder of another study, and for a cluster or task that cannot hold it, before anything starts.
+
+    >>> from cser_ray import Study, run_study
+    >>> study = Study(methods=("sgd", "no-sync", "local-sgd"), ratios=(16.0,), steps=256)
+    >>> run_study(study, "results/small")  # doctest: +SKIP
     """
+    progress = progress or Silent()
+    if study.data_dir:
+        study = replace(study, data_dir=os.path.abspath(study.data_dir))  # workers run in folders of their own
+    SCHEDULERS[scheduler]  # an unknown one is refused before anything starts
     check_data(study)
-    store = Store(out)
+    store = Store(os.fspath(out))
     store.check_study(study.fingerprint(), study.defaults())
     cluster.connect()
     capacity = cluster.capacity()
@@ -154,7 +173,7 @@ def run_study(
     failed = tuple(sorted(set(runs.loc[runs["status"] == "ERROR", "trial_id"])))
     left = next_trials(study, runs, frozenset(failed))
     interrupted = bool(left.trials) and not meter.reached
-    return StudyOutcome(ended, left.runs, failed, meter.reached, interrupted)
+    return StudyResult(store.uri, ended, left.runs, failed, meter.reached, interrupted)
 
 
 def _remove_checkpoints(store: Store, runs: "pd.DataFrame") -> None:
