@@ -29,6 +29,7 @@ __all__ = ["RUNGS", "SCHEMA_VERSION", "STATUSES", "Column", "EpochRow", "NewerEr
 
 TABLES: dict[str, type[Row]] = {"trials": RunRow, "history": EpochRow}
 LAYOUT = "a results folder holds study.json, trials/*.parquet and history/*.parquet"
+WAY_OUT = "give the folder of a study, or make one with `cser-ray tune --out FOLDER`"
 
 
 class NewerError(ValueError):
@@ -75,7 +76,7 @@ def read_study(uri: str) -> dict[str, Any]:
     folder = Folder(uri)
     text, path = folder.read("study.json"), folder.path("study.json")
     if text is None:
-        raise FileNotFoundError(f"no study at {uri}: {LAYOUT}")
+        raise FileNotFoundError(f"no study at {uri}: {LAYOUT}; {WAY_OUT}")
     try:
         study = json.loads(text)
         jsonable(study)  # whoever walks through it would meet nesting without end
@@ -181,7 +182,7 @@ def _read(uri: str, name: str, only: Collection[str] | None = None) -> "pd.DataF
     folder, row_type = Folder(uri), TABLES[name]
     entries = folder.entries(name)
     if not entries and folder.read("study.json") is None:
-        raise FileNotFoundError(f"no results at {uri}: {LAYOUT}")
+        raise FileNotFoundError(f"no results at {uri}: {LAYOUT}; {WAY_OUT}")
 
     def fetch(file: str) -> bytes | OSError:
         try:

@@ -4,8 +4,11 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -56,6 +59,40 @@ def test_a_best_is_marked_where_compare_marks_one(tmp_path: Path) -> None:
     unequal = payload(read_snapshot(studies.write(str(tmp_path / "unequal")).uri))["decision"]
     assert unequal["problems"]
     assert not [c for c in unequal["cells"] if c["winner"] or c["recommended"]]
+
+
+def test_rows_are_chosen_among_once_on_their_way_to_the_page(folder: str) -> None:
+    """They leave their table, are chosen among and are compared one time each, whatever the views draw of them."""
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        if event == "call":
+            calls[f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}"] += 1
+
+    snapshot = read_snapshot(folder)
+    sys.setprofile(count)
+    try:
+        payload(snapshot)
+    finally:
+        sys.setprofile(None)
+    names = [f"tuning.compare.selection.{name}" for name in ("records", "choose_among", "choosers")]
+    names += [f"tuning.compare.compare.{name}" for name in ("compare", "configurations")]
+    names += ["tuning.compare.fairness.problems", "dashboards.views.curves.by_run", "dashboards.views.structures.frame"]
+    assert {name: calls[name] for name in names} == dict.fromkeys(names, 1)
+    assert calls["tuning.compare.selection.finished"] == 2  # virtual and real
+    assert calls["tuning.compare.selection.configuration"] == len(snapshot.runs)
+
+
+def test_the_virtual_curve_beside_a_real_one_is_of_full_length(tmp_path: Path) -> None:
+    """A shorter run of the same configuration and repeat is not what real workers are compared with."""
+    rows = [run("cser"), run("cser", rung="distributed", stage="real", run_id="real", trial_id="real")]
+    short = run("cser", stage="rung", steps=512, run_id="a-short", trial_id="a-rung512")
+    store = studies.write(str(tmp_path / "r"), [short, *rows])
+    snapshot = read_snapshot(store.uri)
+    history = snapshot.history
+    cut = history[(history["run_id"] != short.run_id) | (history["evaluation"] < 2)]
+    (twin,) = payload(replace(snapshot, history=cut))["rungs"]
+    assert len(twin["virtual"]["step"]) == len(twin["real"]["step"]) == 8
 
 
 def test_divergence_is_a_result(page: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from cser_ray.structure import Structure
 from tests.tuning.rows_factory import frame, repeats, run
-from tuning.compare.selection import Standing, choose, mean_std, records, standing
+from tuning.compare.compare import compare, configurations
+from tuning.compare.selection import Chosen, Standing, choose, mean_std, records, standing
 
 
 def test_the_lowest_mean_over_repeats_is_chosen() -> None:
@@ -137,3 +138,33 @@ def test_std_is_the_sample_one() -> None:
     assert mean_std([1.0, None, 2.0, 3.0]) == (2.0, 1.0)
     assert mean_std([5.0]) == (5.0, None)
     assert mean_std([None, math.nan]) == (None, None)
+
+
+def test_what_is_chosen_is_taken_as_it_is() -> None:
+    """Handed on, it is the same value; the comparison of it is that of the table, by its own rule."""
+    table = frame(
+        repeats("local-sgd", [60.0, 61.0]), [run(lr=0.2, repeat=k, train_loss=0.1, val_loss=9.0) for k in (0, 1)]
+    )
+    chosen = Chosen.of(table, "train-loss")
+    assert Chosen.of(chosen) is chosen
+    assert compare(chosen) == compare(table, "train-loss") != compare(table)
+    assert configurations(chosen) == configurations(table, "train-loss")
+
+
+def test_what_is_chosen_by_one_rule_is_not_taken_for_another_s() -> None:
+    """Only the table can be chosen among anew."""
+    with pytest.raises(ValueError, match="these runs are chosen by val-loss, not val-acc"):
+        compare(Chosen.of(frame(run())), "val-acc")
+
+
+def test_rows_are_taken_apart_by_rung_and_stage() -> None:
+    """Those that may choose, those on real workers; a repeat that was run twice counts once."""
+    whole, again = run(lr=0.1), run(lr=0.1, run_id="x", trial_id="x")
+    fresh = run(lr=0.1, repeat=1, stage="confirm")
+    real = run(lr=0.1, rung="distributed", stage="real")
+    chosen = Chosen.of(frame(whole, again, fresh, real, run(lr=0.2, status="RUNNING")))
+    (key,), configuration = chosen.choices, chosen.choices["local-sgd", 16.0].configuration
+    assert len(chosen.rows) == 5
+    assert [row["run_id"] for row in chosen.done] == [whole.run_id, fresh.run_id]
+    assert [row["run_id"] for row in chosen.tried[key][configuration]] == [whole.run_id]
+    assert [row["rung"] for row in chosen.real[key][configuration]] == ["distributed"]
