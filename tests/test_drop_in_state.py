@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
-from cser_ray.compressors import GRBS
+from cser_ray.config import config_at
 from cser_ray.optimizers import FlatOptimizer
+from cser_ray.train.build import own_arguments
 from tests.beside_sgd import STEPS, cser, difference, loss_of, network, plain
 from tests.stacked import OPTIMIZERS
 
@@ -133,17 +134,9 @@ def test_mixed_parameters_and_none_at_all_are_refused() -> None:
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_every_method_is_a_torch_optimizer(method: str) -> None:
     """By type, by the groups it shows, and by its repr."""
-    required: dict[str, dict[str, Any]] = {
-        "local-sgd": {"reset_interval": 4},
-        "diloco": {"reset_interval": 4},
-        "ef-sgd": {"gradient_compressor": GRBS(4)},
-        "qsparse": {"reset_interval": 4, "reset_compressor": GRBS(4)},
-        "csea": {"reset_compressor": GRBS(4)},
-        "cser-pl": {"reset_interval": 4, "reset_compressor": GRBS(4)},
-        "cser-release": {"reset_interval": 4, "reset_compressor": GRBS(4)},
-    }
+    arguments = own_arguments(config_at(method, 4.0))
     model = network()
-    optimizer: FlatOptimizer = OPTIMIZERS[method](model.parameters(), lr=0.1, **required.get(method, {}))
+    optimizer: FlatOptimizer = OPTIMIZERS[method](model.parameters(), lr=0.1, **arguments)
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert optimizer.param_groups[0]["params"] == list(model.parameters())
     assert repr(optimizer).startswith(type(optimizer).__name__)

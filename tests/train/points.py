@@ -1,16 +1,19 @@
 """A small configuration of every method, for tests that run each of them."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from cser_ray.budget import structure_for
 from cser_ray.config import RunConfig
+from cser_ray.methods import METHODS
 
 CPU = torch.device("cpu")
 N = 4
 
-POINTS: dict[str, dict[str, Any]] = {
+_CHOSEN: dict[str, dict[str, Any]] = {
     "sgd": {"ratio": 1.0},
     "no-sync": {"ratio": math.inf},
     "local-sgd": {"ratio": 4.0, "reset_interval": 4},
@@ -28,7 +31,10 @@ POINTS: dict[str, dict[str, Any]] = {
     "csea-adamw": {"ratio": 4.0, "reset_ratio": 4.0},
     "cser-adamw": {"ratio": 4.0, "reset_interval": 2, "reset_ratio": 4.0, "gradient_ratio": 8.0},
 }
-"""Method -> its structure at R_C = 4 where it has one."""
+POINTS: dict[str, dict[str, Any]] = {
+    name: _CHOSEN.get(name) or {"ratio": 4.0, **asdict(structure_for(name, 4.0))} for name in METHODS.builtin
+}
+"""Method -> its structure at R_C = 4 where it has one: a new one stands at the one that its record completes."""
 
 
 def config(method: str, **values: Any) -> RunConfig:

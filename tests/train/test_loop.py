@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
-from cser_ray.methods import METHODS, has_ratio
+from cser_ray.methods import has_ratio
 from cser_ray.store.read import EpochRow, RunRow, columns
 from cser_ray.train.loop import train
 from cser_ray.train.record import TrialIdentity
@@ -244,8 +244,3 @@ def test_a_report_may_stop_the_trial() -> None:
 
     with pytest.raises(InterruptedError):
         train([config("sgd")], Communicator(N, group=None), CPU, TrialIdentity("s", "t"), stop)
-
-
-def test_every_method_has_a_point_here() -> None:
-    """A new method is held to all of this."""
-    assert set(POINTS) == set(METHODS)

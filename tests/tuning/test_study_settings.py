@@ -126,5 +126,5 @@ def test_rates_that_leave_no_room_are_extended_upwards() -> None:
 
 
 def test_a_study_compares_the_methods_of_sgd() -> None:
-    """All of them, in the order of the table; AdamW wants other learning rates and has to be asked for."""
-    assert set(OPTIMIZERS) == set(Study().methods)
+    """Those that their records say; AdamW wants other learning rates and has to be asked for."""
+    assert {"sgd", "no-sync", "local-sgd", "cser"} < set(Study().methods) <= set(OPTIMIZERS)
