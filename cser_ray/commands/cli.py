@@ -93,6 +93,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
 
         from cser_ray.train.logistics import Logistics
         from dashboards.terminal import TerminalProgress
+        from tuning.compare.render import render
         from tuning.execute.run import run_study
         from tuning.study.defaults import with_task_defaults
         from tuning.study.spending import UNLIMITED, parse_limits
@@ -107,33 +108,33 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
         out = settings.get("out") or f"results/{study.task.replace(':', '.')}"
         command = command_line(out)
         try:
-            outcome = run_study(
+            result = run_study(
                 study,
                 out,
                 progress=TerminalProgress(),
                 logistics=Logistics.of(settings),
+                limits=limits,
                 max_concurrent=settings.get("max_concurrent"),
                 scheduler=settings["scheduler"],
-                limits=limits,
             )
         except KeyboardInterrupt:  # while Tune is not there to take it: before its first trial, or the second Ctrl-C
-            outcome = None
-        if outcome is None or outcome.interrupted:
+            result = None
+        if result is None or result.interrupted:
             click.echo(f"\nInterrupted. What is finished is kept in {out}; go on with:\n  {command}", err=True)
             sys.exit(130)
-        if outcome.done:
-            click.echo(_comparison(out, "table", study.select, all_rows=False))
+        if result.done:
+            click.echo(render(result.compare()))
         click.echo(f"\nResults: {out}   (again: cser-ray compare {out}; every configuration: --all)")
-        if outcome.reached:
+        if result.reached:
             click.echo(
-                f"The budget ({settings['budget']}) ended the study: {outcome.total - outcome.done} of {outcome.total} runs "
+                f"The budget ({settings['budget']}) ended the study: {result.total - result.done} of {result.total} runs "
                 f"are left, so methods may have had unequal shares. Go on with a larger one:\n  {command}",
                 err=True,
             )
-        for trial in outcome.failed:
+        for trial in result.failed:
             click.echo(f"failed: {trial} (its traceback is in the column `error` of {out}/trials)", err=True)
-        if not outcome.complete and not outcome.reached:
-            click.echo(f"{outcome.done} of {outcome.total} runs have a result; go on with:\n  {command}", err=True)
+        if not result.complete and not result.reached:
+            click.echo(f"{result.done} of {result.total} runs have a result; go on with:\n  {command}", err=True)
             sys.exit(1)
 
 

@@ -10,6 +10,7 @@ The row types are re-exported: who reads results imports this module and no othe
 import json
 import math
 import os
+import shlex
 import warnings
 from collections.abc import Collection, Mapping
 from datetime import date, datetime
@@ -29,7 +30,6 @@ __all__ = ["RUNGS", "SCHEMA_VERSION", "STATUSES", "Column", "EpochRow", "NewerEr
 
 TABLES: dict[str, type[Row]] = {"trials": RunRow, "history": EpochRow}
 LAYOUT = "a results folder holds study.json, trials/*.parquet and history/*.parquet"
-WAY_OUT = "give the folder of a study, or make one with `cser-ray tune --out FOLDER`"
 
 
 class NewerError(ValueError):
@@ -76,7 +76,7 @@ def read_study(uri: str) -> dict[str, Any]:
     folder = Folder(uri)
     text, path = folder.read("study.json"), folder.path("study.json")
     if text is None:
-        raise FileNotFoundError(f"no study at {uri}: {LAYOUT}; {WAY_OUT}")
+        raise FileNotFoundError(_lacking("study", uri))
     try:
         study = json.loads(text)
         jsonable(study)  # whoever walks through it would meet nesting without end
@@ -88,6 +88,13 @@ def read_study(uri: str) -> dict[str, Any]:
         )
     _refuse_newer(path, study.get("schema_version"))
     return study
+
+
+def _lacking(what: str, uri: str) -> str:
+    return (
+        f"no {what} at {uri}: {LAYOUT}. Give the folder that holds study.json; or make one: "
+        f"cser-ray tune --out {shlex.quote(uri)}"
+    )
 
 
 def jsonable(value: Any) -> Any:
@@ -182,7 +189,7 @@ def _read(uri: str, name: str, only: Collection[str] | None = None) -> "pd.DataF
     folder, row_type = Folder(uri), TABLES[name]
     entries = folder.entries(name)
     if not entries and folder.read("study.json") is None:
-        raise FileNotFoundError(f"no results at {uri}: {LAYOUT}; {WAY_OUT}")
+        raise FileNotFoundError(_lacking("results", uri))
 
     def fetch(file: str) -> bytes | OSError:
         try:

@@ -62,9 +62,9 @@ def _parts(c: Comparison, markdown: bool) -> Iterable[str]:
     def said(text: str) -> str:
         return text.replace("*", "\\*") if markdown else paragraph(text)
 
-    yield f"## {heading(c)}" if markdown else paragraph(heading(c))
-    yield from map(said, c.advice)
-    yield from (said(sentence(verdict)) for verdict in c.verdicts)
+    first, *decision = answer(c)
+    yield f"## {first}" if markdown else paragraph(first)
+    yield from map(said, decision)
     shown = (accuracy, references, value_retained, chosen_configurations, learning_rates, communication)
     for table in (*(build(c) for build in shown), twins_table(c.twins), agreements_table(c.agreements)):
         if table.rows:
@@ -74,9 +74,9 @@ def _parts(c: Comparison, markdown: bool) -> Iterable[str]:
     yield from listed("Problems: not equal between methods, so no winner is marked", c.problems)
 
 
-def decision(c: Comparison) -> list[str]:
-    """The answer in paragraphs of plain text: what was compared, what holds for all ratios, and a verdict a ratio."""
-    return [paragraph(text) for text in (heading(c), *c.advice, *map(sentence, c.verdicts))]
+def answer(c: Comparison) -> tuple[str, ...]:
+    """What a reader wants first, a paragraph each: what was compared, what holds for all of it, the verdicts."""
+    return (heading(c), *c.advice, *map(sentence, c.verdicts))
 
 
 def heading(c: Comparison) -> str:

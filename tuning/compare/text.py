@@ -1,6 +1,8 @@
-"""Tables and paragraphs in plain text that reads well without colour, and the same as GitHub markdown."""
+"""Tables and paragraphs in plain text that reads well without colour, and the same as GitHub markdown and as HTML."""
 
+import html
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 WIDTH = 120
@@ -28,6 +30,15 @@ class Table:
         return f"### {_escape(self.title)}\n\n" + "\n".join(
             "| " + " | ".join(map(_escape, line)) + " |" for line in lines
         )
+
+    def html(self) -> str:
+        """A table and nothing else: whatever it holds is text."""
+
+        def row(tag: str, cells: Iterable[str]) -> str:
+            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+        lines = [f"<caption>{html.escape(self.title)}</caption>", row("th", self.columns)]
+        return "\n".join(["<table>", *lines, *(row("td", cells) for cells in self.rows), "</table>"])
 
     def _fitting(self, widths: list[int], width: int) -> list[list[int]]:
         fixed = list(range(self.keys))

@@ -5,15 +5,16 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cser_ray.store.checkpoint import CheckpointStore
 from cser_ray.store.read import read_runs
 from cser_ray.store.write import Store
 from cser_ray.train import cluster
 from cser_ray.train.logistics import Logistics
-from tuning.compare.selection import Chosen
-from tuning.execute.result import StudyResult
+from tuning.compare.selection import ENDED
+from tuning.execute.progress import Plain, Progress
+from tuning.execute.result import StudyResult, ended, failed_trials
 from tuning.execute.schedulers import SCHEDULERS, to_the_end
 from tuning.execute.trial import git_sha, run_trial, to_config
 from tuning.study.spending import UNLIMITED, Cost, Meter
@@ -24,37 +25,7 @@ from tuning.take_home.export import prune_models
 if TYPE_CHECKING:
     import pandas as pd
 
-
-class Progress(Protocol):
-    """What shows the progress of a study to the user."""
-
-    def start(self, total: int) -> None:
-        """A study of `total` runs begins."""
-
-    def update(self, done: int, total: int, running: int, best: str, left_s: float | None) -> None:
-        """`done` of `total` runs have ended, `running` are under way; the best so far, and an estimate of the seconds left."""
-
-    def note(self, text: str) -> None:
-        """Something to know."""
-
-    def finish(self) -> None:
-        """The study is over, or was interrupted."""
-
-
-class Silent:
-    """Shows nothing."""
-
-    def start(self, total: int) -> None:
-        pass
-
-    def update(self, done: int, total: int, running: int, best: str, left_s: float | None) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
+AS_USUAL = Logistics()
 
 
 def check_data(study: Study) -> None:
@@ -71,7 +42,7 @@ def run_study(
     out: str | os.PathLike[str],
     *,
     progress: Progress | None = None,
-    logistics: Logistics = Logistics(),  # noqa: B008 - a frozen value
+    logistics: Logistics = AS_USUAL,
     max_concurrent: int | None = None,
     scheduler: str = "none",
     limits: Cost = UNLIMITED,
@@ -83,7 +54,7 @@ def run_study(
     Args:
         study: what to run.
         out: its results folder, a local path or s3:// URI.
-        progress: what shows how it goes; nothing by default.
+        progress: what shows how it goes; a few plain lines by default.
         logistics: what a trial reserves, saves and waits for.
         max_concurrent: trials at a time; as many as there are CPUs by default.
         scheduler: a name of `SCHEDULERS`: what stops the worse trials early.
@@ -96,12 +67,12 @@ def run_study(
     >>> study = Study(methods=("sgd", "no-sync", "local-sgd"), ratios=(16.0,), steps=256)
     >>> run_study(study, "results/small")  # doctest: +SKIP
     """
-    progress = progress or Silent()
+    out, progress = os.fspath(out), Plain() if progress is None else progress
     if study.data_dir:
         study = replace(study, data_dir=os.path.abspath(study.data_dir))  # workers run in folders of their own
     SCHEDULERS[scheduler]  # an unknown one is refused before anything starts
     check_data(study)
-    store = Store(os.fspath(out))
+    store = Store(out)
     store.check_study(study.fingerprint(), study.defaults())
     cluster.connect()
     capacity = cluster.capacity()
@@ -109,7 +80,7 @@ def run_study(
         cluster.check_room(study.workers, study.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
     # Only now is the folder this study's: one that cannot run as asked must not stand in its own mended self's way.
     document = {"fingerprint": study.fingerprint(), "name": os.path.basename(store.uri), "git_sha": git_sha()}
-    store.write_study(document, study.defaults())
+    store.write_study({"runs": total_runs(study), **document}, study.defaults())
     for (method, ratio), reason in study.unreachable().items():
         progress.note(f"{method} has no cell at R_C = {ratio:g}: {reason}")
 
@@ -165,20 +136,20 @@ def run_study(
         raise
     finally:
         progress.finish()
-    runs = read_runs(store.uri)
-    _remove_checkpoints(store, runs)
-    if logistics.keep_models == "auto":
-        prune_models(store.uri, Chosen.of(runs, study.select))
-    ended = int(runs["status"].isin(("FINISHED", "STOPPED")).sum())
-    failed = tuple(sorted(set(runs.loc[runs["status"] == "ERROR", "trial_id"])))
-    left = next_trials(study, runs, frozenset(failed))
+    rows = read_runs(store.uri)
+    _remove_checkpoints(store, rows)
+    failed = failed_trials(rows)
+    left = next_trials(study, rows, frozenset(failed))
     interrupted = bool(left.trials) and not meter.reached
-    return StudyResult(store.uri, ended, left.runs, failed, meter.reached, interrupted)
+    result = StudyResult(out, study.select, rows, ended(rows), left.runs, failed, meter.reached, interrupted)
+    if logistics.keep_models == "auto":
+        prune_models(store.uri, result.chosen)
+    return result
 
 
 def _remove_checkpoints(store: Store, runs: "pd.DataFrame") -> None:
     """Remove checkpoints of ended trials: one that was stopped early, or killed after its last row, has left some."""
-    ended = runs["status"].isin(("FINISHED", "STOPPED")).groupby(runs["trial_id"]).all()
+    ended = runs["status"].isin(ENDED).groupby(runs["trial_id"]).all()
     for trial_id in ended.index[ended]:
         CheckpointStore(store.uri, trial_id).remove()
 
