@@ -1,5 +1,10 @@
-"""Warnings of this package, so that a user can filter them and our tests can turn them into errors."""
+"""What goes wrong outside a run: this package's warnings, and how a missing package is installed."""
 
 
 class CserWarning(UserWarning):
-    """Something the user should know that does not stop the run."""
+    """Something the user should know that does not stop the run. A class of its own, so that it can be filtered."""
+
+
+def how_to_install(extra: str) -> str:
+    """The command that installs what an extra of pyproject.toml needs: this package is on no index."""
+    return f"pip install -c constraints.txt '.[{extra}]' in a clone of cser-ray"

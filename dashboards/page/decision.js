@@ -181,5 +181,5 @@ function drawCounts(page) {
   $("warnings").replaceChildren(...warnings.map((text) => h("p", {}, text)));
   $("made").textContent =
     `Data of ${at.replace("T", " ").replace("+00:00", " UTC")}${git_sha ? `, commit ${git_sha.slice(0, 10)}` : ""}. ` +
-    "What each number means: the section “The page” of cser-ray's guide.";
+    "What each number means: the section “The page” of cser-ray's docs/decide.md.";
 }

@@ -227,7 +227,7 @@ def test_a_package_that_is_missing_is_named(study: str, target: str, monkeypatch
     """With the extra that brings it."""
     kind = target.partition(":")[0]
     monkeypatch.setitem(sys.modules, kind, None)
-    assert f"pip install 'cser-ray[{kind}]'" in error_of("push", study, "--to", target)
+    assert f"pip install -c constraints.txt '.[{kind}]'" in error_of("push", study, "--to", target)
 
 
 def test_several_targets_in_one_command(study: str, tmp_path: Path) -> None:

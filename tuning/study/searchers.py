@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cser_ray.budget import share
+from cser_ray.errors import how_to_install
 from cser_ray.methods import METHODS
 from cser_ray.registry import Registry
 from cser_ray.structure import Structure, number
@@ -140,7 +141,7 @@ def _proposals(told: list[dict[str, float]], losses: list[float], count: int, se
     try:
         import optuna
     except ImportError as error:
-        raise ValueError("The searcher tpe is Optuna's: pip install 'cser-ray[optuna]', or take random") from error
+        raise ValueError(f"The searcher tpe is Optuna's: {how_to_install('optuna')}; or take random") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     axes: dict[str, optuna.distributions.BaseDistribution] = {
         name: optuna.distributions.FloatDistribution(0.0, 1.0) for name in told[0]

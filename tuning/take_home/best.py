@@ -66,7 +66,7 @@ class Best:
 def find_best(
     runs: "pd.DataFrame | Chosen", ratio: float, method: str | None = None, select: str | None = None
 ) -> Best:
-    """What `compare` recommends at a ratio, else what has the highest mean there; or what `method` stands with.
+    """What `compare` recommends at a ratio, else what has the highest mean there; or what `method` has chosen there.
 
     Raises ValueError as compare does; for a ratio or method that has no result; where nothing converged; and for a run
     whose row does not tell its settings.

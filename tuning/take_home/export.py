@@ -107,7 +107,7 @@ def write_model(model: Model, path: str) -> None:
 
 
 def prune_models(results: str, chosen: Chosen) -> None:
-    """Remove large models that no method stands with any more; small trials keep all of theirs, real ones theirs too."""
+    """Remove large models that are not chosen any more; small trials keep all of theirs, real ones theirs too."""
     store = ModelStore(results)
     sizes = store.sizes()
     wanted = {run["run_id"] for choice in chosen.choices.values() for run in choice.runs}

@@ -1,1 +1,1 @@
-"""Measured rows as text and CSV, and what a number stands with: date, commit, hardware, versions."""
+"""Measured rows as text and CSV, and what is printed beside a number: date, commit, hardware, versions."""

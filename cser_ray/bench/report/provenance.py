@@ -1,4 +1,4 @@
-"""What a measured number stands with: date, commit, hardware, versions."""
+"""What is printed beside a measured number: date, commit, hardware, versions."""
 
 import os
 import platform

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from cser_ray.errors import how_to_install
 from cser_ray.store.folder import Folder
 from cser_ray.store.read import EpochRow, RunRow, columns, decode, read_history, read_runs, read_study
 from tuning.compare.selection import selection_rule
@@ -126,7 +127,7 @@ def read_trial(results: str, trial_id: str) -> list[PushedRun]:
 
 def lacking(package: str, target: str, error: ImportError) -> ValueError:
     """The error for a tracker whose package is not installed."""
-    return ValueError(f"--to {target} needs {package} ({error}): pip install 'cser-ray[{target}]'")
+    return ValueError(f"--to {target} needs {package} ({error}): {how_to_install(target)}")
 
 
 def _dicts(rows: "pd.DataFrame") -> list[dict[str, Any]]:
