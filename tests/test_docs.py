@@ -1,5 +1,6 @@
 """The documents are true: links resolve, commands parse, examples run, and tables list what the code has."""
 
+import ast
 import contextlib
 import importlib
 import re
@@ -26,7 +27,10 @@ from tests.stacked import OPTIMIZERS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-GUIDE, METHODS = ROOT / "docs/guide.md", ROOT / "docs/methods.md"
+DECIDE, ADOPT, REFERENCE_PAGE, METHODS = (
+    ROOT / f"docs/{name}.md" for name in ("decide", "adopt", "reference", "methods")
+)
+PACKAGES = ("cser_ray", "tuning", "dashboards")
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 
 
@@ -87,21 +91,31 @@ def test_files_named_in_a_sentence_exist(document: Path) -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
+@every_document
+def test_imports_shown_exist(document: Path) -> None:
+    """What an example imports from this repository is there under that name."""
+    for text in blocks(document, "python"):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+                module = importlib.import_module(node.module)
+                assert [each.name for each in node.names if not hasattr(module, each.name)] == []
+
+
 @pytest.mark.parametrize(
     ("document", "arguments"), commands(), ids=lambda value: value if isinstance(value, str) else " ".join(value)
 )
 def test_commands_parse(document: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command shown has a command, options and names that exist."""
     monkeypatch.chdir(tmp_path)
-    Path("study.yaml").write_text(block(GUIDE, "# study.yaml", "yaml"))
+    Path("study.yaml").write_text(block(DECIDE, "# study.yaml", "yaml"))
     Path("best.yaml").touch()
     with contextlib.suppress(click.exceptions.Exit):  # --help
         parsed(arguments)
 
 
 def test_the_study_file_holds_settings_of_a_study() -> None:
-    """Every line of study.yaml in the guide is an option of `tune`, with a value that it takes."""
-    settings = yaml.safe_load(block(GUIDE, "# study.yaml", "yaml"))
+    """Every line of study.yaml in docs/decide.md is an option of `tune`, with a value that it takes."""
+    settings = yaml.safe_load(block(DECIDE, "# study.yaml", "yaml"))
     values = {k: ",".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in settings.items()}
     context = parsed(["tune", *(word for k, v in values.items() for word in (f"--{k}", v))])
     assert context.params["methods"] == tuple(settings["methods"])
@@ -138,9 +152,9 @@ def test_methods_lists_every_block_order() -> None:
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on the path with the guide's modules in it."""
+    """A folder on the path with the modules of docs/adopt.md in it."""
     for name in ("tumours", "comb"):
-        (tmp_path / f"{name}.py").write_text(block(GUIDE, f"# {name}.py"))
+        (tmp_path / f"{name}.py").write_text(block(ADOPT, f"# {name}.py"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     yield tmp_path
@@ -148,19 +162,19 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(name, None)
 
 
-def test_the_task_of_the_guide_trains_and_its_rows_are_read(modules: Path) -> None:
+def test_the_task_of_the_documents_trains_and_its_rows_are_read(modules: Path) -> None:
     """`cser-ray train` learns the example task, and the example of reading results reads what it wrote."""
     arguments = "train --task tumours:Tumours --workers 4 --steps 64 --evaluations 2 --ratio 16 --out results/digits"
     result = CliRunner().invoke(cli.main, arguments.split(), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     read: dict[str, object] = {}
-    exec(block(GUIDE, "from cser_ray.store.read import"), read)  # the documented block itself
+    exec(block(REFERENCE_PAGE, "from cser_ray.store.read import"), read)  # the documented block itself
     (row,) = read["runs"].itertuples()  # type: ignore[attr-defined]
     assert row.task == "tumours:Tumours"
     assert row.test_acc > 80  # 63 % are benign
 
 
-def test_the_compressor_of_the_guide_is_one(modules: Path) -> None:
+def test_the_compressor_of_the_documents_is_one(modules: Path) -> None:
     """CSER takes it in both implementations to the same models, and sends one coordinate in ten."""
     comb = importlib.import_module("comb").Comb
     models = []

@@ -1,6 +1,6 @@
 """What a task is: a model, three splits of data, and a loss.
 
-A task of your own is one small class with these members and one line in `TASKS` (docs/guide.md shows one).
+A task of your own is one small class with these members and one line in `TASKS` (docs/adopt.md shows one).
 """
 
 from abc import abstractmethod

@@ -8,14 +8,14 @@ import pytest
 
 from cser_ray.bench.hosts.ray_session import session
 from tests.ray_nodes import gone
-from tests.test_docs import GUIDE, block
+from tests.test_docs import ROOT, block
 from tests.tuning.command_line import cli
 from tuning.execute.result import StudyResult
 
 pytestmark = pytest.mark.ray
 
-SCRIPT = block(GUIDE, "from tuning.execute.run import run_study")
-"""The guide's, without a guard around it: a process of Ray's does not run it again."""
+SCRIPT = block(ROOT / "docs/start.md", "from cser_ray import Study, run_study")
+"""That of docs/start.md, without a guard around it: a process of Ray's does not run it again."""
 SMALL = "lrs=(0.1,), repeats=1, steps=32, workers=2, evaluations=2, distributed=0"
 MORE = "print(best.config.method, result.done, result.total, result.complete, len(result.rows), len(result.history))\n"
 
