@@ -135,7 +135,7 @@ def other_value(each: Declared) -> Any:
         return next(name for name in each.setting.choices() if name != each.default)
     if each.kind in (bool, str):
         return not each.default if each.kind is bool else f"another-{each.name}"
-    return type(each.default)(each.default + 1) if each.kind is int else each.default / 2
+    return type(each.default)(each.default + 1) if each.kind is int else (each.default or 1.0) / 2
 
 
 @every_compared
