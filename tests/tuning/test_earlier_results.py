@@ -1,7 +1,6 @@
 """Results folders written by version 0.1.0 (tests/golden): they read the same, and what was interrupted goes on."""
 
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ from click.testing import CliRunner
 from cser_ray.commands.cli import main
 from cser_ray.store.read import read_runs
 from tests.contract.trajectories import FILE, environment
+from tests.golden import GOLDEN, unpack
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 SAME_BITS = environment() == json.loads(FILE.read_text())["environment"]
 """Whether training here gives the bits of the recording."""
 STUDY = (
@@ -30,9 +29,7 @@ TRAIN = (
 @pytest.fixture
 def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """The folder of that name, unpacked."""
-    with tarfile.open(GOLDEN / f"{request.param}.tar.xz") as archive:
-        archive.extractall(tmp_path / "results", filter="data")
-    return tmp_path / "results"
+    return unpack(request.param, tmp_path / "results")
 
 
 def run(command: str, out: Path) -> str:

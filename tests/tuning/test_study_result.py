@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from cser_ray.store.read import RunRow, read_history, read_runs
 from cser_ray.store.write import Store
+from tests.golden import unpack
 from tests.tuning.command_line import cli
 from tests.tuning.rows_factory import grid, repeats, run
 from tuning.compare.compare import compare
@@ -21,17 +21,13 @@ from tuning.execute.progress import Plain
 from tuning.execute.result import StudyResult
 from tuning.take_home.best import find_best
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 HOSTILE = "<script>alert(1)</script>"
 
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole study of version 0.1.0."""
-    folder = tmp_path_factory.mktemp("golden") / "results"
-    with tarfile.open(GOLDEN / "study.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+    return unpack("study", tmp_path_factory.mktemp("golden") / "results")
 
 
 def opened(folder: Path, rows: Iterable[RunRow], planned: int | None = None, **fingerprint: object) -> StudyResult:
