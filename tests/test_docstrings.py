@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+import cser_ray
 import cser_ray.communication
 import cser_ray.compressors
 import cser_ray.optimizers
@@ -19,6 +20,7 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.host_communicator import HostCommunicator
 from cser_ray.compressors import COMPRESSORS
 from cser_ray.optimizers import FlatOptimizer, Placement
+from tests.golden import unpack
 from tests.stacked import OPTIMIZERS
 
 
@@ -50,9 +52,18 @@ def public_classes() -> Iterator[type]:
                 yield kind
 
 
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which results/digits is a whole study."""
+    folder = tmp_path_factory.mktemp("examples")
+    unpack("study", folder / "results" / "digits")
+    return folder
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_give_what_they_say(name: str) -> None:
+def test_examples_give_what_they_say(name: str, digits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a reader would type them."""
+    monkeypatch.chdir(digits)
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
@@ -62,6 +73,13 @@ def test_every_public_method_is_described(kind: type) -> None:
     own = {name: member for name, member in vars(kind).items() if not name.startswith("_")}
     functions = {name for name, member in own.items() if inspect.isfunction(member) or isinstance(member, property)}
     assert [name for name in functions if not inspect.getdoc(getattr(kind, name))] == []
+
+
+@pytest.mark.parametrize("name", [name for name in cser_ray.__all__ if callable(getattr(cser_ray, name))])
+def test_the_front_door_says_how(name: str) -> None:
+    """Each name that `import cser_ray` gives: arguments, what is raised, an example."""
+    text = inspect.getdoc(getattr(cser_ray, name)) or ""
+    assert [part for part in ("Args:\n", "Raises:\n", ">>> ") if part not in text] == []
 
 
 @pytest.mark.parametrize("kind", SHOWN, ids=lambda kind: kind.__name__)

@@ -40,8 +40,18 @@ def read_runs(uri: str) -> "pd.DataFrame":
     """One row a run, columns of RunRow: its finished row if there is one, of several the highest attempt.
 
     In a float column "not measured" and NaN both read as NaN: `diverged` tells them apart. Integers that may be null
-    are pandas' Int64. A file that cannot be read is skipped and named in a CserWarning. Raises FileNotFoundError where
-    there is no results folder, NewerError where its schema is newer than ours.
+    are pandas' Int64. A file that cannot be read is skipped and named in a CserWarning.
+
+    Args:
+        uri: of the results folder: a local path, or s3://.
+
+    Raises:
+        FileNotFoundError: where there is no results folder.
+        NewerError: where its schema is newer than ours.
+
+    >>> runs = read_runs("results/digits")
+    >>> len(runs), sorted(runs["ratio"].unique().tolist())
+    (265, [1.0, 16.0, 64.0, inf])
     """
     df = _read(uri, "trials")
     best = df.assign(done=df["status"] == "FINISHED").sort_values(["done", "attempt"], kind="stable")
@@ -51,8 +61,17 @@ def read_runs(uri: str) -> "pd.DataFrame":
 def read_history(uri: str, only: Collection[str] | None = None) -> "pd.DataFrame":
     """One row a run and evaluation, columns of EpochRow, in that order; of several attempts the highest.
 
-    `only`: these columns, and those that tell rows apart: a long history takes much memory. Warns and raises as read_runs
-    does.
+    Warns as read_runs does.
+
+    Args:
+        uri: of the results folder: a local path, or s3://.
+        only: these columns, and those that tell rows apart; all by default: a long history takes much memory.
+
+    Raises:
+        FileNotFoundError, NewerError: as read_runs does.
+
+    >>> list(read_history("results/digits", only=("val_acc",)))
+    ['run_id', 'attempt', 'evaluation', 'val_acc']
     """
     key = ["run_id", "evaluation"]
     df = _read(uri, "history", only and {*only, *key, "attempt"})

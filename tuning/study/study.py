@@ -26,7 +26,11 @@ REAL = "real"
 class Study(Shared):
     """What `cser-ray tune` is asked for: the settings that its runs share, and what to search.
 
-    Raises ValueError for what cannot be run as asked.
+    Args:
+        settings: each by its name; docs/settings.md lists them with defaults, units and meanings.
+
+    Raises:
+        ValueError: for what cannot be run as asked.
 
     >>> Study(methods=("sgd", "local-sgd"), ratios=(16.0,), steps=64).cells()
     [('sgd', 1.0), ('local-sgd', 16.0)]
