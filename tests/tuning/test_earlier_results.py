@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from cser_ray.commands.cli import main
 from cser_ray.store.read import read_runs
+from cser_ray.train import cluster
 from tests.contract.trajectories import FILE, environment
 from tests.golden import GOLDEN, unpack
 
@@ -55,7 +56,10 @@ def test_a_study_goes_on(folder: Path) -> None:
     for path in (*folder.glob("*/*-confirm-*.parquet"), *folder.glob("*/*-real-*.parquet")):
         path.unlink()
     there = {path.name for path in folder.glob("trials/*")}
-    run(STUDY, folder)
+    try:
+        run(STUDY, folder)
+    finally:
+        cluster.shutdown()  # it ran in this process: the next file's tests start a cluster of their own
     new = {path.name for path in folder.glob("trials/*")} - there
     assert len(new) == 16
     assert all("-confirm-" in name for name in new)
