@@ -6,6 +6,8 @@ from typing import Any
 import pandas as pd
 
 from cser_ray.store.read import RunRow, columns
+from tuning.compare.compare import compare
+from tuning.compare.comparison import Cell, Comparison, Verdict
 
 
 def run(method: str = "local-sgd", ratio: float = 16.0, lr: float = 0.1, repeat: int = 0, **values: Any) -> RunRow:
@@ -86,3 +88,23 @@ def frame(*rows: RunRow | list[RunRow]) -> pd.DataFrame:
     whole = [c.name for c in columns(RunRow) if c.kind is int and c.nullable]
     numbers = [c.name for c in columns(RunRow) if c.kind is float]
     return table.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(numbers, "float64"))
+
+
+SGD = grid("sgd", [68.0, 68.5, 67.5])
+NO_SYNC = grid("no-sync", [41.5, 42.0, 42.5], test_acc_worker=39.0, test_acc_ensemble=44.0)
+"""References of a study: dense training at 68 %, silence at 42 %, its ensemble at 44 %."""
+
+
+def local_sgd(**values: Any) -> list[RunRow]:
+    """Local SGD at 60 %."""
+    return grid("local-sgd", [60.0, 60.5, 59.5], **values)
+
+
+def verdict(*rows: list[RunRow]) -> Verdict:
+    """The verdict on a study of one ratio."""
+    return compare(frame(*rows)).verdicts[0]
+
+
+def cell(comparison: Comparison, method: str, ratio: float = 16.0) -> Cell:
+    """The cell of one method."""
+    return next(c for c in comparison.cells if (c.method, c.ratio) == (method, ratio))

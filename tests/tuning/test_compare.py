@@ -1,6 +1,5 @@
 """A comparison says what the rows support and no more: winners, floors, divergence, and what it could not compare."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,34 +8,16 @@ import pytest
 
 from cser_ray.store.read import RunRow, read_runs
 from cser_ray.store.write import Store
-from tests.tuning.rows_factory import frame, grid, run
-from tuning.compare.compare import Comparison, compare, configurations
-from tuning.compare.comparison import Cell, Verdict
+from tests.tuning.rows_factory import NO_SYNC, SGD, cell, frame, grid, local_sgd, run, verdict
+from tuning.compare.compare import compare, configurations
 from tuning.compare.render import render
 
-SGD = grid("sgd", [68.0, 68.5, 67.5])
-NO_SYNC = grid("no-sync", [41.5, 42.0, 42.5], test_acc_worker=39.0, test_acc_ensemble=44.0)
 LOST: dict[str, Any] = {"diverged": True, "test_acc": None, "test_loss": None, "val_loss": None, "val_acc": None}
-
-
-def cell(comparison: Comparison, method: str, ratio: float = 16.0) -> Cell:
-    """The cell of one method."""
-    return next(c for c in comparison.cells if (c.method, c.ratio) == (method, ratio))
-
-
-def verdict(*rows: list[RunRow]) -> Verdict:
-    """The verdict on a study of one ratio."""
-    return compare(frame(*rows)).verdicts[0]
 
 
 def clear(method: str = "csea", **values: Any) -> list[RunRow]:
     """A method far above `local_sgd()` in every repeat."""
     return grid(method, [65.0, 65.6, 64.9], **values)
-
-
-def local_sgd(**values: Any) -> list[RunRow]:
-    """Local SGD at 60 %."""
-    return grid("local-sgd", [60.0, 60.5, 59.5], **values)
 
 
 def test_a_clear_winner_is_marked() -> None:
@@ -129,78 +110,6 @@ def test_partial_divergence_is_counted_and_wins_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("worker", "ensemble", "name", "accuracy"),
-    [
-        (39.0, 44.0, "no-sync's ensemble", 44.0),
-        (43.0, 41.0, "no-sync's mean single worker", 43.0),
-        (39.0, 40.0, "no-sync", 42.0),
-    ],
-)
-def test_the_floor_is_the_best_of_three(worker: float, ensemble: float, name: str, accuracy: float) -> None:
-    """Averaged model, single worker and ensemble: the most accurate is the floor."""
-    no_sync = grid("no-sync", [41.5, 42.0, 42.5], test_acc_worker=worker, test_acc_ensemble=ensemble)
-    (floor,) = [line for line in compare(frame(SGD, no_sync, local_sgd())).references if line.is_floor]
-    assert (floor.name, floor.test_acc) == (name, accuracy)
-
-
-def test_workers_are_a_floor_also_where_their_average_fails() -> None:
-    """An averaged model that diverged takes nothing from the single workers and their ensemble."""
-    failed = [replace(row, diverged=True, test_acc=9.0) for row in NO_SYNC]
-    comparison = compare(frame(SGD, failed, local_sgd()))
-    lines = {line.name: line for line in comparison.references}
-    assert lines["no-sync"].test_acc is None
-    assert lines["no-sync's ensemble"].is_floor
-    assert cell(comparison, "local-sgd").value_retained == pytest.approx((60.0 - 44.0) / (68.0 - 44.0))
-
-
-def test_a_method_under_the_floor_is_marked_and_nothing_is_recommended() -> None:
-    """43 % are under the ensemble's 44 %, though over the averaged model's 42 %: not communicating is the answer."""
-    comparison = compare(frame(SGD, NO_SYNC, grid("local-sgd", [43.0, 43.2, 42.8])))
-    assert cell(comparison, "local-sgd").under_floor
-    assert comparison.verdicts[0].recommended is None
-    text = render(comparison)
-    assert "nothing here beats not communicating (no-sync's ensemble 44.0±.0" in text
-    assert "43.0±.2‡" in text
-
-
-def test_a_method_within_noise_of_the_floor_is_not_sold() -> None:
-    """A mean over the floor that the repeats do not support is no reason for a cable."""
-    found = verdict(SGD, NO_SYNC, grid("local-sgd", [46.0, 43.0, 44.5]))
-    assert found.recommended is None
-    assert found.advice.startswith("no method is told apart from not communicating")
-
-
-def test_value_retained_by_hand() -> None:
-    """Test losses 0.60 (sgd), 1.20 (no-sync) and 0.75: (1.20 - 0.75) / (1.20 - 0.60) = 0.75."""
-    comparison = compare(
-        frame(
-            [run("sgd", repeat=k, test_loss=loss) for k, loss in enumerate((0.59, 0.60, 0.61))],
-            [run("no-sync", repeat=k, test_loss=loss) for k, loss in enumerate((1.19, 1.20, 1.21))],
-            [run("local-sgd", repeat=k, test_loss=0.75) for k in range(3)],
-        )
-    )
-    assert cell(comparison, "local-sgd").value_retained == pytest.approx(0.75)
-    assert comparison.gap_in_std == pytest.approx(60.0)
-
-
-def test_a_task_with_a_small_gap_shows_no_value() -> None:
-    """Nine standard deviations from sgd to no-sync: the note is there and value retained stands in parentheses."""
-    comparison = compare(
-        frame(
-            [run("sgd", repeat=k, test_acc=98.0, test_loss=loss) for k, loss in enumerate((0.59, 0.60, 0.61))],
-            [run("no-sync", repeat=k, test_loss=loss) for k, loss in enumerate((0.68, 0.69, 0.70))],
-            [run("local-sgd", repeat=k, test_loss=0.645) for k in range(3)],
-        )
-    )
-    assert comparison.gap_in_std == pytest.approx(9.0)
-    assert comparison.shows_value is False
-    text = render(comparison)
-    assert "This task can show stability, not value" in text
-    assert "(0.50)" in text
-    assert text.index("cannot show the value of communication") < text.index("R_C = 16")
-
-
-@pytest.mark.parametrize(
     ("tried", "edge"), [((0.05, 0.1, 0.2), ""), ((0.1, 0.2), "low"), ((0.05, 0.1), "high"), ((0.1,), "only")]
 )
 def test_a_learning_rate_on_the_edge_is_flagged(tried: tuple[float, ...], edge: str) -> None:
@@ -260,47 +169,3 @@ def test_a_results_folder_compares_as_the_rows_in_it(tmp_path: Path) -> None:
         with store.trial(trial, 0) as writer:
             writer.runs([row for row in rows if row.trial_id == trial])
     assert render(compare(read_runs(store.uri)), "json") == render(compare(frame(rows)), "json")
-
-
-def test_references_alone_have_no_ratio_to_decide() -> None:
-    """A study of sgd and no-sync shows both lines and no verdict."""
-    comparison = compare(frame(SGD, NO_SYNC))
-    assert comparison.verdicts == ()
-    assert "no-sync's ensemble (floor)" in render(comparison)
-    assert math.isinf(comparison.cells[-1].ratio)
-
-
-def adamw(method: str, accuracies: list[float], **values: Any) -> list[RunRow]:
-    """Repeats of an AdamW method; those without a ratio have no structure."""
-    bare = {"reset_interval": None, "reset_ratio": None, "gradient_ratio": None} if values.get("ratio") != 16.0 else {}
-    return grid(method, accuracies, beta2=0.95, **bare | values)
-
-
-def test_each_method_is_measured_against_dense_training_with_its_own_local_step() -> None:
-    """AdamW's against adamw and its own floor, beside SGD's in the same study, which are worse here."""
-    silent = [
-        replace(row, test_acc_ensemble=30.0, test_acc_worker=20.0)
-        for row in adamw("no-sync-adamw", [30.0, 31.0, 29.5], ratio=math.inf)
-    ]
-    found = compare(
-        frame(
-            SGD,
-            NO_SYNC,
-            local_sgd(),
-            adamw("adamw", [80.0, 80.5, 79.8], ratio=1.0),
-            silent,
-            adamw("local-adamw", [75.0, 76.2, 74.9], ratio=16.0),
-        )
-    )
-    assert found.reference == "sgd"
-    (verdict,) = found.verdicts
-    assert verdict.winner == "local-adamw"
-    assert verdict.cost_to_sgd == pytest.approx(80.1 - 75.3666, abs=1e-3)
-    assert "points against synchronous adamw (80.1" in verdict.advice
-    cells = {cell.method: cell for cell in found.cells}
-    loss = {name: cells[name].test_loss or 0.0 for name in ("adamw", "no-sync-adamw", "local-adamw")}
-    zero = min(line.test_loss or 9.0 for line in found.references if line.method == "no-sync-adamw")
-    expected = (zero - loss["local-adamw"]) / (zero - loss["adamw"])
-    assert cells["local-adamw"].value_retained == pytest.approx(expected)
-    assert cells["local-adamw"].untuned_lr == cells["adamw"].lr
-    assert {line.method for line in found.references if line.is_dense} == {"sgd", "adamw"}
