@@ -23,7 +23,7 @@ from cser_ray.methods import has_ratio
 from cser_ray.store.read import RunRow, jsonable, read_runs
 from cser_ray.store.write import Store
 from tests.tuning.command_line import cli, error_of
-from tests.tuning.rows_factory import frame, grid
+from tests.tuning.rows_factory import NO_SYNC, SGD, frame, grid
 from tests.tuning.trained import trained
 from tuning.execute.single import single_config
 from tuning.study.lattice import candidates
@@ -108,9 +108,6 @@ def test_a_folder_without_a_finished_run_is_a_sentence(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- the verdict
-
-SGD = grid("sgd", [68.0, 68.5, 67.5])
-NO_SYNC = grid("no-sync", [41.5, 42.0, 42.5], test_acc_worker=39.0, test_acc_ensemble=44.0)
 
 
 def best(*rows: list[RunRow], method: str | None = None) -> Best:

@@ -8,15 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cser_ray.store.read import RunRow
-from tests.tuning.rows_factory import frame, grid, run
+from tests.tuning.rows_factory import NO_SYNC, SGD, frame, grid, run
 from tests.tuning.study_factory import due_trials, rows
 from tuning.compare.compare import compare
 from tuning.compare.fairness import problems
 from tuning.compare.render import render
 from tuning.study.study import Study
 
-SGD = grid("sgd", [68.0, 68.5, 67.5])
-NO_SYNC = grid("no-sync", [41.5, 42.0, 42.5], test_acc_worker=39.0, test_acc_ensemble=44.0)
 LOCAL = grid("local-sgd", [60.0, 60.5, 59.5])
 
 

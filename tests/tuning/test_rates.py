@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cser_ray.store.read import RunRow
-from tests.tuning.rows_factory import frame, grid, run
+from tests.tuning.rows_factory import SGD, frame, run
 from tuning.compare.compare import compare
 from tuning.compare.comparison import Cell
 from tuning.compare.render import FORMATS, render
@@ -30,7 +30,6 @@ def cell(*rows: list[RunRow], method: str = "local-sgd") -> Cell:
     return next(c for c in compare(frame(*rows)).cells if c.method == method)
 
 
-SGD = grid("sgd", [68.0, 68.5, 67.5])
 """Its rate is 0.1, between worse ones at 0.05 and 0.2."""
 
 

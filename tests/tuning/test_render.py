@@ -10,13 +10,10 @@ import pandas as pd
 import pytest
 
 from cser_ray.methods import has_ratio
-from tests.tuning.rows_factory import frame, grid, run
+from tests.tuning.rows_factory import NO_SYNC, SGD, frame, grid, run
 from tuning.compare.compare import compare, configurations
 from tuning.compare.render import FORMATS, render
 from tuning.study.study import Study
-
-SGD = grid("sgd", [68.0, 68.5, 67.5])
-NO_SYNC = grid("no-sync", [41.5, 42.0, 42.5], test_acc_worker=39.0, test_acc_ensemble=44.0)
 
 
 def study_of_everything() -> pd.DataFrame:
