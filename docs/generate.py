@@ -23,6 +23,7 @@ REFERENCE = (
     "cser_ray.structure",
     "cser_ray.budget",
     "cser_ray.methods",
+    "cser_ray.methods.record",
     "cser_ray.settings",
     "cser_ray.config",
     "cser_ray.registry",

@@ -84,7 +84,7 @@ def test_only_training_and_tuning_import_ray(module: str) -> None:
 
 LIGHT = (
     *("store.read", "store.rows", "store.write", "store.folder", "errors"),
-    *("config", "settings", "registry", "methods", "budget", "structure"),
+    *("config", "settings", "registry", "methods", "methods.record", "methods.table", "budget", "structure"),
 )
 """Read by everybody who looks at results."""
 
@@ -92,7 +92,8 @@ LIGHT = (
 @pytest.mark.parametrize("name", LIGHT)
 def test_the_results_store_is_light(name: str) -> None:
     """It imports no torch and no ray, not through another module of cser_ray either; pyarrow and pandas only when asked."""
-    module = f"cser_ray/{name.replace('.', '/')}.py"
+    path = f"cser_ray/{name.replace('.', '/')}"
+    module = f"{path}.py" if f"{path}.py" in MODULES else f"{path}/__init__.py"
     assert packages(imports(module)).isdisjoint(HEAVY)
     ours = {n for n in imports(module) if n.startswith("cser_ray")}
     assert ours <= {f"cser_ray.{light}" for light in LIGHT}

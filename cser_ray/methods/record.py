@@ -1,0 +1,88 @@
+"""What a method is to everything that does not run it: `Method`, one record each. Needs no torch."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from cser_ray.structure import Structure, overall_ratio, released_ratio
+
+ALL_KNOBS = tuple(f.name for f in fields(Structure))
+"""H, R_C1 and R_C2, as `Structure` names them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What there is to know of one method.
+
+    Args:
+        name: as users type it, and as the results store has it.
+        help: one line for `cser-ray methods`.
+        rule: how its overall ratio follows, to continue a sentence: "it sends one part in RC1 every step: RC1 = R_C".
+        formula: its overall ratio R_C, given a structure: `overall_ratio` or `released_ratio` where it has knobs, else a
+            constant; infinity where it sends nothing.
+        optimizer: its class as "module:Class", a `cser_ray.optimizers.FlatOptimizer`.
+        knobs: the fields of `Structure` that it reads, in that order; the others stand at their defaults.
+        arguments: arguments of the class -> the setting of a run that each is given. A compressor's argument takes a
+            ratio: the compressor is made of it.
+        constants: further arguments -> their value as "module:object".
+        inner: the local step, before anything is sent.
+        reference: the synchronous method with the same local step, by which its cost is measured; itself, for one.
+        theorem1: the error term of the paper's Theorem 1, where that covers the method.
+        variants: what else it can do: "delay" a reset, "overlap" its sending with the backward pass.
+        passes: operations on a whole model that it needs beside its local step, whenever it synchronises.
+        simple: whether it is preferred where no other method is told apart from it.
+        by_default: whether a study that names no methods compares it.
+        rehearsal: which method runs again on real workers first, where not all do: the one with the smallest number.
+        look: its colour and its symbol on the page: a name of page.css (`--m-NAME`) and one of elements.js (`SHAPES`).
+    """
+
+    name: str
+    help: str
+    rule: str
+    formula: Callable[[Structure], float]
+    optimizer: str
+    knobs: tuple[str, ...] = ()
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
+    inner: Literal["nesterov", "adamw"] = "nesterov"
+    reference: str = "sgd"
+    theorem1: Callable[[Structure], float] | None = None
+    variants: tuple[Literal["delay", "overlap"], ...] = ()
+    passes: int = 0
+    simple: bool = False
+    by_default: bool = False
+    rehearsal: int = 100
+    look: tuple[str, str] = ("other", "star")
+
+    @property
+    def has_ratio(self) -> bool:
+        """Whether it can be asked for a ratio. Others run once a study and are shown beside every ratio."""
+        return bool(self.knobs)
+
+    @property
+    def silent(self) -> bool:
+        """Whether it sends nothing: what it reaches is the floor."""
+        return math.isinf(self.formula(Structure()))
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The settings of a run that only some methods read, and this one does."""
+        return frozenset({*self.knobs, *self.arguments.values(), *({"beta2"} if self.inner == "adamw" else ())})
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a reset takes the place of its step's gradient sync, instead of coming on top of it."""
+        return self.formula is released_ratio
+
+
+def check_method(entry: object) -> None:
+    """Raise TypeError or ValueError for what another package should not call a method."""
+    if not isinstance(entry, Method):
+        raise TypeError(f"{entry!r} is no cser_ray.methods.Method")
+    if entry.knobs and entry.formula not in (overall_ratio, released_ratio):
+        raise ValueError(
+            f"{entry.name}: structures are solved for overall_ratio or released_ratio, not another formula"
+        )
+    if wrong := [knob for knob in entry.knobs if knob not in ALL_KNOBS]:
+        raise ValueError(f"knobs are of {', '.join(ALL_KNOBS)}, not {', '.join(wrong)}")

@@ -1,0 +1,194 @@
+"""The records of the methods that this package has, in the order in which tables list them: simple ones first."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+from cser_ray.methods.record import ALL_KNOBS, Method
+from cser_ray.structure import Structure, overall_ratio, qsparse_term, released_ratio, theorem1_term
+
+_DENSE = "sends the whole gradient every step, so R_C = 1"
+_NOTHING = "sends nothing, so R_C = inf"
+_MODELS = "sends the whole model every H steps: H = R_C"
+_EVERY_STEP = "sends one part in RC1 every step: RC1 = R_C"
+_EVERY_H = "sends one part in RC1 every H steps: RC1*H = R_C"
+_BOTH = "1/R_C = 1/RC2 + 1/(RC1*H)"
+_H = {"reset_interval": "reset_interval"}
+_C1 = {"reset_compressor": "reset_ratio"}
+_C2 = {"gradient_compressor": "gradient_ratio"}
+
+
+def _dense(structure: Structure) -> float:
+    return 1.0
+
+
+def _half(structure: Structure) -> float:
+    return 2.0
+
+
+def _never(structure: Structure) -> float:
+    return math.inf
+
+
+_RECORDS = (
+    Method(
+        name="sgd",
+        help="synchronous SGD: dense gradients every step; the reference, R_C = 1",
+        rule=_DENSE,
+        formula=_dense,
+        optimizer="cser_ray.optimizers.sgd:SGD",
+        theorem1=theorem1_term,
+        simple=True,
+        by_default=True,
+        variants=("overlap",),
+        look=("sgd", "bar"),
+    ),
+    Method(
+        name="no-sync",
+        help="no communication, one average at the end: the floor every method must beat",
+        rule=_NOTHING,
+        formula=_never,
+        optimizer="cser_ray.optimizers.sgd:NoSync",
+        by_default=True,
+        look=("no-sync", "bar"),
+    ),
+    Method(
+        name="local-sgd",
+        help="average the models every H = R_C steps",
+        rule=_MODELS,
+        formula=overall_ratio,
+        optimizer="cser_ray.optimizers.local_sgd:LocalSGD",
+        knobs=("reset_interval",),
+        arguments=_H,
+        theorem1=theorem1_term,
+        variants=("delay", "overlap"),
+        simple=True,
+        by_default=True,
+        rehearsal=5,
+        look=("local-sgd", "up"),
+    ),
+    Method(
+        name="diloco",
+        help="local steps, then an outer Nesterov step on the averaged change; H = R_C",
+        rule=_MODELS,
+        formula=overall_ratio,
+        optimizer="cser_ray.optimizers.diloco:DiLoCo",
+        knobs=("reset_interval",),
+        arguments=_H | {"outer_lr": "outer_lr", "outer_momentum": "outer_momentum"},
+        passes=7,
+        by_default=True,
+        rehearsal=6,
+        look=("diloco", "down"),
+    ),
+    Method(
+        name="ef-sgd",
+        help="error feedback: what a message drops is added to the next; R_C = RC1",
+        rule=_EVERY_STEP,
+        formula=overall_ratio,
+        optimizer="cser_ray.optimizers.ef_sgd:EFSGD",
+        knobs=("reset_ratio",),
+        arguments={"gradient_compressor": "reset_ratio"},
+        theorem1=qsparse_term,
+        passes=5,
+        by_default=True,
+        rehearsal=8,
+        look=("ef-sgd", "square"),
+    ),
+    Method(
+        name="csea",
+        help="error reset on a block every step; R_C = RC1",
+        rule=_EVERY_STEP,
+        formula=overall_ratio,
+        optimizer="cser_ray.optimizers.csea:CSEA",
+        knobs=("reset_ratio",),
+        arguments=_C1,
+        theorem1=theorem1_term,
+        variants=("delay", "overlap"),
+        by_default=True,
+        rehearsal=4,
+        look=("csea", "diamond"),
+    ),
+    Method(
+        name="qsparse",
+        help="QSparse-local-SGD (Algorithm 1): H local steps, then error feedback; R_C = RC1 H",
+        rule=_EVERY_H,
+        formula=overall_ratio,
+        optimizer="cser_ray.optimizers.qsparse:QSparseLocalSGD",
+        knobs=("reset_interval", "reset_ratio"),
+        arguments=_H | _C1,
+        theorem1=qsparse_term,
+        passes=3,
+        by_default=True,
+        rehearsal=7,
+        look=("qsparse", "left"),
+    ),
+    Method(
+        name="cser-pl",
+        help="error reset on a block every H steps; R_C = RC1 H",
+        rule=_EVERY_H,
+        formula=overall_ratio,
+        optimizer="cser_ray.optimizers.cser_pl:CSERPL",
+        knobs=("reset_interval", "reset_ratio"),
+        arguments=_H | _C1,
+        theorem1=theorem1_term,
+        variants=("delay", "overlap"),
+        by_default=True,
+        rehearsal=1,
+        look=("cser-pl", "cross"),
+    ),
+    Method(
+        name="cser",
+        help="CSER as printed (Algorithms 2 and 4): compressed gradients, reset every H steps",
+        rule=_BOTH,
+        formula=overall_ratio,
+        optimizer="cser_ray.optimizers.cser:CSER",
+        knobs=ALL_KNOBS,
+        arguments=_H | _C1 | _C2,
+        theorem1=theorem1_term,
+        variants=("delay", "overlap"),
+        by_default=True,
+        rehearsal=2,
+        look=("cser", "circle"),
+    ),
+    Method(
+        name="cser-release",
+        help="CSER as its authors' code does it: models averaged on a block, a larger one every H steps",
+        rule="1/R_C = (1-1/H)/RC2 + 1/(RC1*H)",
+        formula=released_ratio,
+        optimizer="cser_ray.optimizers.cser_release:CSERRelease",
+        knobs=ALL_KNOBS,
+        arguments=_H | _C1 | _C2,
+        by_default=True,
+        rehearsal=3,
+        look=("cser-release", "right"),
+    ),
+    Method(
+        name="sgd-bf16",
+        help="synchronous SGD whose gradients travel in 16 bits: R_C = 2, the first thing to try",
+        rule="sends the whole gradient every step in 16 bits, so R_C = 2",
+        formula=_half,
+        optimizer="cser_ray.optimizers.sgd:SGD",
+        constants={"payload": "torch:bfloat16"},
+        variants=("overlap",),
+        look=("sgd", "star"),
+    ),
+)
+_ADAMW = {
+    "adamw": ("sgd", "synchronous AdamW: dense gradients every step, R_C = 1", "square"),
+    "no-sync-adamw": ("no-sync", "AdamW without communication, one average at the end", "star"),
+    "local-adamw": ("local-sgd", "local-sgd with AdamW in place of SGD", "star"),
+    "csea-adamw": ("csea", "csea with AdamW in place of SGD", "star"),
+    "cser-adamw": ("cser", "cser with AdamW in place of SGD", "star"),
+}
+"""Name -> the method that it is but for its local step, its help, its symbol."""
+
+
+def _around_adamw(name: str, method: Method, help: str, shape: str) -> Method:
+    """The same with AdamW inside: the paper's theorem does not cover it, and a study compares it where it is named."""
+    named: dict[str, Any] = {"name": name, "help": help, "look": (method.look[0], shape)}
+    return replace(method, **named, inner="adamw", reference="adamw", theorem1=None, by_default=False, rehearsal=100)
+
+
+RECORDS = {method.name: method for method in _RECORDS}
+RECORDS |= {name: _around_adamw(name, RECORDS[of], help, shape) for name, (of, help, shape) in _ADAMW.items()}
+"""Name -> record."""
