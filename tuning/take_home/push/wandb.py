@@ -32,6 +32,11 @@ def push(study: PushedStudy, mode: str, say: Say) -> Pushed:
         for number, run in enumerate(new, 1):
             _add(wandb, study.name, run, mode, folder)
             say(f"{number}/{len(new)} {run.run_id}")
+        if mode == "offline":
+            wandb.teardown()  # only now are the files whole: the end of a run does not wait for its last bytes
+            for run in new:
+                for written in _folders(folder, run.key):
+                    (written / DONE).touch()
     except wandb.errors.Error as error:
         raise ValueError(f"W&B refuses the project {study.name!r}: {error}") from error
     where = f"W&B project {study.name!r}"
@@ -57,9 +62,6 @@ def _add(wandb: Any, project: str, run: PushedRun, mode: str, folder: str) -> No
         there.log(values | {"_timestamp": at.timestamp()}, step=step)
     there.summary.update({f"final_{name}": value for name, value in run.results.items()})
     there.finish(exit_code=0)
-    if mode == "offline":
-        for written in _folders(folder, run.key):
-            (written / DONE).touch()
 
 
 def _offline(folder: str) -> set[str]:
