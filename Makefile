@@ -11,12 +11,12 @@ demo: $(STAMP)
 	$(BIN)/cser-ray tune --out $(OUT)
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	@echo "Left out: tests marked 'system' (they need root or a system package; 'make test-system' runs them), 'faults'"
 	@echo "(minutes of killed runs; 'make test-faults') and 'gpu' (they need a CUDA GPU; 'make test-gpu')."
 
 test-system: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m system
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m system
 
 test-faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults

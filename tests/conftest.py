@@ -16,6 +16,12 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with Ray's slow tests first: only short ones are left at the end, and no process waits for the other's."""
+    slow = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def local(tmp_path):
     """A store with a study and no rows."""
