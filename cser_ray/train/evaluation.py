@@ -69,10 +69,11 @@ class Evaluator:
         distance = self.communicator.total(spread, "evaluation") / self.communicator.size
         distance = distance / mean.pow(2).sum((-2, -1), dtype=torch.float64)
         parameters = self._named(mean.reshape(self.runs, -1))
-        buffers = {
-            name: buffer.view(self.runs, -1, *buffer.shape[1:])[:, 0] for name, buffer in self.workers.buffers.items()
-        }
-        if self._calibration is not None:
+        if self._calibration is None:
+            buffers = {name: self._mean_buffer(buffer) for name, buffer in self.workers.buffers.items()}
+        else:
+            kept = (self.runs, self.communicator.workers)
+            buffers = {name: b.view(*kept, *b.shape[1:])[:, 0] for name, b in self.workers.buffers.items()}
             rows = {name: p.repeat_interleave(self.communicator.workers, 0) for name, p in parameters.items()}
             statistics = batch_statistics(self.workers.module, rows, self.workers.buffers, self._calibration)
             for name, value in statistics.items():
@@ -118,6 +119,17 @@ class Evaluator:
         own = self.communicator.total(own, "evaluation") / (1 if first_only else self.communicator.size)
         scores = [Score(sums[:, 0] / len(data), 100 * sums[:, 1] / len(data)) for sums in (own, together)]
         return scores[0], scores[0] if first_only else scores[1]
+
+    def _mean_buffer(self, rows: Tensor) -> Tensor:
+        """A buffer of the mean model, `[runs, ...]`: numbers as their mean over workers, others as the first one here has.
+
+        In float64, where the mean of n equal numbers is that number: constants stay what they are.
+        """
+        shape = (self.runs, *rows.shape[1:])
+        if not rows.is_floating_point():
+            return rows.view(self.runs, self.communicator.workers, *rows.shape[1:])[:, 0]
+        wide = rows.reshape(self.runs, self.communicator.workers, -1).double()
+        return self.communicator.mean(wide, "evaluation").to(rows.dtype).reshape(shape)
 
     def _of_worker(self, buffer: Tensor) -> Tensor:
         """A buffer's rows; for a worker of several processes, each with statistics of its own, their mean."""

@@ -15,6 +15,22 @@ from cser_ray.virtual.functions import RowFunctions
 Rows = Mapping[str, Tensor]
 
 
+def call(module: nn.Module, parameters: Rows, buffers: Rows, inputs: Tensor) -> Tensor:
+    """The module's outputs with these parameters and buffers; buffers that it writes to, or *reassigns*, are changed."""
+
+    @torch.no_grad()
+    def keep(called: nn.Module, _inputs: Any, _outputs: Any) -> None:
+        for name, buffer in buffers.items():
+            owner, _, leaf = name.rpartition(".")
+            now = called.get_submodule(owner)._buffers[leaf]
+            if now is not None and now is not buffer:  # `self.centre = ...`, which functional_call undoes
+                buffer.copy_(now)
+
+    hook = module.register_forward_hook(keep) if buffers else nullcontext()
+    with hook:
+        return torch.as_tensor(functional_call(module, {**parameters, **buffers}, (inputs,)))
+
+
 def at_once(
     module: nn.Module,
     parameters: Rows,
@@ -34,7 +50,7 @@ def at_once(
     def one(p: Rows, b: Rows, x: Tensor, key: Tensor | None) -> Tensor:
         drawn = nullcontext() if key is None or step is None else RowFunctions(RowDraws(key, step), True, recorded, met)
         with drawn:
-            return torch.as_tensor(functional_call(module, (dict(p), dict(b)), (x,)))
+            return call(module, p, b, x)
 
     own_key = None if keys is None else 0
     return torch.as_tensor(vmap(one, in_dims=(0, 0, 0, own_key))(parameters, buffers, inputs, keys))
@@ -53,8 +69,8 @@ def forward_rows(module: nn.Module, parameters: Rows, buffers: Rows, inputs: Ten
                 raise
     outputs = []
     for row in range(inputs.shape[0]):
-        own = {name: value[row] for name, value in (*parameters.items(), *buffers.items())}
-        outputs.append(functional_call(module, own, (inputs[row],)))
+        own, kept = ({name: value[row] for name, value in rows.items()} for rows in (parameters, buffers))
+        outputs.append(call(module, own, kept, inputs[row]))
     return torch.stack(outputs)
 
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import Parameter
 
 from cser_ray.virtual.dropout import RowDraws, row_key
-from cser_ray.virtual.forward import at_once
+from cser_ray.virtual.forward import at_once, call
 from cser_ray.virtual.functions import RowFunctions
 
 VMAP_ON_CPU = 25_000
@@ -96,10 +95,10 @@ class VirtualWorkers:
         outputs, watches = [], self._watches()
         for row in range(self.rows):
             own = {name: values[row] for name, values in rows.items()}
-            own |= {name: buffer[row] for name, buffer in self.buffers.items()}
+            kept = {name: buffer[row] for name, buffer in self.buffers.items()}
             draws = RowDraws(self.keys[row], self.step)
             with self._generators.use(row), RowFunctions(draws, False, met=met) if watches else nullcontext():
-                outputs.append(functional_call(self.module, own, (inputs[row],)))
+                outputs.append(call(self.module, own, kept, inputs[row]))
         return torch.stack(outputs)
 
 
