@@ -10,8 +10,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.utils.dlpack import from_dlpack
 
 from cser_ray.budget import block_size
+
+TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+"""What parameters may be."""
 
 
 class FlatParameters:
@@ -29,9 +33,7 @@ class FlatParameters:
     def __init__(self, parameters: Sequence[Parameter], rows: int | None = None):
         if not parameters:
             raise ValueError("The optimizer got no parameter that requires a gradient")
-        kinds = sorted({f"{p.dtype} on {p.device}" for p in parameters})
-        if len(kinds) > 1:
-            raise ValueError(f"All parameters must share one dtype and device, found {', '.join(kinds)}; use autocast")
+        check_parameters(parameters)
         self.parameters = list(parameters)
         self.rows = rows or 1
         self.stacked = rows is not None
@@ -50,8 +52,11 @@ class FlatParameters:
         with torch.no_grad():
             for p, view in zip(self.parameters, self.views(self.data), strict=True):
                 view.copy_(p)
-                p.data = view
-        self._addresses = [p.data_ptr() for p in self.parameters]
+                # the same memory under a storage of its own: who saves or copies one parameter does not take all along
+                p.data = view if self.stacked or not p.numel() else from_dlpack(view)
+        self.addresses = [p.data_ptr() for p in self.parameters]
+        """Where each parameter lies in memory as long as it is part of the flat vector."""
+        self._grad_addresses = [view.data_ptr() for view in self.views(self.grad)]
         self.attach_gradients()
 
     def views(self, buffer: Tensor) -> list[Tensor]:
@@ -72,8 +77,12 @@ class FlatParameters:
             p.grad = view
 
     def zero_gradients(self) -> None:
-        """Zero the flat gradient; a `.grad` that was set to None or replaced is attached again."""
+        """Zero the flat gradient; a `.grad` that was set to None, replaced or given other storage is attached again."""
         self.grad.zero_()
+        for view, address in zip(self._grad_views, self._grad_addresses, strict=True):
+            if view.data_ptr() != address:
+                self.attach_gradients()
+                return
         for p, view in zip(self.parameters, self._grad_views, strict=True):
             p.grad = view
 
@@ -83,16 +92,7 @@ class FlatParameters:
             p.grad = None
 
     def collect_gradients(self) -> Tensor:
-        """The flat gradient `[rows, width]` of the last backward pass.
-
-        Raises RuntimeError for a parameter that is no longer a view of the flat vector: it would never learn.
-        """
-        for p, address in zip(self.parameters, self._addresses, strict=True):
-            if p.data_ptr() != address:
-                raise RuntimeError(
-                    f"A parameter of shape {tuple(p.shape)} got other storage after the optimizer was built (module.to(), "
-                    "p.data = ...), and would not be trained. Build the optimizer after that, or copy values in place."
-                )
+        """The flat gradient `[rows, width]` of the last backward pass."""
         self.collect(range(len(self.parameters)))
         return self.grad
 
@@ -108,7 +108,9 @@ class FlatParameters:
         for number in numbers:
             p, view = self.parameters[number], self._grad_views[number]
             g = p.grad
-            if g is view:
+            if view.data_ptr() != self._grad_addresses[number]:  # `p.grad.data = ...` moved the view itself elsewhere
+                view = self._grad_views[number] = self.views(self.grad)[number]
+            elif g is view:
                 continue
             p.grad = view
             if g is None:
@@ -122,3 +124,30 @@ class FlatParameters:
             torch._foreach_zero_(absent)
         if found:
             torch._foreach_copy_(views, found)
+
+
+def check_parameters(parameters: Sequence[Parameter]) -> None:
+    """Raise ValueError for parameters that cannot be one flat vector, or could not be trained in it as they are."""
+    kinds = sorted({f"{p.dtype} on {p.device}" for p in parameters})
+    if len(kinds) > 1:
+        raise ValueError(f"All parameters must share one dtype and device, found {', '.join(kinds)}; use autocast")
+    if parameters[0].dtype not in TYPES:
+        names = ", ".join(str(dtype) for dtype in TYPES)
+        raise ValueError(f"Parameters of type {parameters[0].dtype} cannot be trained here; these can: {names}")
+    if len({id(p) for p in parameters}) < len(parameters):
+        raise ValueError(
+            "A parameter is listed twice, and would take two steps: give each once, as module.parameters() does"
+        )
+    spans = sorted((p.data_ptr(), p.data_ptr() + _extent(p), tuple(p.shape)) for p in parameters if p.numel())
+    for (_, end, shape), (start, _, other) in pairwise(spans):
+        if start < end:
+            raise ValueError(
+                f"Parameters of shapes {shape} and {other} share memory without being one parameter, and would come apart: "
+                "tie them by assigning the Parameter itself (`a.weight = b.weight`)"
+            )
+
+
+def _extent(p: Tensor) -> int:
+    """Bytes from the first to behind the last value of a tensor that has some."""
+    last = sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True))
+    return (last + 1) * p.element_size()

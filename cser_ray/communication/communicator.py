@@ -5,6 +5,7 @@ over that axis, then an all-reduce over the processes, so n virtual workers in o
 processes, and any mix are the same code. Virtual workers are charged as n hosts.
 """
 
+import os
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -89,9 +90,13 @@ class Communicator:
     def __init__(self, workers: int = 1, group: "dist.ProcessGroup | str | None" = "default"):
         if workers < 1:
             raise ValueError(f"A process hosts at least one worker, not {workers}")
+        self._alone_by_default = False
         if group == "default":
             group = dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+            self._alone_by_default = group is None
         assert not isinstance(group, str)
+        if group is not None and not isinstance(group, dist.ProcessGroup):  # torch's mark for those outside
+            raise ValueError("This process is not a member of the group: build an optimizer only on the group's ranks")
         # Not kept alive from here: a gloo group that is still referred to when Python ends aborts the process
         self._group = None if group is None else weakref.ref(group)
         self.workers = workers
@@ -116,6 +121,22 @@ class Communicator:
     def worker_ids(self) -> range:
         """The ids of the workers that live in this process."""
         return range(self.rank * self.workers, (self.rank + 1) * self.workers)
+
+    def check_reach(self) -> None:
+        """Raise RuntimeError where this process took itself for the only one, and is not."""
+        if not self._alone_by_default:
+            return
+        joined = dist.is_initialized()
+        if joined and dist.get_world_size() > 1:
+            raise RuntimeError(
+                "This was built before init_process_group, and so reaches no other worker: build the optimizer after it"
+            )
+        n = os.environ.get("WORLD_SIZE", "1")
+        if not joined and n.isdecimal() and int(n) > 1:
+            raise RuntimeError(
+                f"WORLD_SIZE is {n}, but there is no process group, so {n} lone workers would train: call "
+                "torch.distributed.init_process_group first, or pass communicator=Communicator(group=None) to train alone"
+            )
 
     def dense_bytes(self, d: int, steps: int = 1) -> float:
         """What a dense fp32 ring all-reduce of d values every step puts on the wire per worker."""

@@ -6,6 +6,7 @@ A new compressor is one file here with one frozen dataclass, and one line in `CO
 from abc import abstractmethod
 from typing import Any, Protocol, Self, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator, Pending
@@ -93,6 +94,25 @@ class SharedCompressor(Compressor, Protocol):
     def select(self, v: Tensor, call: int) -> Selection:
         """The coordinates of v `[..., w, d]` that call number `call` (1, 2, ...) synchronises."""
         ...
+
+
+def check_compressor(compressor: Any) -> None:
+    """Raise TypeError, with what is missing, for what is no compressor."""
+    asked = ["with_streams", "compress"]
+    lacking = [name for name in asked if not callable(getattr(compressor, name, None))]
+    if lacking:
+        raise TypeError(
+            f"{compressor!r} is no compressor: it has no {' and no '.join(lacking)}. Give one, such as GRBS(16); "
+            "docs/adopt.md says what a compressor of your own needs"
+        )
+    if isinstance(compressor, SharedCompressor):
+        chosen = compressor.with_streams((0,), 1, range(1)).select(torch.zeros(1, 1), 1)
+        asked = ["take", "put_", "add_", "coordinates", "digest", "within", "add_to_"]
+        lacking = [name for name in asked if not callable(getattr(chosen, name, None))]
+        if lacking:
+            raise TypeError(
+                f"What {compressor!r} selects has no {' and no '.join(lacking)}: see cser_ray.compressors.base.Selection"
+            )
 
 
 class SelectionMessage(Message):

@@ -134,6 +134,8 @@ class BlockSelection(Selection):
             for run in range(len(self.known)):
                 self._of_run(run).add_to_(taken[run], values[run], other._of_run(run))
             return
+        if not len(other.known):  # a ratio above the number of blocks picks none in most calls
+            return
         at = np.searchsorted(other.known, self.known)  # both are sorted
         ours = np.flatnonzero(other.known.take(at, mode="clip") == self.known)
         if len(ours):

@@ -16,6 +16,25 @@ def whole_steps(name: str, steps: float, least: int = 1) -> int:
     return int(steps)
 
 
+def check_options(group: dict[str, Any], adamw: bool) -> None:
+    """Raise ValueError for an option that torch's optimizers know in a parameter group, and that would be ignored here."""
+    ignored = {
+        "maximize": bool(group.get("maximize")),
+        "amsgrad": bool(group.get("amsgrad")),
+        "dampening": bool(group.get("dampening")),
+        "nesterov": not group.get("nesterov", True),
+        "momentum": adamw and "momentum" in group,
+        "betas": not adamw and "betas" in group,
+        "eps": not adamw and "eps" in group,
+    }
+    for name in (name for name, is_so in ignored.items() if is_so):
+        rule = "the local step is AdamW's" if adamw else "the local step is SGD's with Nesterov momentum"
+        raise ValueError(
+            f"A parameter group sets {name}={group[name]!r}, which has no meaning here: {rule} (`betas` given to the "
+            "optimizer make it AdamW's, without them it is SGD's), and it descends"
+        )
+
+
 def check_hyperparameters(group: dict[str, Any]) -> None:
     """Raise ValueError for what neither SGD nor AdamW can step with."""
     lr, momentum, betas = group["lr"], group.get("momentum", 0.0), group.get("betas", (0.0, 0.0))

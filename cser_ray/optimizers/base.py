@@ -7,25 +7,43 @@ A method is one subclass with one `update(x, g, t)`, written in the paper's lett
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.compressors.base import Compressor, Selection, SharedCompressor
+from cser_ray.compressors.base import Compressor, Selection, SharedCompressor, check_compressor
+from cser_ray.digest import digest
 from cser_ray.flat import FlatParameters
-from cser_ray.optimizers.arguments import check_hyperparameters
+from cser_ray.optimizers.arguments import check_hyperparameters, check_options
+from cser_ray.optimizers.averaging import averaged
+from cser_ray.optimizers.guard import Guard
 from cser_ray.optimizers.local_step import AdamW, LocalStep, Nesterov
-from cser_ray.optimizers.overlap import BackwardOverlap
+from cser_ray.optimizers.overlap import BackwardOverlap, release_hooks
 from cser_ray.optimizers.placement import Placement
 from cser_ray.optimizers.saving import ENTRY, checked_state, publish, take_back
+from cser_ray.optimizers.scaling import unscale_
+from cser_ray.optimizers.settings import settings_of
 
 SEED_CHECKS = 3
 """So many times after construction or a load, the workers compare the blocks that they are about to average."""
+
+
+def _then_built(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor behind which, where it is the outermost, `built()` is called: only then is the optimizer whole."""
+
+    @wraps(init)
+    def wrapped(self: "FlatOptimizer", *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        if type(self).__init__ is wrapped:
+            self.built()
+
+    return wrapped
 
 
 class FlatOptimizer(torch.optim.Optimizer, ABC):
@@ -33,6 +51,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
 
     Construction broadcasts worker 0's parameters. Replicas then differ by design: use no DDP wrapper around the model,
     and evaluate inside `averaged_parameters()`. Momentum and moments are local to each worker and never averaged.
+    Workers that differ in their model or their settings are told so here, and by steps 1, 2, 4, 8, ...
     Parameters that need no gradient are left alone, an unused one counts as a zero gradient.
 
     Args:
@@ -50,6 +69,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
     Raises:
         ValueError: for a value outside its range, for no parameter at all or parameters of several types or devices, for
             both `placement` and `communicator`, and for several workers in parameters that are not stacked.
+        RuntimeError: where the workers differ in parameters or settings, where WORLD_SIZE says that there are others and
+            no process group reaches them, and for a model inside DistributedDataParallel.
 
     A method is a subclass with one `update`. This one never communicates:
 
@@ -64,6 +85,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
     (1, 10)
     """
 
+    @_then_built
     def __init__(
         self,
         params: Iterable[Any],
@@ -79,6 +101,10 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         own = {"momentum": momentum} if betas is None else {"betas": betas, "eps": eps}
         defaults = {"lr": lr, **own, "weight_decay": weight_decay}
         check_hyperparameters(defaults)
+        params = list(params)
+        for group in params:
+            if isinstance(group, dict):
+                check_options(group, adamw=betas is not None)
         self._built = False
         super().__init__(params, defaults)
         self._built = True
@@ -93,6 +119,9 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         groups = [[p for p in group["params"] if p.requires_grad] for group in self.param_groups]
         self._frozen = [p for group in self.param_groups for p in group["params"] if not p.requires_grad]
         stacked = self.placement.stacked
+        release_hooks(p for group in groups for p in group)
+        self.guard = Guard(self)
+        """Keeps this optimizer, its model and the other workers together."""
         self.flat = FlatParameters([p for group in groups for p in group], self.placement.rows if stacked else None)
         ends = [0]
         for trained in groups:
@@ -113,6 +142,16 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
             for p, row in zip(frozen, rows_of_frozen, strict=True):
                 p.copy_(row.view_as(p))
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _then_built(cls.__init__)  # type: ignore[method-assign]
+
+    def built(self) -> None:
+        """After the constructors: the workers compare how their optimizers were built."""
+        self.guard.built()
+        publish(self.buffers(), self.flat, self.state)
+
     # ------------------------------------------------------------------------------------------------ for subclasses
 
     @abstractmethod
@@ -127,11 +166,29 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         """Named state that is one row for all workers of a run, `[..., 1, d]`."""
         return {}
 
+    @property
+    def value_bytes(self) -> int:
+        """Bytes that a value of x or g takes on the wire."""
+        return self.x.element_size()
+
+    models_equal = False
+    """Whether the models of all workers are the same bit for bit after every step."""
+    keeps_model = False
+    """Whether the common model is kept beside x, so that a change of x alone would be undone: see `adopt_`."""
+
+    def adopt_(self, x: Tensor, common: bool) -> None:
+        """Where `keeps_model`: x `[w, d]` was changed from outside, and is what goes on. `common`: alike on all workers."""
+
+    def settings(self) -> dict[str, Any]:
+        """What all workers must have in common, by its name in words."""
+        return settings_of(self, self.seeds)
+
     def flush_error_(self) -> None:
         """Put the error into the model, where every worker holds the mean of both: a reset that leaves nothing out."""
 
     def stream(self, compressor: Compressor, purpose: int) -> Any:
         """The compressor keyed by this optimizer's seeds, its use (C1 or C2) and the workers that live here."""
+        check_compressor(compressor)
         return compressor.with_streams(self.seeds, purpose, self.communicator.worker_ids)
 
     def local_update(self, x: Tensor, g: Tensor) -> Tensor:
@@ -146,7 +203,9 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         """From now on, launch the synchronisation of step `self.t + 1` range by range during the backward pass."""
         if self.flat.stacked:
             raise ValueError("Virtual workers have no communication that could be overlapped: leave `overlap` out")
-        self.overlap = BackwardOverlap(self.flat, torch.no_grad()(launch), self.communicator.average_in_host_)
+        self.overlap = BackwardOverlap(
+            self.flat, torch.no_grad()(launch), self.communicator.average_in_host_, self.guard.rates
+        )
 
     def check_seeds(self, *selections: Selection) -> None:
         """In the first steps, make sure that all workers are about to average the same coordinates."""
@@ -175,41 +234,28 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
                 f"{len(thawed)} parameter(s) were frozen when the optimizer was built and need a gradient now; they are "
                 "not part of its flat vector. Build the optimizer after unfreezing, or freeze them again."
             )
+        self.guard.check_model()
         g = self.placement.shaped(self.flat.collect_gradients())
         if self.overlap is None:
-            self._unscale_(g)
+            unscale_(self, g, self.communicator)
             self.communicator.average_in_host_(g)
         else:
             if getattr(self, "found_inf", None) is not None:
                 raise RuntimeError(
                     "A GradScaler unscales after the backward pass, when an overlapped one has already sent"
                 )
-            self.overlap.finish()
+            self.overlap.finish(self.guard.rates())
         self.local.allocate(self.x, self.param_groups)
         self.t += 1
+        self.guard.compare(g)
         self.update(self.x, g, self.t)
         if self.overlap is not None:
             self.overlap.reset()
-        # x is not seen by autograd: without this a stale graph would give wrong gradients instead of an error
-        torch.autograd.graph.increment_version(self.flat.parameters)
+        self.guard.written()
         return loss
 
     _step_supports_amp_scaling = True
-    """GradScaler calls step() even after an overflow and leaves the rest to `_unscale_`."""
-
-    def _unscale_(self, g: Tensor) -> None:
-        """What GradScaler asks for. A worker whose gradients overflowed, in any of its processes, contributes zeros.
-
-        Skipping the step on that worker alone would leave the others waiting in their collectives for ever.
-        """
-        found_inf = getattr(self, "found_inf", None)
-        if found_inf is None:
-            return
-        found_inf = self.communicator.any_in_host(found_inf)
-        scale = getattr(self, "grad_scale", None)
-        if scale is not None:
-            g.div_(scale)
-        torch.where(found_inf.bool(), torch.zeros_like(g), g, out=g)
+    """GradScaler calls step() even after an overflow and leaves the rest to `unscale_`."""
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Zero the flat gradient, to which autograd then adds: no gradient is held twice.
@@ -247,15 +293,22 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         """As torch's: buffers by parameter, plus this worker's step count. Parameters are the module's to save."""
         publish(self.buffers(), self.flat, self.state)
         common = {name: buffer.clone() for name, buffer in self.common_buffers().items()}
-        own = {"method": self.state_kind(), "t": self.t, "common": common, **self.extra_state()}
+        model = {
+            "type": str(self.x.dtype),
+            "digest": digest(self.x if self.guard.averaged_over is None else self.guard.averaged_over),
+        }
+        built = {name: repr(value) for name, value in self.settings().items()}
+        own = {"method": self.state_kind(), "t": self.t, "model": model, "built": built, "common": common}
+        own |= self.extra_state()
         return {**super().state_dict(), ENTRY: own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved, on a worker with the same rows and parameters.
 
-        Raises ValueError where another method saved it, or one whose state this one cannot take.
+        Raises ValueError where another method saved it, or one whose state this one cannot take. The model may be loaded
+        before or after, but both after the optimizer was built; the next step makes sure that they belong together.
         """
-        saved = checked_state(state_dict, self.state_kind())
+        saved = checked_state(state_dict, self.state_kind(), str(self.x.dtype))
         self.load_extra_state(saved)  # first: it may refuse
         super().load_state_dict(state_dict)
         self.local.forget()
@@ -264,6 +317,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         for name, buffer in self.common_buffers().items():
             buffer.copy_(saved["common"][name])
         self.t = saved["t"]
+        self.guard.loaded(saved["model"]["digest"] if "model" in saved else None)  # not in files of earlier versions
         self.checks_left = SEED_CHECKS
         self.flat.attach_gradients()
 
@@ -285,21 +339,34 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
     def load_extra_state(self, saved: dict[str, Any]) -> None:
         """Take back what `extra_state` gave."""
 
-    @contextmanager
-    def averaged_parameters(self) -> Iterator[None]:
+    def averaged_parameters(
+        self, module: nn.Module | None = None, recompute_batchnorm: Iterable[Any] | None = None
+    ) -> AbstractContextManager[None]:
         """Inside the block the module holds the mean of all workers' models; afterwards each has its own back.
 
-        The averaging is in the ledger as "evaluation", outside R_C. BatchNorm's running statistics are each worker's
-        own: recompute them for the mean on a few training batches before relying on them.
+        All workers come here together, after equally many steps. What is averaged is in the ledger as "evaluation", outside
+        R_C. What the module holds is the average only inside: to keep it, take `averaged_state_dict`.
+
+        Args:
+            module: whose buffers are the average's as well, inside: numbers are averaged where workers differ in them.
+            recompute_batchnorm: batches as torch.optim.swa_utils.update_bn takes them, each worker's own. BatchNorm's running
+                statistics belong to one model each; from these they are computed anew for the mean, and averaged.
+
+        Raises:
+            RuntimeError: inside another such block, where the module was moved or converted, or workers do not come here.
+            ValueError: for batches without the module.
         """
-        own = self.x.clone()
-        with torch.no_grad():
-            self.x.copy_(self.average().expand_as(self.x))
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                self.x.copy_(own)
+        return averaged(self, module, recompute_batchnorm)
+
+    def averaged_state_dict(
+        self, module: nn.Module, recompute_batchnorm: Iterable[Any] | None = None
+    ) -> dict[str, Any]:
+        """`module.state_dict()` of the workers' average, as copies that stay: to save, to export, or to load elsewhere.
+
+        Arguments and errors as `averaged_parameters`; all workers call it together.
+        """
+        with self.averaged_parameters(module, recompute_batchnorm):
+            return {name: value.clone() for name, value in module.state_dict().items()}
 
     def average(self) -> Tensor:
         """The mean of all workers' parameters, `[..., 1, d]`, a new tensor."""

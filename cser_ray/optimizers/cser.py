@@ -106,6 +106,13 @@ class CSER(FlatOptimizer):
         self.form.update(self, x, g, t)
 
     @property
+    def keeps_model(self) -> bool:  # type: ignore[override]
+        return self.form.keeps_model
+
+    def adopt_(self, x: Tensor, common: bool) -> None:
+        self.form.adopt_(x, common)
+
+    @property
     def e(self) -> Tensor | None:
         """The error of each worker, shaped like x; None in implementation II, which keeps none."""
         return self.form.buffers().get("error")
@@ -126,4 +133,12 @@ class CSER(FlatOptimizer):
         return {"in_flight": self.form.in_flight_state()}
 
     def load_extra_state(self, saved: dict[str, Any]) -> None:
+        there, here = saved.get("built", {}), self.settings()
+        for name in ("the seeds", "reset_compressor"):
+            if saved["in_flight"] and there.get(name, repr(here[name])) != repr(here[name]):
+                raise ValueError(
+                    f"This state_dict has resets under way that were sent with {name} {there[name]}, and this optimizer has "
+                    f"{here[name]}: it would apply them to other blocks. Build it as it was saved, or save after the last "
+                    "one has arrived"
+                )
         self.form.load_in_flight(saved["in_flight"], self.x)

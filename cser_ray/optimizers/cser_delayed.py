@@ -45,7 +45,17 @@ class Delayed(Implementation):
 
     def flush_error_(self, x: Tensor) -> None:
         super().flush_error_(x)
+        for reset in self.in_flight:
+            reset.mean.wait()
         self.in_flight.clear()  # they add up to zero
+
+    keeps_model = True  # resets under way belong to the model that sent them
+
+    def adopt_(self, x: Tensor, common: bool) -> None:
+        if common:
+            self.flush_error_(x)
+        else:
+            super().adopt_(x, common)
 
     def in_flight_state(self) -> list[tuple[int, int, Tensor, Tensor]]:
         return [(reset.due, reset.call, reset.sent.clone(), reset.mean.wait().clone()) for reset in self.in_flight]

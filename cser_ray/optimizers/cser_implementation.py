@@ -15,6 +15,12 @@ class Implementation(ABC):
     def update(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, t: int) -> None:
         """Step number t = 1, 2, ... of `optimizer`; see `FlatOptimizer.update`."""
 
+    keeps_model = False
+    """Whether the common model is kept beside x."""
+
+    def adopt_(self, x: Tensor, common: bool) -> None:  # noqa: B027  # x is all there is
+        """x was changed from outside, on all workers alike where `common`, and is what goes on."""
+
     def buffers(self) -> dict[str, Tensor]:
         """Named state with a row a worker, shaped like x."""
         return {}

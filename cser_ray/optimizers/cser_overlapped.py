@@ -33,10 +33,15 @@ class Overlapped(DelayedWithoutError):
             self._launched.append((blocks, p, mean))
 
     def step_(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, c2: Selection, t: int) -> None:
+        in_16_bits = x.element_size() < 4  # then p does not leave x as it came: see `WithoutError.step_`
+        before = [blocks.take(x) if in_16_bits else None for blocks, _, _ in self._launched]
         optimizer.local_step_(x, g)
         if not self._resets_early(t):
-            for blocks, p, mean in self._launched:
-                blocks.add_(x, p - mean.wait())
+            for (blocks, p, mean), was in zip(self._launched, before, strict=True):
+                if was is None:
+                    blocks.add_(x, p - mean.wait())
+                else:
+                    blocks.put_(x, was - mean.wait())
             self._launched.clear()
 
     def reset_(self, optimizer: FlatOptimizer, x: Tensor, c1: Selection, t: int) -> None:

@@ -17,6 +17,8 @@ from cser_ray.partial_sync import partial_sync
 class WithError(Implementation):
     """Algorithm 4 for any compressors C1 (of resets) and C2 (of updates); `interval`: H; `x`: the first models."""
 
+    keeps_model = True
+
     def __init__(self, c1: Compressor, c2: Compressor, interval: int, x: Tensor):
         self.c1, self.c2, self.interval = c1, c2, interval
         self.e = torch.zeros_like(x)
@@ -37,6 +39,13 @@ class WithError(Implementation):
         e_mean, r = partial_sync(self.e, self.c1, optimizer.communicator, t // self.interval, "reset")  # line 13
         self.x_hat += e_mean  # line 14: e' = e_mean + r
         self.e -= self.e - r  # not e = r, which quantisers round otherwise: a delayed reset can only subtract C1(e)
+
+    def adopt_(self, x: Tensor, common: bool) -> None:
+        if common:
+            self.flush_error_(x)
+        else:  # what this worker's model has moved by is part of its error, as it is in implementation II
+            kept = x == self.x_hat + self.e
+            self.e.copy_(torch.where(kept, self.e, x - self.x_hat))
 
     def buffers(self) -> dict[str, Tensor]:
         return {"error": self.e}

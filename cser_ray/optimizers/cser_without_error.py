@@ -27,11 +27,15 @@ class WithoutError(Implementation):
 
     def step_(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, c2: Selection, t: int) -> None:
         """x -= p, with the workers' mean in place of p on the coordinates of C2."""
+        before = c2.take(x) if x.element_size() < 4 else None
         p = optimizer.local_step_(x, g, c2)  # as if C2 sent nothing ...
         assert p is not None
         if p.shape[-1]:
             p_mean = start_average(p.clone(), optimizer.communicator, "gradient").wait()
-            c2.add_(x, p - p_mean)  # ... corrected where it does
+            if before is None:
+                c2.add_(x, p - p_mean)  # ... corrected where it does
+            else:  # in 16 bits, what is taken back and what was given would round differently on each worker
+                c2.put_(x, before - p_mean)
 
     def reset_(self, optimizer: FlatOptimizer, x: Tensor, c1: Selection, t: int) -> None:
         """x becomes the workers' mean on the coordinates of C1."""

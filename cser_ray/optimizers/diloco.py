@@ -31,6 +31,8 @@ class DiLoCo(FlatOptimizer):
     >>> optimizer.step()
     """
 
+    keeps_model = True
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -56,6 +58,12 @@ class DiLoCo(FlatOptimizer):
         self.outer_m.mul_(self.outer_momentum).add_(change)
         self.common.sub_(change.add_(self.outer_m, alpha=self.outer_momentum), alpha=self.outer_lr)
         x.copy_(self.common.expand_as(x))
+
+    def adopt_(self, x: Tensor, common: bool) -> None:
+        if common:
+            self.common.copy_(
+                x[..., :1, :]
+            )  # else it is this worker's own progress since the last average, like a step
 
     def common_buffers(self) -> dict[str, Tensor]:
         return {"common": self.common, "outer_momentum": self.outer_m}

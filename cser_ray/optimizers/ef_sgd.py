@@ -36,6 +36,8 @@ class EFSGD(FlatOptimizer):
     >>> optimizer.step()
     """
 
+    models_equal = True
+
     def __init__(self, params: Iterable[Any], *args: float, gradient_compressor: Compressor, **common: Unpack[Common]):
         super().__init__(params, *args, **common)
         # the stream of resets: its blocks are those of QSparse-local-SGD with H = 1

@@ -4,26 +4,47 @@ Gradients become ready from the last parameters to the first. A range whose para
 the last ranges first, so that every worker starts the same collectives in the same order.
 """
 
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
+from torch.utils.weak import WeakIdKeyDictionary
 
 from cser_ray.communication.wire import EDGES
 from cser_ray.flat import FlatParameters
+
+_HOOKS: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""The hook of each parameter whose backward pass starts a synchronisation: one optimizer's, the last."""
+
+
+def release_hooks(parameters: Iterable[Parameter]) -> None:
+    """Another optimizer takes these parameters: an earlier one hears no more of their gradients."""
+    for p in parameters:
+        if p in _HOOKS:
+            _HOOKS[p].remove()
+            del _HOOKS[p]
 
 
 class BackwardOverlap:
     """Calls `launch(range)` for each of the ranges once the gradients of all its parameters are there.
 
     `average`: applied to a range's gradients `[1, k]` in place before its launch, for workers of several processes.
+    `rates`: what the launched updates are made with, and must still be when the step is taken.
     Needs exactly one backward pass a step; earlier ones, which only add to the gradients, belong inside `paused()`.
     """
 
-    def __init__(self, flat: FlatParameters, launch: Callable[[slice], None], average: Callable[[Tensor], None]):
-        self.flat, self.launch, self.average = flat, launch, average
+    def __init__(
+        self,
+        flat: FlatParameters,
+        launch: Callable[[slice], None],
+        average: Callable[[Tensor], None],
+        rates: Callable[[], Any],
+    ):
+        self.flat, self.launch, self.average, self.rates = flat, launch, average, rates
         edges = [round(edge * flat.width) for edge in EDGES]
         self.ranges = [slice(a, b) for a, b in pairwise(edges)]
         spans = list(pairwise(flat.offsets))
@@ -36,10 +57,12 @@ class BackwardOverlap:
         self._paused = False
         self.reset()
         for number, p in enumerate(flat.parameters):
-            p.register_post_accumulate_grad_hook(partial(self._ready, number))  # type: ignore[no-untyped-call]
+            _HOOKS[p] = p.register_post_accumulate_grad_hook(_hook(weakref.ref(self), number))  # type: ignore[no-untyped-call]
 
     def reset(self) -> None:
         """Before the next backward pass: nothing is ready, nothing launched."""
+        self._version = -1
+        self._rates: Any = None
         self._missing = [sum(k in ranges for ranges in self._ranges_of) for k in range(len(self.ranges))]
         self._next = len(self.ranges) - 1
 
@@ -57,8 +80,21 @@ class BackwardOverlap:
         finally:
             self._paused = False
 
-    def finish(self) -> None:
-        """Launch what is left: ranges of parameters that took no part in the backward pass."""
+    def finish(self, rates: Any) -> None:
+        """Launch what is left: ranges of parameters that took no part in the backward pass.
+
+        Raises RuntimeError where the gradients or the `rates` are others than those that were sent with.
+        """
+        if self.begun and self.flat.grad._version != self._version:
+            raise RuntimeError(
+                "The gradients were changed after the backward pass (clipping?), when they had already been sent. Build the "
+                "optimizer without overlap to change them"
+            )
+        if self.begun and rates != self._rates:
+            raise RuntimeError(
+                "The learning rate or another option was changed after the backward pass, when its updates had already been "
+                "sent. Call scheduler.step() after optimizer.step(), or build the optimizer without overlap"
+            )
         while self._next >= 0:
             self._launch_next()
 
@@ -75,10 +111,24 @@ class BackwardOverlap:
             self._missing[k] -= 1
         while self._next >= 0 and not self._missing[self._next]:
             self._launch_next()
+        self._version = self.flat.grad._version
 
     def _launch_next(self) -> None:
+        if not self.begun:
+            self._rates = self.rates()
         part = self.ranges[self._next]
         self.flat.collect(self._members[self._next])
         self._next -= 1
         self.average(self.flat.grad[:, part])
         self.launch(part)
+
+
+def _hook(overlap: "weakref.ref[BackwardOverlap]", number: int) -> Callable[[Tensor], None]:
+    """Tells of a parameter's gradient; keeps nothing alive, as a parameter outlives its optimizer."""
+
+    def ready(p: Tensor) -> None:
+        alive = overlap()
+        if alive is not None:
+            alive._ready(number, p)
+
+    return ready

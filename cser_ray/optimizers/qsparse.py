@@ -33,6 +33,8 @@ class QSparseLocalSGD(FlatOptimizer):
     >>> optimizer.step()
     """
 
+    keeps_model = True
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -56,6 +58,12 @@ class QSparseLocalSGD(FlatOptimizer):
         self.check_draws(x, (self.reset_compressor, call))
         error_feedback_(self.e, self.common, 1, self.reset_compressor, self.communicator, call, "reset")  # lines 10-12
         x.copy_(self.common.expand_as(x))
+
+    def adopt_(self, x: Tensor, common: bool) -> None:
+        if common:
+            self.common.copy_(
+                x[..., :1, :]
+            )  # else it is this worker's own progress since the last message, like a step
 
     def flush_error_(self) -> None:
         self.x.add_(self.e)  # lines 9-12 with nothing dropped

@@ -28,14 +28,23 @@ def take_back(buffers: Mapping[str, Tensor], flat: FlatParameters, state: Mutabl
     publish(buffers, flat, state)
 
 
-def checked_state(state_dict: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """The entry of ours. Raises ValueError where another optimizer saved it, or another method than `kind`."""
+def checked_state(state_dict: Mapping[str, Any], kind: str, dtype: str) -> dict[str, Any]:
+    """The entry of ours. Raises ValueError where another optimizer saved it, another method, or one of another type."""
     if ENTRY not in state_dict:
-        raise ValueError(f"This state_dict is not of a cser_ray optimizer: it lacks the entry {ENTRY!r}")
+        raise ValueError(
+            f"This state_dict is not of a cser_ray optimizer: it lacks the entry {ENTRY!r}. To go on from a run of another "
+            "optimizer, load its model before building this one, and start without its state"
+        )
     saved: dict[str, Any] = state_dict[ENTRY]
     if saved["method"] != kind:
         raise ValueError(
             f"This state_dict was saved by {saved['method']}, and {kind} keeps other state: load it into the method that "
             "saved it, or start from its model with a new optimizer"
+        )
+    there = saved["model"]["type"] if "model" in saved else dtype
+    if there != dtype:
+        raise ValueError(
+            f"This state_dict belongs to a model of {there}, and this one is of {dtype}: build the optimizer on a model of "
+            f"{there}, or start from the converted model with a new optimizer"
         )
     return saved

@@ -30,6 +30,8 @@ class SGD(FlatOptimizer):
     >>> optimizer.step()
     """
 
+    models_equal = True
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -43,6 +45,10 @@ class SGD(FlatOptimizer):
         self._launched: list[tuple[slice, Pending]] = []
         if overlap:
             self.overlap_backward(self._launch)
+
+    @property
+    def value_bytes(self) -> int:
+        return (self.payload or self.x.dtype).itemsize
 
     def _launch(self, part: slice) -> None:
         sent = self.flat.grad[:, part].to(self.payload or self.flat.grad.dtype)

@@ -1,0 +1,73 @@
+"""Whether the parameters are still what the last step left: what is kept beside them would belong to another model else."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from cser_ray.flat import FlatParameters
+
+SAMPLES = 32
+"""Values of each parameter that are compared where a write through `.data`, which torch does not count, would do harm."""
+REPLACED = 0.95
+"""Where so many of them are others, the parameter has been replaced: clipped weights, say, are changed in part."""
+
+
+class ModelWatch:
+    """Looks at the parameters of a flat vector from the end of one step to the next.
+
+    torch counts what is done to a tensor in place, but not through its `.data`. A sample of the values shows that, and
+    how much of the model is another; it is taken only where `sampled`, because it needs a small kernel a step.
+    """
+
+    def __init__(self, flat: FlatParameters):
+        self.flat = flat
+        self._versions: list[int] = []
+        self._sample: Tensor | None = None
+        spans = [(start, end) for start, end in pairwise(flat.offsets) if end > start]
+        places = [torch.linspace(a, b - 1, min(SAMPLES, b - a), dtype=torch.float64).long() for a, b in spans]
+        self._sizes = [len(part) for part in places]
+        self._places = torch.cat(places).to(flat.data.device)
+        self.note(sampled=False)
+
+    def note(self, sampled: bool) -> None:
+        """What the parameters are now is what the optimizer left."""
+        self._versions = [p._version for p in self.flat.parameters]
+        self._sample = self.flat.data[:, self._places] if sampled else None
+
+    def changed(self) -> bool:
+        """Whether they seem to have been written to since. On a GPU, a write through `.data` alone does not show.
+
+        Raises RuntimeError for a parameter that is no longer part of the flat vector, or has been frozen.
+        """
+        written = False
+        for p, address, version in zip(self.flat.parameters, self.flat.addresses, self._versions, strict=True):
+            if p.data_ptr() != address:
+                raise RuntimeError(moved(p))
+            if not p.requires_grad:
+                raise RuntimeError(
+                    f"A parameter of shape {tuple(p.shape)} was frozen after the optimizer was built: its momentum and "
+                    "weight decay would go on moving it. Freeze before building the optimizer, or build a new one"
+                )
+            written |= p._version != version
+        sample = self._sample
+        if written or sample is None or sample.device.type != "cpu":
+            return written
+        return not torch.equal(self.flat.data[:, self._places], sample)
+
+    def replaced(self) -> bool:
+        """Whether all of the model, or of one parameter that is not tiny, seems to be another; False where not sampled."""
+        if self._sample is None:
+            return False
+        others = (self.flat.data[:, self._places] != self._sample).double().mean(0).cpu()
+        whole = [float(part.mean()) for part in torch.split(others, self._sizes) if len(part) == SAMPLES]
+        return max([float(others.mean()), *whole]) > REPLACED
+
+
+def moved(p: Tensor) -> str:
+    """What to say of a parameter with other storage."""
+    return (
+        f"A parameter of shape {tuple(p.shape)} got other storage after the optimizer was built (module.to(), "
+        "p.data = ...), and would not be trained. Build the optimizer after that, or copy values in place. To convert or "
+        "export a model, take `averaged_state_dict()`, or convert a copy.deepcopy() of the module"
+    )
