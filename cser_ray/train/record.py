@@ -202,8 +202,9 @@ class Record:
             "dense_bytes": round(dense),
             "realised_ratio": realised,
             "realised_ratio_bf16": realised / 2,
-            # every synchronisation of a block moves all of it, so its share of the dense bytes counts how often
-            "syncs_per_block": stack.t / realised,
+            # every synchronisation of a block moves all of it, so its share of the dense bytes counts how often; dense
+            # bytes are those of fp32, whatever type the values travel in
+            "syncs_per_block": stack.t / realised * 4 / stack.optimizer.value_bytes,
             "collectives": collectives,
             "theorem1": method.theorem1(config.structure) if method.theorem1 else None,
             "note": self.note,
