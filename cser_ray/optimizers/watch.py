@@ -9,6 +9,7 @@ from cser_ray.flat import FlatParameters
 
 SAMPLES = 32
 """Values of each parameter that are compared where a write through `.data`, which torch does not count, would do harm."""
+NEIGHBOURS = 8
 REPLACED = 0.95
 """Where so many of them are others, the parameter has been replaced: clipped weights, say, are changed in part."""
 
@@ -25,7 +26,7 @@ class ModelWatch:
         self._versions: list[int] = []
         self._sample: Tensor | None = None
         spans = [(start, end) for start, end in pairwise(flat.offsets) if end > start]
-        places = [torch.linspace(a, b - 1, min(SAMPLES, b - a), dtype=torch.float64).long() for a, b in spans]
+        places = [_sampled(a, b) for a, b in spans]
         self._sizes = [len(part) for part in places]
         self._places = torch.cat(places).to(flat.data.device)
         self.note(sampled=False)
@@ -33,7 +34,7 @@ class ModelWatch:
     def note(self, sampled: bool) -> None:
         """What the parameters are now is what the optimizer left."""
         self._versions = [p._version for p in self.flat.parameters]
-        self._sample = self.flat.data[:, self._places] if sampled else None
+        self._sample = self.flat.data.index_select(1, self._places) if sampled else None
 
     def changed(self) -> bool:
         """Whether they seem to have been written to since. On a GPU, a write through `.data` alone does not show.
@@ -53,15 +54,23 @@ class ModelWatch:
         sample = self._sample
         if written or sample is None or sample.device.type != "cpu":
             return written
-        return not torch.equal(self.flat.data[:, self._places], sample)
+        return not torch.equal(self.flat.data.index_select(1, self._places), sample)
 
     def replaced(self) -> bool:
         """Whether all of the model, or of one parameter that is not tiny, seems to be another; False where not sampled."""
         if self._sample is None:
             return False
-        others = (self.flat.data[:, self._places] != self._sample).double().mean(0).cpu()
+        others = (self.flat.data.index_select(1, self._places) != self._sample).double().mean(0).cpu()
         whole = [float(part.mean()) for part in torch.split(others, self._sizes) if len(part) == SAMPLES]
         return max([float(others.mean()), *whole]) > REPLACED
+
+
+def _sampled(start: int, end: int) -> Tensor:
+    """Places of a parameter: all of a small one, else a few neighbours here and there, as memory is read in lines."""
+    if end - start <= SAMPLES:
+        return torch.arange(start, end)
+    firsts = torch.linspace(start, end - NEIGHBOURS, SAMPLES // NEIGHBOURS, dtype=torch.float64).long()
+    return (firsts.unsqueeze(1) + torch.arange(NEIGHBOURS)).flatten()
 
 
 def moved(p: Tensor) -> str:
