@@ -215,22 +215,21 @@ def test_unequal_numbers_of_steps_are_noticed() -> None:
 
 
 def test_a_model_inside_ddp_is_refused() -> None:
-    """Before the optimizer is built, and after."""
+    """In the first step, before it moves anything: wrapped before the optimizer was built or after, overlapped or not."""
 
-    def before() -> None:
-        wrapped = DistributedDataParallel(network())
-        with pytest.raises(RuntimeError, match=r"inside DistributedDataParallel.*Take the model itself"):
-            SGD(wrapped.parameters())
+    def work() -> None:
+        for wrapped_first in (True, False):
+            for overlap in (True, False):
+                model = network()
+                wrapped: nn.Module = DistributedDataParallel(model) if wrapped_first else model
+                optimizer = CSEA(wrapped.parameters(), reset_compressor=GRBS(4), overlap=overlap)
+                before = nn.utils.parameters_to_vector(model.parameters()).detach()
+                wrapped = wrapped if wrapped_first else DistributedDataParallel(model)
+                with pytest.raises(RuntimeError, match=r"inside DistributedDataParallel.*Take the model itself"):
+                    train(wrapped, optimizer, 1)
+                assert torch.equal(nn.utils.parameters_to_vector(model.parameters()), before)
 
-    def after() -> None:
-        model = network()
-        optimizer = CSEA(model.parameters(), reset_compressor=GRBS(4))
-        wrapped = DistributedDataParallel(model)
-        with pytest.raises(RuntimeError, match="inside DistributedDataParallel"):
-            train(wrapped, optimizer, 1)
-
-    run_processes(2, before)
-    run_processes(2, after)
+    run_processes(2, work)
 
 
 def test_gradients_that_something_else_averages_are_noticed() -> None:

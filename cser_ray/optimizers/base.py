@@ -70,7 +70,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         ValueError: for a value outside its range, for no parameter at all or parameters of several types or devices, for
             both `placement` and `communicator`, and for several workers in parameters that are not stacked.
         RuntimeError: where the workers differ in parameters or settings, where WORLD_SIZE says that there are others and
-            no process group reaches them, and for a model inside DistributedDataParallel.
+            no process group reaches them; in the first steps, for a model that DistributedDataParallel averages.
 
     A method is a subclass with one `update`. This one never communicates:
 
@@ -290,7 +290,11 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         inspect.unwrap(torch.optim.Optimizer.add_param_group)(self, param_group)
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's: buffers by parameter, plus this worker's step count. Parameters are the module's to save."""
+        """As torch's: buffers by parameter, plus this worker's step count. Parameters are the module's to save.
+
+        Where the parameters were written to since the last step, all workers must call it together.
+        """
+        self.guard.settle()
         publish(self.buffers(), self.flat, self.state)
         common = {name: buffer.clone() for name, buffer in self.common_buffers().items()}
         model = {

@@ -24,7 +24,7 @@ OPTIONS = ("lr", "momentum", "betas", "eps", "weight_decay")
 class Guard:
     """Of one optimizer. To be made on all processes at once, before its parameters become a flat vector.
 
-    Raises RuntimeError where the workers' parameters differ, or something else averages them already.
+    Raises RuntimeError where the workers' parameters differ.
     """
 
     def __init__(self, optimizer: "FlatOptimizer"):
@@ -32,8 +32,6 @@ class Guard:
         self.communicator = communicator = optimizer.communicator
         communicator.check_reach()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if communicator.size > 1:
-            refuse_ddp(parameters)
         self.peers = Peers(communicator)
         kinds = [(tuple(p.shape), str(p.dtype), "trained" if p.requires_grad else "frozen") for p in parameters]
         class_name = type(optimizer).__name__
@@ -82,6 +80,13 @@ class Guard:
         elif changed and optimizer.keeps_model:
             self._adopt()
 
+    def settle(self) -> None:
+        """Take up what was done to the parameters since the last step: a state that is saved now belongs to them."""
+        if not self.optimizer.keeps_model or self.averaged_over is not None or self._belongs_to is not None:
+            return
+        if self._watch is not None and self._watch.changed():
+            self._adopt()
+
     def compare(self, g: Tensor) -> None:
         """At steps 1, 2, 4, 8, ...: what is common to all workers, and whether something else averages their gradients."""
         optimizer, t = self.optimizer, self.optimizer.t
@@ -91,18 +96,21 @@ class Guard:
         if optimizer.models_equal:
             facts["the model, which this method keeps equal on all workers"] = digest(optimizer.x)
         self.peers.check(f"step {t}", facts)
-        # an overlapped gradient has been averaged by us by now, and a virtual worker's by nobody
-        if t <= 2 and optimizer.overlap is None and not optimizer.flat.stacked:
-            if t == 1:
-                refuse_ddp(optimizer.flat.parameters)
-            found = self.peers.exchange(f"the gradients of step {t}", digest(g) if bool(g.any()) else "none")
-            self._alike = "none" not in found and len(set(found)) == 1 and (t == 1 or self._alike)
+        if t > 2 or optimizer.flat.stacked:  # nobody wraps virtual workers
+            return
+        if optimizer.overlap is not None:  # we have averaged these gradients ourselves by now
+            refuse_ddp(optimizer.flat.parameters)
+            return
+        found = self.peers.exchange(f"the gradients of step {t}", digest(g) if bool(g.any()) else "none")
+        if "none" not in found and len(set(found)) == 1:
+            refuse_ddp(optimizer.flat.parameters)
             if t == 2 and self._alike:
                 raise RuntimeError(
                     "In the first two steps the gradients of all workers were bitwise equal. Either something averages them "
                     "already (DDP, FSDP, a hook), so that this optimizer saves nothing: give it the model without that. Or "
                     "all workers read the same samples: give each its own"
                 )
+            self._alike = True
 
     def meet(self, place: str) -> None:
         """All workers come to this place of their programs after equally many steps, or RuntimeError says who does not."""
@@ -138,6 +146,7 @@ class Guard:
                     "right after a synchronisation, when all models are equal"
                 )
         optimizer.adopt_(optimizer.x, common)
+        self._watch.note(optimizer.keeps_model)
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 def refuse_ddp(parameters: Iterable[Parameter]) -> None:
     """Raise RuntimeError where a living DistributedDataParallel holds one of the parameters.
 
-    DDP leaves no mark on parameters, so that all objects are looked through: 0.1 s a million, twice a training.
+    DDP leaves no mark on parameters, so that all objects are looked through, 0.1 s a million: only where it is suspected.
     """
     ours, kinds = {id(p) for p in parameters}, _with_subclasses(DistributedDataParallel)
     for found in [found for found in gc.get_objects() if type(found) in kinds]:
