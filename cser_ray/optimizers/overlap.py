@@ -16,6 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from cser_ray.communication.wire import EDGES
 from cser_ray.flat import FlatParameters
+from cser_ray.optimizers.wrapped import refuse_ddp
 
 _HOOKS: WeakIdKeyDictionary = WeakIdKeyDictionary()
 """The hook of each parameter whose backward pass starts a synchronisation: one optimizer's, the last."""
@@ -86,6 +87,7 @@ class BackwardOverlap:
         Raises RuntimeError where the gradients or the `rates` are others than those that were sent with.
         """
         if self.begun and self.flat.grad._version != self._version:
+            refuse_ddp(self.flat.parameters)
             raise RuntimeError(
                 "The gradients were changed after the backward pass (clipping?), when they had already been sent. Build the "
                 "optimizer without overlap to change them"
