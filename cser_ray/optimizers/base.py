@@ -234,7 +234,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
                 f"{len(thawed)} parameter(s) were frozen when the optimizer was built and need a gradient now; they are "
                 "not part of its flat vector. Build the optimizer after unfreezing, or freeze them again."
             )
-        self.guard.check_model()
+        self.guard.check_model(everything=False)
         g = self.placement.shaped(self.flat.collect_gradients())
         if self.overlap is None:
             unscale_(self, g, self.communicator)

@@ -58,7 +58,7 @@ class Guard:
         """The state now belongs to the model of this digest, which may yet have to be loaded."""
         self._belongs_to = model
 
-    def check_model(self) -> None:
+    def check_model(self, everything: bool = True) -> None:
         """Make sure that x is the model that the rest of the state belongs to. RuntimeError where it cannot be."""
         optimizer = self.optimizer
         if self.averaged_over is not None:
@@ -67,6 +67,9 @@ class Guard:
                 "block before training on"
             )
         self.communicator.check_reach()
+        if self._watch is not None:
+            # the first steps show what a loop does in each; later ones, and evaluations, show what it does now and then
+            self._watch.look(at_all=optimizer.t < 16 or everything)
         changed = self._watch is not None and self._watch.changed()
         if self._belongs_to is not None:
             if digest(optimizer.x) != self._belongs_to:
@@ -119,13 +122,17 @@ class Guard:
     def written(self) -> None:
         """x has been written to, by us. Autograd does not see it: a stale graph would give wrong gradients, silently."""
         torch.autograd.graph.increment_version(self.optimizer.flat.parameters)
+        self.note()
+
+    def note(self) -> None:
+        """What the parameters are now is what we left."""
         if self._watch is not None:
             self._watch.note(self.optimizer.keeps_model)
 
     def look(self) -> None:
         """Raise RuntimeError for a parameter that has left the flat vector."""
         if self._watch is not None:
-            self._watch.changed()
+            self._watch.look()
 
     def rates(self) -> dict[str, Any]:
         """The hyperparameters of the groups as they are now, by what they are called in words."""

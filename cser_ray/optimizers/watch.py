@@ -1,6 +1,7 @@
 """Whether the parameters are still what the last step left: what is kept beside them would belong to another model else."""
 
 from itertools import pairwise
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from cser_ray.flat import FlatParameters
 SAMPLES = 32
 """Values of each parameter that are compared where a write through `.data`, which torch does not count, would do harm."""
 NEIGHBOURS = 8
+AT_ONCE = 20
+"""So many parameters are looked at in a step."""
+_VERSION = attrgetter("_version")
 REPLACED = 0.95
 """Where so many of them are others, the parameter has been replaced: clipped weights, say, are changed in part."""
 
@@ -23,7 +27,11 @@ class ModelWatch:
 
     def __init__(self, flat: FlatParameters):
         self.flat = flat
-        self._versions: list[int] = []
+        parameters = flat.parameters
+        count = -(-len(parameters) // AT_ONCE)
+        self._turns = [list(zip(parameters[k::count], flat.addresses[k::count], strict=True)) for k in range(count)]
+        self._turn = 0
+        self._versions = 0
         self._sample: Tensor | None = None
         spans = [(start, end) for start, end in pairwise(flat.offsets) if end > start]
         places = [_sampled(a, b) for a, b in spans]
@@ -32,29 +40,41 @@ class ModelWatch:
         self.note(sampled=False)
 
     def note(self, sampled: bool) -> None:
-        """What the parameters are now is what the optimizer left."""
-        self._versions = [p._version for p in self.flat.parameters]
+        """What the parameters are now is what the optimizer left. Whether they change is of interest where `sampled`."""
+        self._sampled = sampled
+        if sampled:
+            self._versions = self._counted()
         self._sample = self.flat.data.index_select(1, self._places) if sampled else None
 
-    def changed(self) -> bool:
-        """Whether they seem to have been written to since. On a GPU, a write through `.data` alone does not show.
+    def look(self, at_all: bool = True) -> None:
+        """Raise RuntimeError for a parameter that is no longer part of the flat vector, or has been frozen.
 
-        Raises RuntimeError for a parameter that is no longer part of the flat vector, or has been frozen.
+        In an ordinary step they take turns: what is refused there would be refused a few steps later as well.
         """
-        written = False
-        for p, address, version in zip(self.flat.parameters, self.flat.addresses, self._versions, strict=True):
-            if p.data_ptr() != address:
-                raise RuntimeError(moved(p))
-            if not p.requires_grad:
-                raise RuntimeError(
-                    f"A parameter of shape {tuple(p.shape)} was frozen after the optimizer was built: its momentum and "
-                    "weight decay would go on moving it. Freeze before building the optimizer, or build a new one"
-                )
-            written |= p._version != version
+        self._turn = (self._turn + 1) % len(self._turns)
+        for turn in self._turns if at_all else (self._turns[self._turn],):
+            for p, address in turn:
+                if p.data_ptr() != address:
+                    raise RuntimeError(moved(p))
+                if not p.requires_grad:
+                    raise RuntimeError(
+                        f"A parameter of shape {tuple(p.shape)} was frozen after the optimizer was built: its momentum and "
+                        "weight decay would go on moving it. Freeze before building the optimizer, or build a new one"
+                    )
+
+    def changed(self) -> bool:
+        """Where `sampled`: whether the model seems to have been written to. On a GPU, `.data` alone does not show it."""
+        if not self._sampled:
+            return False
+        written = self._counted() != self._versions
         sample = self._sample
         if written or sample is None or sample.device.type != "cpu":
             return written
         return not torch.equal(self.flat.data.index_select(1, self._places), sample)
+
+    def _counted(self) -> int:
+        """How often torch has seen the parameters being written to."""
+        return sum(map(_VERSION, self.flat.parameters))
 
     def replaced(self) -> bool:
         """Whether all of the model, or of one parameter that is not tiny, seems to be another; False where not sampled."""
