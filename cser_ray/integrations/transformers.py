@@ -21,9 +21,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from cser_ray.integrations.workers import (
     first_says,
     flat_optimizer,
-    is_whole,
     keep_average_,
     load_worker,
+    newest_whole,
     save_workers,
 )
 
@@ -153,18 +153,13 @@ class LocalReplicas:
         return flat_optimizer(self.optimizer).averaged_parameters()
 
 
-class Trainer(LocalReplicas, transformers.Trainer):  # type: ignore[misc]
+class Trainer(LocalReplicas, transformers.Trainer):
     """transformers.Trainer with `LocalReplicas`."""
 
 
 def newest_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     """The last `checkpoint-STEP` in the folder that was written to its end, None where there is none."""
-    steps = sorted(
-        (int(name.rpartition("-")[2]), path)
-        for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if (name := path.name).rpartition("-")[2].isdigit()
-    )
-    return next((str(path) for _, path in reversed(steps) if is_whole(path) and _readable(path / STATE)), None)
+    return newest_whole(p for p in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _readable(p / STATE))
 
 
 def _readable(path: Path) -> bool:

@@ -10,7 +10,8 @@ point with rank 0's momentum, and the error that each has kept would be lost.
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def save_workers(
 
     def begin() -> None:
         path.mkdir(parents=True, exist_ok=True)
-        (path / MANIFEST).unlink(missing_ok=True)
+        forget(path)
 
     def write() -> None:
         _replace(path / worker_file(_rank(group)), lambda file: torch.save(content, file))
@@ -128,6 +129,17 @@ def load_worker(folder: str | os.PathLike[str], model: nn.Module, optimizer: Any
 def is_whole(folder: str | os.PathLike[str]) -> bool:
     """Whether all workers' files of a checkpoint had been written."""
     return _manifest(Path(folder)) is not None
+
+
+def newest_whole(folders: Iterable[Path]) -> str | None:
+    """Of folders whose names end in a number, the whole one with the highest; None where none is."""
+    numbered = [(int(match[0]), path) for path in folders if (match := re.search(r"\d+$", path.name))]
+    return next((str(path) for _, path in sorted(numbered, reverse=True) if is_whole(path)), None)
+
+
+def forget(folder: str | os.PathLike[str]) -> None:
+    """From now on, what lies there is no checkpoint."""
+    (Path(folder) / MANIFEST).unlink(missing_ok=True)
 
 
 def keep_average_(optimizer: Any) -> None:

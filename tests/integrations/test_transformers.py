@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cser_ray import CSER
 from tests.integrations.wire import counted
-from tests.integrations.workers import ARGUMENTS, Outcome, as_torchrun, check_continued, check_sent, die
+from tests.integrations.workers import ARGUMENTS, DEATH, Outcome, as_torchrun, check_continued, check_sent, die
 from tests.processes import run_processes
 
 transformers = pytest.importorskip("transformers")
@@ -134,7 +134,7 @@ def test_nothing_but_the_optimizer_sends(whole: tuple[Path, list[dict[str, Any]]
 
 def test_a_killed_run_goes_on_bit_for_bit(whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     """Killed while it saves step 8, it resumes at step 4, with every worker's model, momentum, scheduler and generator."""
-    with pytest.raises(RuntimeError, match="died without a word"):
+    with pytest.raises(RuntimeError, match=DEATH):
         run_processes(2, run(tmp_path, dies_at=8), 60)
     assert (tmp_path / "checkpoint-8" / "model.safetensors").exists(), "half a checkpoint"
     resumed = run_processes(2, run(tmp_path, resume=True), 60)

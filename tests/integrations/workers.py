@@ -20,6 +20,8 @@ ARGUMENTS: dict[str, Any] = {
     "gradient_compressor": GRBS(4),
 }
 """Of CSER: between two steps workers differ, and at a reset they become alike in half of the blocks only."""
+DEATH = "died without a word|closed by peer|reset by peer"
+"""What `run_processes` raises where a process was killed: its own word, or that of one who waited for it."""
 
 
 @dataclass
