@@ -10,11 +10,13 @@ point with rank 0's momentum, and the error that each has kept would be lost.
 
 import json
 import os
+import random
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -150,6 +152,29 @@ def keep_average_(optimizer: Any) -> None:
     with torch.no_grad():
         for p, value in zip(flat.flat.parameters, mean, strict=True):
             p.copy_(value)
+
+
+def generators() -> dict[str, Any]:
+    """The states of this process's random generators: Python's, NumPy's, torch's, and its GPU's; fit for `state`."""
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 -- what users draw from
+    states = {
+        "python": random.getstate(),
+        "numpy": (str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def set_generators(states: Mapping[str, Any]) -> None:
+    """Go on drawing where `generators` was called."""
+    kind, keys, *rest = states["numpy"]
+    random.setstate(states["python"])
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
 
 
 def first_says(value: Any, group: "dist.ProcessGroup | None" = None) -> Any:
