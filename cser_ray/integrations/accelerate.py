@@ -19,7 +19,15 @@ import accelerate
 import torch
 from torch import nn
 
-from cser_ray.integrations.workers import first_says, flat_optimizer, forget, load_worker, newest_whole, save_workers
+from cser_ray.integrations.workers import (
+    check_processes,
+    first_says,
+    flat_optimizer,
+    forget,
+    load_worker,
+    newest_whole,
+    save_workers,
+)
 from cser_ray.optimizers.base import FlatOptimizer
 
 
@@ -63,7 +71,9 @@ class Accelerator(accelerate.Accelerator):
         return prepared
 
     def prepare_optimizer(self, optimizer: torch.optim.Optimizer, device_placement: bool | None = None) -> Any:
-        flat = flat_optimizer(optimizer)
+        flat = check_processes(
+            optimizer, self.num_processes, "on CPUs, give Accelerator(cpu=True); and make it before the optimizer"
+        )
         if not _same_place(flat.x.device, self.device):
             raise ValueError(
                 f"The optimizer was built on {flat.x.device}, and its model is on {self.device} now: call "

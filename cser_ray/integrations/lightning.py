@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
 from cser_ray.integrations.workers import (
+    check_processes,
     flat_optimizer,
     generators,
     keep_average_,
@@ -73,7 +74,7 @@ class LocalReplicas(DDPStrategy):
         if trainer.state.fn == TrainerFn.FITTING:
             if len(self.optimizers) != 1:
                 raise ValueError(f"configure_optimizers gave {len(self.optimizers)} optimizers: give one, with groups")
-            self._flat()  # says if it is of another kind
+            check_processes(self.optimizers[0], self.world_size, "leave the process group to Lightning")
             self._validation, self._paused, self._ended = None, False, False
 
     @property

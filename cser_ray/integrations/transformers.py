@@ -19,6 +19,7 @@ from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from cser_ray.integrations.workers import (
+    check_processes,
     first_says,
     flat_optimizer,
     keep_average_,
@@ -54,7 +55,8 @@ class LocalReplicas:
     The Trainer sends a few bytes of its own, which no ledger counts: the loss when it logs, and each step the number of
     tokens, unless `TrainingArguments(average_tokens_across_devices=False)`. On a slow network that is a round trip.
 
-    Raises ValueError for an optimizer that is not of this package, for FSDP, DeepSpeed and `auto_find_batch_size`.
+    Raises ValueError for an optimizer that is not of this package or has other processes than the Trainer; for FSDP,
+    DeepSpeed and `auto_find_batch_size`; and for a checkpoint that is not whole, or of another number of workers.
     """
 
     model: Any
@@ -96,7 +98,9 @@ class LocalReplicas:
             # optimizer is built, and the parameters would be views of its vector no more; a prepared model it leaves.
             self.model_wrapped = self.accelerator.prepare_model(self.model, evaluation_mode=True)
         optimizer = super().create_optimizer(model)  # type: ignore[misc]
-        flat_optimizer(optimizer)
+        check_processes(
+            optimizer, self.args.world_size, "on CPUs, give TrainingArguments(use_cpu=True); and start it by torchrun"
+        )
         return optimizer
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:

@@ -47,6 +47,18 @@ def flat_optimizer(optimizer: Any) -> FlatOptimizer:
     return inner
 
 
+def check_processes(optimizer: Any, seen: int, way_out: str) -> FlatOptimizer:
+    """The optimizer of this package; ValueError where it averages over other processes than the framework's `seen`.
+
+    The framework would give several of them the same data, and let each write the files of the first.
+    """
+    flat = flat_optimizer(optimizer)
+    processes = _size(flat.communicator.group)
+    if processes != seen:
+        raise ValueError(f"The optimizer has {processes} processes, and the framework sees {seen}: {way_out}")
+    return flat
+
+
 def save_workers(
     folder: str | os.PathLike[str], model: nn.Module, optimizer: Any, state: Mapping[str, Any] | None = None
 ) -> None:
