@@ -63,4 +63,3 @@ accelerator.print(
     f"{accelerator.num_processes} workers, {optimizer.optimizer.t} steps, {sent / 1e6:.2f} MB sent by each: "
     f"accuracy {accuracy:.3f}"
 )
-accelerator.end_training()
