@@ -89,7 +89,7 @@ class Accelerator(accelerate.Accelerator):
         if self._averaged or not self._optimizers:
             yield
             return
-        with self._optimizer().averaged_parameters():
+        with self._optimizer().averaged_parameters(self._all_models()):
             self._averaged = True
             try:
                 yield

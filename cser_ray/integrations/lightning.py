@@ -86,7 +86,7 @@ class LocalReplicas(DDPStrategy):
 
     def on_validation_start(self) -> None:
         if not self._ended:
-            self._validation = self._flat().averaged_parameters()
+            self._validation = self._flat().averaged_parameters(self.lightning_module)
             self._validation.__enter__()
 
     def on_validation_end(self) -> None:
@@ -95,7 +95,7 @@ class LocalReplicas(DDPStrategy):
             self._validation = None
 
     def on_train_end(self) -> None:
-        keep_average_(self._flat())
+        keep_average_(self.lightning_module, self._flat())
         self._ended = True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class LocalReplicas(DDPStrategy):
         if self._workers is None:
             super().load_model_state_dict(checkpoint, strict)
             return
-        state = load_worker(self._workers, self.lightning_module, self._flat())
+        state = load_worker(self._workers, self.lightning_module, self._flat(), strict)
         # now, so that the loader of the next epoch, which Lightning makes before training starts, draws its seed from it
         set_generators(state["generators"])
         if state["precision"] is not None:

@@ -119,7 +119,9 @@ class LocalReplicas:
         return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
-        keep_average_(self.optimizer)  # before the best model may be loaded, and before callbacks see the end
+        keep_average_(
+            self.model, self.optimizer
+        )  # before the best model may be loaded, and before callbacks see the end
         self._ended = True
         return super()._finalize_training(*args, **kwargs)  # type: ignore[misc]
 
@@ -154,7 +156,7 @@ class LocalReplicas:
         """A context in which the model is the average; just the model before training and after it."""
         if self.optimizer is None or self._ended:
             return nullcontext()
-        return flat_optimizer(self.optimizer).averaged_parameters()
+        return flat_optimizer(self.optimizer).averaged_parameters(self.model)
 
 
 class Trainer(LocalReplicas, transformers.Trainer):

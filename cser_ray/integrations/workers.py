@@ -97,10 +97,13 @@ def save_workers(
         _together(group, act)
 
 
-def load_worker(folder: str | os.PathLike[str], model: nn.Module, optimizer: Any) -> dict[str, Any]:
+def load_worker(
+    folder: str | os.PathLike[str], model: nn.Module, optimizer: Any, strict: bool = True
+) -> dict[str, Any]:
     """Give this worker its own model, optimizer and bytes sent back, and return its `state`; all processes call it.
 
-    The optimizer must have been built on the model, as for training: building it broadcasts worker 0's parameters.
+    The optimizer must have been built on the model, as for training: building it broadcasts worker 0's parameters. `strict`
+    as for `model.load_state_dict`.
 
     Raises ValueError on every rank where the folder is no whole checkpoint, or one of another number of workers.
     """
@@ -131,7 +134,7 @@ def load_worker(folder: str | os.PathLike[str], model: nn.Module, optimizer: Any
 
     _together(group, read)
     (content,) = found
-    model.load_state_dict(content["model"])  # in place: the parameters stay views of the flat vector
+    model.load_state_dict(content["model"], strict=strict)  # in place: the parameters stay views of the flat vector
     flat.load_state_dict(content["optimizer"])
     ledger = flat.communicator.ledger
     ledger.entries.clear()  # what building it sent has been counted in the run that is resumed
@@ -156,14 +159,14 @@ def forget(folder: str | os.PathLike[str]) -> None:
     (Path(folder) / MANIFEST).unlink(missing_ok=True)
 
 
-def keep_average_(optimizer: Any) -> None:
+def keep_average_(model: nn.Module, optimizer: Any) -> None:
     """Make the mean of all workers' models the model of each, for good: when training has ended. All processes call it."""
-    flat = flat_optimizer(optimizer)
-    with flat.averaged_parameters():
-        mean = [p.detach().clone() for p in flat.flat.parameters]
+    held = dict([*model.named_parameters(), *model.named_buffers()])  # a state_dict might leave some out
+    with flat_optimizer(optimizer).averaged_parameters(model):
+        mean = {name: tensor.detach().clone() for name, tensor in held.items()}
     with torch.no_grad():
-        for p, value in zip(flat.flat.parameters, mean, strict=True):
-            p.copy_(value)
+        for name, tensor in held.items():
+            tensor.copy_(mean[name])
 
 
 def generators() -> dict[str, Any]:

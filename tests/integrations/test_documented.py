@@ -21,7 +21,7 @@ DATA = TensorDataset(torch.randn(32, 4, generator=generator), torch.randint(3, (
 
 
 def run_section(title: str, names: Callable[[], dict[str, Any]], optimizer: str) -> None:
-    """Run the block of a section on two workers, given some names; they end with different parameters but for the average."""
+    """Run the block of a section on two workers, given some names: its optimizer has taken steps, and knows of both."""
     code = PAGE.partition(f"\n## {title}\n")[2].partition("```python\n")[2].partition("```")[0]
 
     def work() -> tuple[int, Tensor]:
@@ -37,7 +37,8 @@ def run_section(title: str, names: Callable[[], dict[str, Any]], optimizer: str)
 def test_hugging_face_trainer(tmp_path: Path) -> None:
     """The Trainer with another class and `optimizer_cls_and_kwargs`."""
     transformers = pytest.importorskip("transformers")
-    rows = [{"input_ids": torch.arange(8), "labels": torch.arange(8)}] * 64
+    texts = torch.randint(8, (64, 8), generator=torch.Generator().manual_seed(1))
+    rows = [{"input_ids": text, "labels": text} for text in texts]
     config = transformers.GPT2Config(
         vocab_size=8, n_positions=8, n_embd=8, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=0
     )
