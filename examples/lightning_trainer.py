@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from cser_ray import CSER, GRBS
-from cser_ray.integrations.lightning import LocalReplicas
+from cser_ray.integrations.lightning import ReplicaStrategy
 
 
 class Digits(lightning.LightningModule):
@@ -67,7 +67,7 @@ if __name__ == "__main__":
     trainer = lightning.Trainer(
         default_root_dir=options.out,
         accelerator="cpu",
-        strategy=LocalReplicas(),
+        strategy=ReplicaStrategy(),
         devices=options.devices,
         max_epochs=options.epochs,
         callbacks=[ModelCheckpoint(options.out, save_last=True)],

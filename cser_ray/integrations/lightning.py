@@ -1,8 +1,8 @@
 """Lightning's Trainer with the optimizers of this package: replicas that differ, each worker's state kept.
 
-    from cser_ray.integrations.lightning import LocalReplicas
+    from cser_ray.integrations.lightning import ReplicaStrategy
 
-    trainer = lightning.Trainer(strategy=LocalReplicas(), devices=2)
+    trainer = lightning.Trainer(strategy=ReplicaStrategy(), devices=2)
 
 Written against lightning 2.6.
 """
@@ -27,11 +27,11 @@ from cser_ray.integrations.workers import (
 )
 from cser_ray.optimizers.base import FlatOptimizer
 
-ENTRY = "cser_ray"
+_ENTRY = "cser_ray"
 """In the checkpoint file: which of the workers' folders belongs to it."""
 
 
-class LocalReplicas(DDPStrategy):
+class ReplicaStrategy(DDPStrategy):
     """The strategy for one optimizer of this package in `configure_optimizers`, one worker a process.
 
     - The module is not wrapped in DDP: the optimizer does all communication. Gradients are clipped by each worker's own
@@ -122,7 +122,7 @@ class LocalReplicas(DDPStrategy):
         whole = checkpoint.pop("optimizer_states", None) is not None and not self._ended  # else the weights alone
         if whole:
             flat = self._flat()
-            checkpoint[ENTRY] = {"t": flat.t}
+            checkpoint[_ENTRY] = {"t": flat.t}
             precision = type(self.precision_plugin).__qualname__
             state = {"generators": generators(), "precision": checkpoint.pop(precision, None)}
             # beside those that the file there still belongs to: at every moment a file and its workers are whole
@@ -130,7 +130,7 @@ class LocalReplicas(DDPStrategy):
         super().save_checkpoint(checkpoint, filepath, storage_options)
         self.barrier()
         for old in workers.glob("*"):
-            if not whole or old.name != str(checkpoint[ENTRY]["t"]):
+            if not whole or old.name != str(checkpoint[_ENTRY]["t"]):
                 shutil.rmtree(old, ignore_errors=True)
         if self._paused:
             self._paused = False
@@ -143,8 +143,8 @@ class LocalReplicas(DDPStrategy):
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         checkpoint: dict[str, Any] = super().load_checkpoint(checkpoint_path, weights_only)
         self._workers = None
-        if not self._ended and ENTRY in checkpoint:
-            self._workers = _workers_folder(os.path.realpath(checkpoint_path)) / str(checkpoint[ENTRY]["t"])
+        if not self._ended and _ENTRY in checkpoint:
+            self._workers = _workers_folder(os.path.realpath(checkpoint_path)) / str(checkpoint[_ENTRY]["t"])
             checkpoint["optimizer_states"] = []  # Lightning asks for it
         return checkpoint
 

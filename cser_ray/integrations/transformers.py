@@ -28,7 +28,7 @@ from cser_ray.integrations.workers import (
     save_workers,
 )
 
-STATE = "trainer_state.json"
+_STATE = "trainer_state.json"
 _SEAMS = (
     *("create_optimizer", "evaluation_loop", "save_model", "_finalize_training"),
     *("_save_optimizer_and_scheduler", "_save_scaler", "_save_rng_state"),
@@ -165,7 +165,7 @@ class Trainer(LocalReplicas, transformers.Trainer):
 
 def newest_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     """The last `checkpoint-STEP` in the folder that was written to its end, None where there is none."""
-    return newest_whole(p for p in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _readable(p / STATE))
+    return newest_whole(p for p in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if _readable(p / _STATE))
 
 
 def _readable(path: Path) -> bool:

@@ -24,8 +24,8 @@ from torch import nn
 from cser_ray.communication.communicator import Entry
 from cser_ray.optimizers.base import FlatOptimizer
 
-MANIFEST = "cser_ray.json"
-VERSION = 1
+_MANIFEST = "cser_ray.json"
+_VERSION = 1
 
 
 def worker_file(rank: int) -> str:
@@ -73,7 +73,7 @@ def save_workers(
     flat, path = flat_optimizer(optimizer), Path(folder)
     group = flat.communicator.group
     content = {
-        "version": VERSION,
+        "version": _VERSION,
         "t": flat.t,
         "model": model.state_dict(),
         "optimizer": flat.state_dict(),  # may wait for a mean that is under way, so before anything can fail
@@ -90,8 +90,8 @@ def save_workers(
 
     def commit() -> None:
         # written by every rank, with the same content: their disks may be different ones
-        text = json.dumps({"version": VERSION, "workers": _size(group), "t": flat.t})
-        _replace(path / MANIFEST, lambda file: file.write(text.encode()))
+        text = json.dumps({"version": _VERSION, "workers": _size(group), "t": flat.t})
+        _replace(path / _MANIFEST, lambda file: file.write(text.encode()))
 
     for act in (begin, write, commit):  # each only once all have done the one before
         _together(group, act)
@@ -115,7 +115,7 @@ def load_worker(
         manifest = _manifest(path)
         if manifest is None:
             raise ValueError(
-                f"{path} holds no whole checkpoint of workers ({MANIFEST} is missing): take an earlier one"
+                f"{path} holds no whole checkpoint of workers ({_MANIFEST} is missing): take an earlier one"
             )
         if manifest["workers"] != _size(group):
             raise ValueError(
@@ -156,7 +156,7 @@ def newest_whole(folders: Iterable[Path]) -> str | None:
 
 def forget(folder: str | os.PathLike[str]) -> None:
     """From now on, what lies there is no checkpoint."""
-    (Path(folder) / MANIFEST).unlink(missing_ok=True)
+    (Path(folder) / _MANIFEST).unlink(missing_ok=True)
 
 
 def keep_average_(model: nn.Module, optimizer: Any) -> None:
@@ -203,10 +203,10 @@ def first_says(value: Any, group: "dist.ProcessGroup | None" = None) -> Any:
 
 def _manifest(path: Path) -> dict[str, Any] | None:
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+        manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text())
     except (OSError, ValueError):
         return None
-    if manifest["version"] > VERSION:
+    if manifest["version"] > _VERSION:
         raise ValueError(f"{path} was written by a newer cser-ray (version {manifest['version']}): upgrade it")
     return manifest
 

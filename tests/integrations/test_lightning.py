@@ -64,7 +64,7 @@ def trainer(folder: Path) -> Any:
         default_root_dir=folder,
         accelerator="cpu",
         devices=2,
-        strategy=integration.LocalReplicas(),
+        strategy=integration.ReplicaStrategy(),
         max_epochs=EPOCHS,
         gradient_clip_val=1.0,
         callbacks=[
@@ -155,7 +155,7 @@ def test_workers_files_go_with_their_checkpoint(whole: tuple[Path, list[dict[str
 def test_what_cannot_be_right_is_refused(tmp_path: Path) -> None:
     """DDP's arguments, and an optimizer that averages nothing."""
     with pytest.raises(ValueError, match="leave its arguments out: find_unused_parameters"):
-        integration.LocalReplicas(find_unused_parameters=True)
+        integration.ReplicaStrategy(find_unused_parameters=True)
 
     def work() -> None:
         as_torchrun()
