@@ -61,7 +61,7 @@ def gpt2(seed: int) -> Any:
     return transformers.GPT2LMHeadModel(config)
 
 
-def trainer(folder: Path, **more: Any) -> Watched:
+def trainer(folder: Path, best: bool = False, **more: Any) -> Watched:
     """On this worker, whose model starts otherwise than the others'."""
     rank = as_torchrun()
     args = transformers.TrainingArguments(
@@ -75,6 +75,9 @@ def trainer(folder: Path, **more: Any) -> Watched:
         save_total_limit=2,
         average_tokens_across_devices=False,
         weight_decay=0.01,
+        load_best_model_at_end=best,
+        metric_for_best_model="loss" if best else None,
+        greater_is_better=best or None,
         report_to=[],
         disable_tqdm=True,
     )
@@ -170,6 +173,25 @@ def test_after_training_every_worker_has_the_average(whole: tuple[Path, list[dic
     final = transformers.GPT2LMHeadModel.from_pretrained(folder / "final").state_dict()
     for model in (parts[0]["model"], parts[1]["model"], final):
         assert all(torch.equal(mean[name], value) for name, value in model.items())
+
+
+def test_the_best_model_is_the_average_that_was_best(tmp_path: Path) -> None:
+    """With `load_best_model_at_end`, where the greatest loss is the best; and training can go on from there."""
+
+    def work() -> list[float]:
+        made = trainer(tmp_path, best=True)
+        made.train()
+        best, last = made.state.best_metric, [e["eval_loss"] for e in made.state.log_history if "eval_loss" in e][-1]
+        found = [best, last, made.evaluate()["eval_loss"]]
+        made.train()
+        assert made.state.global_step == STEPS
+        return found
+
+    one, other = run_processes(2, work, 60)
+    best, last, evaluated = one
+    assert one == other
+    assert best == evaluated
+    assert best > last
 
 
 def test_a_checkpoint_that_is_not_whole_is_refused(whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
