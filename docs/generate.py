@@ -27,6 +27,7 @@ REFERENCE = (
     "cser_ray.settings",
     "cser_ray.config",
     "cser_ray.registry",
+    "cser_ray.integrations.workers",
     "cser_ray.tasks",
     "cser_ray.store.read",
     "cser_ray.store.rows",
