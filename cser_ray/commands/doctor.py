@@ -50,6 +50,10 @@ def doctor(seconds: float, start_s: float, shared: str | None, form: str, comman
         if not records:
             click.echo(_nothing(ended, start_s), err=True)
             sys.exit(ended.status if failed and ended.status else 1)
+        if records[0].rank > 0:
+            ranks = ", ".join(str(record.rank) for record in records)
+            click.echo(f"Here ran rank {ranks} of {records[0].world}; the report is where rank 0 ran.", err=True)
+            sys.exit(ended.status or 0)
         from cser_ray.doctor.findings import find
 
         _report(find(records), form)

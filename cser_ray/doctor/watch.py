@@ -71,7 +71,7 @@ class Watch:
         self.ends_ns.append(time.time_ns())
         self.waits.append(self.waiting.take())
         if (waited := self.replicas.waited(len(self.ends), step_s)) is not None:
-            self.buckets.append((len(self.ends) - 1, waited))
+            self.buckets.append((len(self.ends) - 3, waited))  # noted of the step before: that duration
         self.ending.after_step(len(self.ends), now - self.ends[0])
 
     def _first(self, optimizer: Any) -> None:
@@ -99,8 +99,9 @@ class Watch:
         kept = [i for i in range(first, last) if durations[i] <= PAUSE * median]
         steps = sorted(durations[i] for i in kept)
         waits = [self.waits[i + 1] for i in kept]
-        buckets = [wait for step, wait in self.buckets if first < step <= last]
-        wait_s = _mean([wait for wait, _ in waits]) + _mean(buckets)
+        counted = set(kept)
+        buckets = [(durations[i], wait) for i, wait in self.buckets if i in counted]
+        wait_s = _mean([wait for wait, _ in waits]) + _share(buckets) * _mean(steps)
         told = not self.replicas.modules or bool(buckets)
         sent, sent_steps = self._sent(first, last)
         facts = dict(self.facts)
@@ -160,6 +161,11 @@ def _sharding(params: list[Any], world: int) -> dict[str, Any]:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.0
+
+
+def _share(pairs: list[tuple[float, float]]) -> float:
+    """What of the looked at steps, a part of all, was waited for."""
+    return min(1.0, sum(wait for _, wait in pairs) / sum(step for step, _ in pairs)) if pairs else 0.0
 
 
 def install() -> None:
