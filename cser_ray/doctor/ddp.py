@@ -4,16 +4,20 @@ Its reducer notes when the backward pass has computed its last gradient and when
 arrived; the difference is what the step waits. On a GPU it notes by CUDA events. A number is of the step before.
 """
 
+import contextlib
 import functools
+import math
 import time
 import weakref
 from types import ModuleType
 from typing import Any
 
-READING_SHARE = 0.003
-"""Of a step that reading the logs may take: where it would take more, they are read in every k-th step."""
-CUDA_SAMPLE_RATE = 10
-"""On a GPU the reducer waits for its events in each step that it notes."""
+LOOKING_SHARE = 0.003
+"""Of a step that looking may take: where it would take more, the reducer notes, and is asked, in every k-th step only."""
+NOTING_S = 1e-4
+"""What noting a step takes the reducer, besides reading it; on a GPU it waits for its events, too."""
+CUDA_EVERY = 10
+"""On a GPU k is so much at least."""
 
 
 class Replicas:
@@ -21,8 +25,9 @@ class Replicas:
 
     def __init__(self) -> None:
         self.modules: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._read = 0.0
         self._next = 0
+        self._every = 0
+        self._seen: dict[int, Any] = {}
 
     def install(self, module: ModuleType) -> None:
         """Learn of every DDP that is made from now on."""
@@ -32,11 +37,6 @@ class Replicas:
         @functools.wraps(original)
         def __init__(replica: Any, *args: Any, **kwargs: Any) -> None:
             original(replica, *args, **kwargs)
-            try:
-                on_cuda = any(p.is_cuda for p in replica.parameters())
-                replica._set_ddp_runtime_logging_sample_rate(CUDA_SAMPLE_RATE if on_cuda else 1)
-            except Exception:  # a DDP without a reducer, of another version: its log stays as sparse as it is
-                pass
             self.modules.add(replica)
 
         ddp.__init__ = __init__
@@ -46,11 +46,28 @@ class Replicas:
         if not self.modules or step < self._next or not step_s:
             return None
         start = time.perf_counter()
-        waits = [exposed_s(logged(replica)) for replica in self.modules]
-        self._read = time.perf_counter() - start
-        self._next = step + max(1, round(self._read / (READING_SHARE * step_s)))
+        waits = [exposed_s(log) for replica in self.modules if self._is_new(replica, log := logged(replica))]
+        taken = time.perf_counter() - start + NOTING_S * len(self.modules)
+        on_cuda = any(p.is_cuda for replica in self.modules for p in replica.parameters())
+        every = max(CUDA_EVERY if on_cuda else 1, math.ceil(taken / (LOOKING_SHARE * step_s)))
+        if not self._every / 2 <= every <= 2 * self._every:  # not after every change of the step's time
+            self.note(every)
+        self._next = step + self._every
         known = [wait for wait in waits if wait is not None]
         return sum(known) if known else None
+
+    def note(self, every: int) -> None:
+        """Let the reducers note every so manieth step."""
+        self._every = every
+        for replica in self.modules:
+            with contextlib.suppress(Exception):  # a DDP without a reducer, of another version: every 100th step stays
+                replica._set_ddp_runtime_logging_sample_rate(every)
+
+    def _is_new(self, replica: Any, log: dict[str, Any]) -> bool:
+        """Whether a step has been noted since the last look."""
+        noted = log.get("backward_comm_time_end") or log.get("iteration")
+        before, self._seen[id(replica)] = self._seen.get(id(replica)), noted
+        return noted is not None and noted != before
 
     def described(self) -> tuple[str, ...]:
         """Each replica in words: parameters, buckets, and options that are not the default."""

@@ -25,14 +25,14 @@ MOST_PENDING = 10_000
 
 
 class Waiting:
-    """Sums what the thread that trains waits. `take` gives it for the step that ends; `thread` is set at the first step."""
+    """Sums what the thread that trains waits, from `start` on. `take` gives it for the step that ends."""
 
     def __init__(self) -> None:
-        self.thread: int | None = None
+        self.thread = 0
+        self.on_stream = False
         self.waited = 0.0
         self.side = 0.0
-        self.calls = 0
-        self._inside = threading.local()
+        self._inside = False
         self._events: deque[tuple[Any, Any, bool]] = deque()
         self._originals: list[tuple[Any, str, Any]] = []
 
@@ -44,7 +44,7 @@ class Waiting:
                 self._replace(owner, name, original)
         package = sys.modules.get("torch.distributed")
         for name in COLLECTIVES:
-            if package is not None and (original := getattr(package, name, None)) is not None:
+            if hasattr(c10d, name) and (original := getattr(package, name, None)) is not None:
                 self._originals.append((package, name, original))
                 setattr(package, name, getattr(c10d, name))
 
@@ -53,6 +53,10 @@ class Waiting:
         while self._originals:
             owner, name, original = self._originals.pop()
             setattr(owner, name, original)
+
+    def start(self, on_stream: bool) -> None:
+        """Time the calls of this thread from now on; by events where the stream waits and not the host."""
+        self.thread, self.on_stream = threading.get_ident(), on_stream
 
     def take(self) -> tuple[float, float]:
         """Seconds waited and spent on side streams since the last call, as far as they are known; they are then forgotten."""
@@ -67,35 +71,31 @@ class Waiting:
         return taken
 
     def _replace(self, owner: Any, name: str, original: Callable[..., Any]) -> None:
-        inside = self._inside
+        clock, thread = time.perf_counter, threading.get_ident
 
         @functools.wraps(original)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            if getattr(inside, "here", False) or self.thread not in (None, threading.get_ident()):
+            if self.thread != thread() or self._inside:
                 return original(*args, **kwargs)
-            inside.here = True
-            begin = self._event()
-            start = time.perf_counter()
+            self._inside = True
+            begin = self._event() if self.on_stream else None
+            start = clock()
             try:
                 return original(*args, **kwargs)
             finally:
-                inside.here = False
-                self.calls += 1
-                if begin is None:
-                    self.waited += time.perf_counter() - start
-                else:
+                self._inside = False
+                if begin is not None:
                     self._end(begin)
+                elif not self.on_stream:
+                    self.waited += clock() - start
 
         self._originals.append((owner, name, original))
         setattr(owner, name, timed)
 
     def _event(self) -> Any:
-        """An event on the current stream where NCCL moves the bytes; None where the host itself waits."""
-        cuda = getattr(sys.modules.get("torch"), "cuda", None)
-        if cuda is None or not cuda.is_initialized() or len(self._events) > MOST_PENDING:
-            return None
-        dist = sys.modules["torch.distributed"]
-        if not dist.is_initialized() or "nccl" not in dist.get_backend() or cuda.is_current_stream_capturing():
+        """An event on the current stream; None while a graph is captured, or when too many wait to be read."""
+        cuda = sys.modules["torch"].cuda
+        if len(self._events) > MOST_PENDING or cuda.is_current_stream_capturing():
             return None
         event = cuda.Event(enable_timing=True)
         event.record()

@@ -10,7 +10,6 @@ import os
 import socket
 import statistics
 import sys
-import threading
 import time
 from pathlib import Path
 from types import ModuleType
@@ -71,11 +70,11 @@ class Watch:
         self.ends_ns.append(time.time_ns())
         self.waits.append(self.waiting.take())
         if (waited := self.replicas.waited(len(self.ends), step_s)) is not None:
-            self.buckets.append((len(self.ends) - 3, waited))  # noted of the step before: that duration
+            self.buckets.append((len(self.ends) - 2, waited))
         self.ending.after_step(len(self.ends), now - self.ends[0])
 
     def _first(self, optimizer: Any) -> None:
-        self.optimizer, self.waiting.thread = id(optimizer), threading.get_ident()
+        self.optimizer = id(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         dist: Any = sys.modules.get("torch.distributed")
         joined = dist is not None and dist.is_available() and dist.is_initialized()
@@ -86,6 +85,7 @@ class Watch:
             "device": str(params[0].device) if params else "cpu",
             **_sharding(params, dist.get_world_size() if joined else 1),
         }
+        self.waiting.start("cuda" in self.facts["device"] and "nccl" in self.facts["backend"])
         write(self.folder, f"{STARTED}-{self.facts['rank']}", "")
 
     def record(self, **more: Any) -> Record | None:
@@ -99,9 +99,8 @@ class Watch:
         kept = [i for i in range(first, last) if durations[i] <= PAUSE * median]
         steps = sorted(durations[i] for i in kept)
         waits = [self.waits[i + 1] for i in kept]
-        counted = set(kept)
-        buckets = [(durations[i], wait) for i, wait in self.buckets if i in counted]
-        wait_s = _mean([wait for wait, _ in waits]) + _share(buckets) * _mean(steps)
+        buckets = [wait for i, wait in self.buckets if first < i <= last and wait <= PAUSE * median]
+        wait_s = min(_mean(steps), _mean([wait for wait, _ in waits]) + _mean(buckets))
         told = not self.replicas.modules or bool(buckets)
         sent, sent_steps = self._sent(first, last)
         facts = dict(self.facts)
@@ -161,11 +160,6 @@ def _sharding(params: list[Any], world: int) -> dict[str, Any]:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.0
-
-
-def _share(pairs: list[tuple[float, float]]) -> float:
-    """What of the looked at steps, a part of all, was waited for."""
-    return min(1.0, sum(wait for _, wait in pairs) / sum(step for step, _ in pairs)) if pairs else 0.0
 
 
 def install() -> None:
