@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cser_ray.doctor.watch import Watch
+from cser_ray.doctor.watch import StepWatch
 
 HEAD = "kind,backend,params,step_ms,pairs,block_steps,overhead,lower,upper,slower,without,torch,host"
 
@@ -112,9 +112,9 @@ def measured(kind: str, options: argparse.Namespace, device: torch.device) -> st
     return ",".join(map(str, (*values, *shares, f"{statistics.median(chance):.4f}", torch.__version__, where)))
 
 
-def watching(model: nn.Module) -> Watch:
+def watching(model: nn.Module) -> StepWatch:
     """The probe as doctor installs it, in a process that has imported everything."""
-    watch = Watch(Path("/nowhere"), math.inf)
+    watch = StepWatch(Path("/nowhere"), math.inf)
     watch.install_optimizer(importlib.import_module("torch.optim.optimizer"))  # torch.optim hides it
     watch.waiting.install(dist.distributed_c10d)
     if isinstance(model, DistributedDataParallel):

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cser_ray.doctor import probe
-from cser_ray.doctor.record import DONE, FOLDER, SECONDS, STARTED
+from cser_ray.doctor.record import FOLDER_VARIABLE, PROBING, SECONDS_VARIABLE, STARTED, TOLD
 
 GRACE_S = 10.0
 """Between SIGTERM and SIGKILL."""
 LATE_S = 60.0
 """The ranks stop by themselves at the end of a step; past their time and this, doctor stops them."""
+PROBE_S = 30.0
+"""From a rank's last step on, until all have probed the link: longer than the probe waits for a rank that never comes."""
 REST_S = 3.0
 """What a launcher has to end by itself once rank 0 has told everything; other ranks may be on another host's clock."""
 POLL_S = 0.1
@@ -33,7 +35,11 @@ class Ended:
 def environment(folder: Path, seconds: float, base: Mapping[str, str]) -> dict[str, str]:
     """What the command runs in: `base`, the probe's folder before its PYTHONPATH, and where and for how long to record."""
     path = [str(Path(probe.__file__).parent), base.get("PYTHONPATH", "")]
-    ours = {FOLDER: str(folder), SECONDS: str(seconds), "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    ours = {
+        FOLDER_VARIABLE: str(folder),
+        SECONDS_VARIABLE: str(seconds),
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+    }
     return {**base, **ours}
 
 
@@ -56,14 +62,16 @@ def run(command: Sequence[str], folder: Path, seconds: float, start_s: float, as
 
 
 def _watch(process: "subprocess.Popen[bytes]", folder: Path, seconds: float, start_s: float) -> Ended:
-    deadline, stepped, told = time.monotonic() + start_s, False, False
+    deadline, stepped, probing, told = time.monotonic() + start_s, False, False, False
     while True:
         status = process.poll()
         if not stepped and any(folder.glob(f"{STARTED}-*")):
             stepped, deadline = True, time.monotonic() + seconds + LATE_S
-        if not told and any(folder.glob(f"{DONE}-*")):
-            alone = (folder / f"{DONE}-0").exists()
-            told, deadline = alone, time.monotonic() + (REST_S if alone else GRACE_S + LATE_S)
+        if not probing and any(folder.glob(f"{PROBING}-*")):
+            probing, deadline = True, time.monotonic() + PROBE_S
+        if not told and any(folder.glob(f"{TOLD}-*")):
+            alone = (folder / f"{TOLD}-0").exists()
+            told, deadline = alone, time.monotonic() + (REST_S if alone else PROBE_S)
         if status is not None:
             return Ended(None if told else status, stepped)
         if time.monotonic() > deadline:
@@ -91,7 +99,7 @@ def end(process: "subprocess.Popen[bytes]", folder: Path) -> None:
 
 def heirs(folder: Path) -> list[int]:
     """Processes of this machine whose environment names this folder; none where there is no /proc."""
-    mark = f"{FOLDER}={folder}\0".encode()
+    mark = f"{FOLDER_VARIABLE}={folder}\0".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):  # ended meanwhile, or somebody else's

@@ -28,6 +28,7 @@ class Replicas:
         self._next = 0
         self._every = 0
         self._seen: dict[int, Any] = {}
+        self._described: tuple[str, ...] = ()
 
     def install(self, module: ModuleType) -> None:
         """Learn of every DDP that is made from now on."""
@@ -52,6 +53,7 @@ class Replicas:
         every = max(CUDA_EVERY if on_cuda else 1, math.ceil(taken / (LOOKING_SHARE * step_s)))
         if not self._every / 2 <= every <= 2 * self._every:  # not after every change of the step's time
             self.note(every)
+            self.described()
         self._next = step + self._every
         known = [wait for wait in waits if wait is not None]
         return sum(known) if known else None
@@ -70,8 +72,10 @@ class Replicas:
         return noted is not None and noted != before
 
     def described(self) -> tuple[str, ...]:
-        """Each replica in words: parameters, buckets, and options that are not the default."""
-        return tuple(_description(replica) for replica in self.modules)
+        """Each replica in words: parameters, buckets, and options that are not the default; also when it is gone."""
+        if self.modules:
+            self._described = tuple(_description(replica) for replica in self.modules)
+        return self._described
 
 
 def logged(replica: Any) -> dict[str, Any]:

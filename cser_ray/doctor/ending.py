@@ -12,13 +12,13 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from cser_ray.doctor.link import TIMEOUT_S, probe
-from cser_ray.doctor.record import DONE, Record, to_text, write
+from cser_ray.doctor.link import GROUP_TIMEOUT_S, probe
+from cser_ray.doctor.record import PROBING, TOLD, RankRecord, to_text, write
 
 if TYPE_CHECKING:
-    from cser_ray.doctor.watch import Watch
+    from cser_ray.doctor.watch import StepWatch
 
-KEY = "cser-ray-doctor"
+STORE_KEY = "cser-ray-doctor"
 EARLY_S, EARLY_SHARE = 1.0, 0.2
 """The others look for the number so long before their time is over, as they began at other moments; a share of it at most."""
 NOTICE_S = 0.3
@@ -28,7 +28,7 @@ NOTICE_S = 0.3
 class Ending:
     """The end of one process's watch. `quiet_steps`: steps up to here were taken before any question to the store."""
 
-    def __init__(self, watch: "Watch"):
+    def __init__(self, watch: "StepWatch"):
         self.watch = watch
         self.quiet_steps: int | None = None
         self.last: int | None = None
@@ -57,28 +57,31 @@ class Ending:
         store = _store()
         if rank == 0 and elapsed_s >= self.watch.seconds:
             self.last = step + 1 + math.ceil(NOTICE_S / max(elapsed_s / step, 1e-6))
-            store.set(f"{KEY}/last", str(self.last))
-        elif rank > 0 and store.check([f"{KEY}/last"]):
-            self.last = int(store.get(f"{KEY}/last"))
+            store.set(f"{STORE_KEY}/last", str(self.last))
+        elif rank > 0 and store.check([f"{STORE_KEY}/last"]):
+            self.last = int(store.get(f"{STORE_KEY}/last"))
+            if self.last < step:  # its steps are not rank 0's: it goes on, and is ended
+                self.watch.tell()
 
     def _finish(self, store: Any) -> None:
         """Tell everything, and leave: the program takes no further step."""
         watch, rank = self.watch, self.watch.facts["rank"]
         watch.waiting.remove()
+        write(watch.folder, f"{PROBING}-{rank}", "")
         try:
             record = self._probed(store)
             if record is not None and store is not None:
                 self._gather(store, record)
         except Exception as error:
             print(f"cser-ray doctor: rank {rank}: {error}", file=sys.stderr)
-        write(watch.folder, f"{DONE}-{rank}", "")
+        write(watch.folder, f"{TOLD}-{rank}", "")
         _leave()
 
-    def _probed(self, store: Any) -> Record | None:
+    def _probed(self, store: Any) -> RankRecord | None:
         """The record, with the link where it could be probed; what was sent is read before the probe sends."""
-        record = self.watch.record()
+        record = self.watch.tell()
         if record is None or store is None:
-            return self.watch.tell()
+            return record
         import torch
 
         try:
@@ -86,18 +89,17 @@ class Ending:
             link, failed = probe(device if "nccl" in record.backend else torch.device("cpu")), ""
         except Exception as error:
             link, failed = None, str(error).splitlines()[0] if str(error) else type(error).__name__
-        told = Record(**{**vars(record), "link": link, "link_error": failed})
-        self.watch.written = True
+        told = RankRecord(**{**vars(record), "link": link, "link_error": failed})
         write(self.watch.folder, f"rank-{told.rank}-{told.host}-{told.pid}.json", to_text(told))
         return told
 
-    def _gather(self, store: Any, record: Record) -> None:
+    def _gather(self, store: Any, record: RankRecord) -> None:
         """The records of all hosts, on rank 0's."""
-        store.set(f"{KEY}/{record.rank}", to_text(record))
+        store.set(f"{STORE_KEY}/{record.rank}", to_text(record))
         if record.rank == 0:
-            keys = [f"{KEY}/{rank}" for rank in range(record.world)]
+            keys = [f"{STORE_KEY}/{rank}" for rank in range(record.world)]
             with contextlib.suppress(Exception):  # those that came count
-                store.wait(keys, timedelta(seconds=TIMEOUT_S))
+                store.wait(keys, timedelta(seconds=GROUP_TIMEOUT_S))
             for rank, key in enumerate(keys):
                 if store.check([key]):
                     write(self.watch.folder, f"rank-{rank}-gathered.json", store.get(key).decode())

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cser_ray.doctor.record import Link, Record
+from cser_ray.doctor.record import Link, RankRecord
 
 LATE_SHARE = 0.05
 """A rank is a straggler where the others wait so much of a step longer than it does."""
@@ -35,7 +35,7 @@ class Findings:
     its waiting.
     """
 
-    records: tuple[Record, ...]
+    records: tuple[RankRecord, ...]
     world: int
     hosts: int
     step_s: float
@@ -47,7 +47,7 @@ class Findings:
     link: LinkFound | None
 
     @property
-    def first(self) -> Record:
+    def first(self) -> RankRecord:
         """The record of the lowest rank, which speaks of what is equal on all."""
         return self.records[0]
 
@@ -57,7 +57,7 @@ class Findings:
         return self.world // self.hosts if self.hosts > 1 and self.world % self.hosts == 0 else 1
 
 
-def find(records: Sequence[Record]) -> Findings:
+def find(records: Sequence[RankRecord]) -> Findings:
     """Of one record a rank, one at least."""
     waits = [record.wait_s for record in records if record.wait_s is not None]
     known = len(waits) == len(records)
@@ -78,7 +78,7 @@ def find(records: Sequence[Record]) -> Findings:
     )
 
 
-def straggler(records: Sequence[Record]) -> Straggler | None:
+def straggler(records: Sequence[RankRecord]) -> Straggler | None:
     """Who waits least while the others wait for it; None where all wait about as long, or one rank is alone."""
     if len(records) < 2:
         return None

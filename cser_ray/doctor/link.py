@@ -1,7 +1,7 @@
 """The link between all ranks: all-reduces of two sizes, after the last step, in a group of their own.
 
 Every rank calls `probe` after the same step and none takes a further one, so the program cannot be disturbed by it; and
-the group gives up after `TIMEOUT_S`.
+the group gives up after `GROUP_TIMEOUT_S`.
 """
 
 import statistics
@@ -11,9 +11,9 @@ from typing import Any
 
 from cser_ray.doctor.record import Link
 
-TIMEOUT_S = 20.0
-SMALL_BYTES, SMALL_TIMES = 4 << 10, 20
-LARGE_BYTES, LARGE_TIMES = (64 << 10, 512 << 10, 4 << 20, 32 << 20), 3
+GROUP_TIMEOUT_S = 20.0
+LATENCY_BYTES, LATENCY_TIMES = 4 << 10, 20
+RATE_BYTES, RATE_TIMES = (64 << 10, 512 << 10, 4 << 20, 32 << 20), 3
 """The first size that takes `LONG_S` is the large one, else the last: a slow link is not kept busy for minutes."""
 LONG_S = 0.15
 
@@ -22,15 +22,15 @@ def probe(device: Any) -> Link:
     """Time them from `device`: the median of each size, the slowest rank's. Equal on every rank."""
     import torch.distributed as dist
 
-    group = dist.new_group(timeout=timedelta(seconds=TIMEOUT_S))
-    _timed(SMALL_BYTES, 3, device, group)  # the group connects
-    small_s = _timed(SMALL_BYTES, SMALL_TIMES, device, group)
+    group = dist.new_group(timeout=timedelta(seconds=GROUP_TIMEOUT_S))
+    _timed(LATENCY_BYTES, 3, device, group)  # the group connects
+    small_s = _timed(LATENCY_BYTES, LATENCY_TIMES, device, group)
     size, large_s = 0, 0.0
-    for size in LARGE_BYTES:
+    for size in RATE_BYTES:
         large_s = _timed(size, 1, device, group)
         if large_s > LONG_S:
             break
-    return Link(SMALL_BYTES, small_s, size, _timed(size, LARGE_TIMES, device, group))
+    return Link(LATENCY_BYTES, small_s, size, _timed(size, RATE_TIMES, device, group))
 
 
 def _timed(size: int, times: int, device: Any, group: Any) -> float:

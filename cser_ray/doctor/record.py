@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-FOLDER = "CSER_RAY_DOCTOR"
+FOLDER_VARIABLE = "CSER_RAY_DOCTOR"
 """Environment variable: the folder of the records. Where it is set, the probe is."""
-SECONDS = "CSER_RAY_DOCTOR_SECONDS"
+SECONDS_VARIABLE = "CSER_RAY_DOCTOR_SECONDS"
 """Environment variable: for how long to watch, counted from the first optimizer step."""
-STARTED, DONE = "started", "done"
-"""Names of the marks that a rank leaves: it has taken a step; it has told everything and takes no further one."""
+STARTED, PROBING, TOLD = "started", "probing", "told"
+"""Names of the marks that a rank leaves: it has taken a step; it takes no further one; it has told everything."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Link:
 
 
 @dataclass(frozen=True)
-class Record:
+class RankRecord:
     """One rank. Times in seconds, means over `steps` steps after the warm-up unless they say otherwise.
 
     `wait_s`: of a step in which the program waits for communication; None where it cannot be told.
@@ -72,18 +72,18 @@ class Record:
         return self.step_s - (self.wait_s or 0.0)
 
 
-def to_text(record: Record) -> str:
+def to_text(record: RankRecord) -> str:
     """One line of JSON."""
     return json.dumps(asdict(record))
 
 
-def from_text(text: str) -> Record:
+def from_text(text: str) -> RankRecord:
     """What `to_text` wrote."""
     said: dict[str, Any] = json.loads(text)
     said["sent"] = {name: Traffic(**traffic) for name, traffic in said["sent"].items()}
     said["parallel"] = tuple(said["parallel"])
     said["link"] = Link(**said["link"]) if said["link"] else None
-    return Record(**said)
+    return RankRecord(**said)
 
 
 def write(folder: Path, name: str, text: str) -> None:
@@ -96,9 +96,9 @@ def write(folder: Path, name: str, text: str) -> None:
         return
 
 
-def read(folder: Path) -> list[Record]:
+def read(folder: Path) -> list[RankRecord]:
     """The records there, by rank. Processes that train apart are all rank 0: the first to write speaks for them."""
-    found: dict[int, Record] = {}
+    found: dict[int, RankRecord] = {}
     for path in sorted(folder.glob("rank-*.json"), key=lambda path: path.stat().st_mtime):
         record = from_text(path.read_text())
         found.setdefault(record.rank, record)

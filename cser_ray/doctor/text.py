@@ -1,7 +1,7 @@
 """The findings in words, for a terminal."""
 
 from cser_ray.doctor.findings import Findings
-from cser_ray.doctor.record import Record
+from cser_ray.doctor.record import RankRecord
 
 
 def render(found: Findings) -> str:
@@ -87,7 +87,7 @@ def why_no_link(found: Findings) -> str:
     )
 
 
-def _ranks(records: tuple[Record, ...]) -> list[str]:
+def _ranks(records: tuple[RankRecord, ...]) -> list[str]:
     lines = [f"  {'rank':>4}  {'computes':>11}  {'waits':>11}  {'sends':>10}  host"]
     for record in records:
         wait = "-" if record.wait_s is None else _ms(record.wait_s)

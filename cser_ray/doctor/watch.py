@@ -18,7 +18,7 @@ from typing import Any
 from cser_ray.doctor.ddp import Replicas
 from cser_ray.doctor.ending import Ending
 from cser_ray.doctor.imports import after_import
-from cser_ray.doctor.record import FOLDER, SECONDS, STARTED, Record, to_text, write
+from cser_ray.doctor.record import FOLDER_VARIABLE, SECONDS_VARIABLE, STARTED, RankRecord, to_text, write
 from cser_ray.doctor.sent import dumped, traffic
 from cser_ray.doctor.waiting import Waiting
 
@@ -28,7 +28,7 @@ PAUSE = 5.0
 """A step of so many medians is no step: an evaluation or a checkpoint lay in it. It is left out."""
 
 
-class Watch:
+class StepWatch:
     """One process of the run. `folder`: of the records; `seconds`: from the first step on."""
 
     def __init__(self, folder: Path, seconds: float):
@@ -88,7 +88,7 @@ class Watch:
         self.waiting.start("cuda" in self.facts["device"] and "nccl" in self.facts["backend"])
         write(self.folder, f"{STARTED}-{self.facts['rank']}", "")
 
-    def record(self, **more: Any) -> Record | None:
+    def record(self, **more: Any) -> RankRecord | None:
         """What is known now; None before the second step."""
         durations = [after - before for before, after in zip(self.ends, self.ends[1:], strict=False)]
         if not durations:
@@ -101,11 +101,12 @@ class Watch:
         waits = [self.waits[i + 1] for i in kept]
         buckets = [wait for i, wait in self.buckets if first < i <= last and wait <= PAUSE * median]
         wait_s = min(_mean(steps), _mean([wait for wait, _ in waits]) + _mean(buckets))
-        told = not self.replicas.modules or bool(buckets)
+        replicas = self.replicas.described()
+        told = not replicas or bool(buckets)
         sent, sent_steps = self._sent(first, last)
         facts = dict(self.facts)
-        facts["parallel"] = (*self.replicas.described(), *facts["parallel"])
-        return Record(
+        facts["parallel"] = (*replicas, *facts["parallel"])
+        return RankRecord(
             **facts,
             host=socket.gethostname(),
             pid=self.pid,
@@ -116,7 +117,7 @@ class Watch:
             p95_s=steps[min(len(steps) - 1, int(0.95 * len(steps)))],
             wait_s=wait_s if told else None,
             side_s=_mean([side for _, side in waits]),
-            wait_samples=len(buckets) if self.replicas.modules else len(kept),
+            wait_samples=len(buckets) if replicas else len(kept),
             sent_steps=sent_steps,
             sent=sent,
             **more,
@@ -127,7 +128,7 @@ class Watch:
             return {}, 0
         return traffic(dumped(), self.ends_ns[first : last + 1], self.facts["world"])
 
-    def tell(self, **more: Any) -> Record | None:
+    def tell(self, **more: Any) -> RankRecord | None:
         """Write the record, unless one is written or this is a process forked from the one that trains."""
         if self.written or self.pid != os.getpid() or not self.facts:
             return None
@@ -163,8 +164,8 @@ def _mean(values: list[float]) -> float:
 
 
 def install() -> None:
-    """Watch this process, as the environment says. It imports nothing of torch: it waits until the program does."""
-    watch = Watch(Path(os.environ[FOLDER]), float(os.environ.get(SECONDS, "60")))
+    """StepWatch this process, as the environment says. It imports nothing of torch: it waits until the program does."""
+    watch = StepWatch(Path(os.environ[FOLDER_VARIABLE]), float(os.environ.get(SECONDS_VARIABLE, "60")))
     after_import(
         {
             "torch.optim.optimizer": watch.install_optimizer,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cser_ray.doctor.record import FOLDER
+from cser_ray.doctor.record import FOLDER_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = str(Path(__file__).parent / "program.py")
@@ -55,7 +55,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 def left(folder: Path) -> list[str]:
     """Doctor's folders in `folder`, and the processes that know of one there."""
-    mark = f"{FOLDER}={folder}".encode()
+    mark = f"{FOLDER_VARIABLE}={folder}".encode()
     found = [path.name for path in folder.glob("cser-ray-doctor-*")]
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:

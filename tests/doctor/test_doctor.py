@@ -89,7 +89,10 @@ def test_ranks_at_different_steps_do_not_hang(tmp_path: Path) -> None:
     """Where one rank's steps are twice the other's there may be no common last step; the command ends all the same."""
     start = time.monotonic()
     said = doctor(tmp_path, *TORCHRUN, PROGRAM, "unequal", FOREVER, seconds=2)
-    assert time.monotonic() - start < 120
+    assert time.monotonic() - start < 90
+    assert said.status == 0
+    assert [record["rank"] for record in said.report["records"]] == [0, 1]
+    assert said.report["link"] is None
     assert said.left == []
 
 
