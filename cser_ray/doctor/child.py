@@ -20,7 +20,7 @@ LATE_S = 60.0
 PROBE_S = 30.0
 """From a rank's last step on, until all have probed the link: longer than the probe waits for a rank that never comes."""
 REST_S = 3.0
-"""What a launcher has to end by itself once rank 0 has told everything; other ranks may be on another host's clock."""
+"""What a launcher has to end by itself once rank 0, which is the last to tell, has told everything."""
 POLL_S = 0.1
 
 
@@ -69,9 +69,8 @@ def _watch(process: "subprocess.Popen[bytes]", folder: Path, seconds: float, sta
             stepped, deadline = True, time.monotonic() + seconds + LATE_S
         if not probing and any(folder.glob(f"{PROBING}-*")):
             probing, deadline = True, time.monotonic() + PROBE_S
-        if not told and any(folder.glob(f"{TOLD}-*")):
-            alone = (folder / f"{TOLD}-0").exists()
-            told, deadline = alone, time.monotonic() + (REST_S if alone else PROBE_S)
+        if not told and (folder / f"{TOLD}-0").exists():
+            told, deadline = True, time.monotonic() + REST_S
         if status is not None:
             return Ended(None if told else status, stepped)
         if time.monotonic() > deadline:
