@@ -14,7 +14,7 @@ from tuning.advise.calibration import FEWEST_TO_CHECK, check, fit, read_links, u
 from tuning.advise.constants import FITTED, Constants
 from tuning.advise.learned import TARGET_FACTOR, Learned, learned
 from tuning.advise.lines import PLANNED, Line, leaving, lines_of
-from tuning.advise.measure import measure_network, step_of
+from tuning.advise.measure import Measured, measure_network, step_of
 from tuning.advise.peers import MATRIX_SIDE
 from tuning.advise.step_time import Job
 from tuning.compare.selection import read_chosen
@@ -51,19 +51,23 @@ class Plan:
     origins: Origins
 
 
-def make_plan(settings: Mapping[str, Any]) -> Plan | None:
+def make_plan(settings: Mapping[str, Any], watched: Measured | None = None) -> Plan | None:
     """The plan for the settings of `cser-ray plan`; None on ranks of torchrun other than 0, which only help to measure.
 
+    `watched`: the link, where `cser-ray doctor` has measured it and what the settings say; they then say nothing of a link.
     Raises ValueError where something is missing, given twice, or cannot be measured.
     """
     origins = Origins()
     params, step_s, matrices = _subject(settings, origins)
-    link = _link(settings, origins)
+    if watched is not None:
+        origins = Origins(measured=[*origins.given, *origins.measured])
+    link = _link(settings, origins) if watched is None else _said(watched, origins)
     if link is None:
         return None
     workers, rate, latency_s, backend = link
     k = settings.get("processes_per_worker", 1)
-    job = Job(params, step_s, workers, rate, latency_s, bool(settings.get("measure")), matrices, k)
+    link_measured = watched is not None or bool(settings.get("measure"))
+    job = Job(params, step_s, workers, rate, latency_s, link_measured, matrices, k)
     if workers == 1:
         return Plan(job, None, recommend(job, (), None), (), {}, (), origins)
     constants = _constants(settings, backend, origins)
@@ -153,8 +157,11 @@ def _link(settings: Mapping[str, Any], origins: Origins) -> tuple[int, float, fl
     if settings.get("processes_per_worker", 1) > 1:
         raise ValueError("--measure takes one process a worker: measure so first, then give what it found by --rate")
     found = measure_network(workers)
-    if found is None:
-        return None
+    return None if found is None else _said(found, origins)
+
+
+def _said(found: Measured, origins: Origins) -> tuple[int, float, float, str]:
+    """A measured link, with its origin noted."""
     origins.measured.append(
         f"{found.rate / 1e9:.3g} Gb/s of payload and {1e3 * found.latency_s:.3g} ms of latency a small collective, by "
         f"all-reduces of two sizes over {found.backend} between {found.workers} workers"

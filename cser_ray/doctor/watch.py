@@ -1,0 +1,176 @@
+"""Marks the steps of a training run by its optimizer, times them and what they wait, and tells doctor in the end.
+
+A step ends where the first optimizer that ever stepped ends its own: with several optimizers one counts, with gradients
+accumulated the whole does. Nothing here raises into the program, and nothing sends before its last step.
+"""
+
+import atexit
+import functools
+import os
+import socket
+import statistics
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from cser_ray.doctor.ddp import Replicas
+from cser_ray.doctor.ending import Ending
+from cser_ray.doctor.imports import after_import
+from cser_ray.doctor.record import FOLDER_VARIABLE, SECONDS_VARIABLE, STARTED, RankRecord, to_text, write
+from cser_ray.doctor.sent import dumped, traffic
+from cser_ray.doctor.waiting import Waiting
+
+WARM_UP, WARM_UP_SHARE = 10, 0.2
+"""Steps at the beginning that are not counted, at most that share of all."""
+PAUSE = 5.0
+"""A step of so many medians is no step: an evaluation or a checkpoint lay in it. It is left out."""
+
+
+class StepWatch:
+    """One process of the run. `folder`: of the records; `seconds`: from the first step on."""
+
+    def __init__(self, folder: Path, seconds: float):
+        self.folder, self.seconds, self.pid = folder, seconds, os.getpid()
+        self.waiting, self.replicas, self.ending = Waiting(), Replicas(), Ending(self)
+        self.ends: list[float] = []
+        self.ends_ns: list[int] = []
+        self.waits: list[tuple[float, float]] = []
+        self.buckets: list[tuple[int, float]] = []
+        self.optimizer: int | None = None
+        self.facts: dict[str, Any] = {}
+        self.written = False
+        self._handle: Any = None
+
+    def install_optimizer(self, module: ModuleType) -> None:
+        """Count the steps of every torch optimizer."""
+        self._handle = module.register_optimizer_step_post_hook(self._stepped)
+
+    def install_c10d(self, module: ModuleType) -> None:
+        """Time what Python waits, and tell before the group is gone: some launchers then kill the process."""
+        self.waiting.install(module)
+        destroy = module.destroy_process_group
+
+        @functools.wraps(destroy)
+        def destroy_process_group(*args: Any, **kwargs: Any) -> Any:
+            self.tell()
+            return destroy(*args, **kwargs)
+
+        module.destroy_process_group = destroy_process_group  # type: ignore[attr-defined]
+
+    def _stepped(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        if self.optimizer is None:
+            self._first(optimizer)
+        elif self.optimizer != id(optimizer) or self.pid != os.getpid():
+            return
+        now = time.perf_counter()
+        step_s = now - self.ends[-1] if self.ends else 0.0
+        self.ends.append(now)
+        self.ends_ns.append(time.time_ns())
+        self.waits.append(self.waiting.take())
+        if (waited := self.replicas.waited(len(self.ends), step_s)) is not None:
+            self.buckets.append((len(self.ends) - 2, waited))
+        self.ending.after_step(len(self.ends), now - self.ends[0])
+
+    def _first(self, optimizer: Any) -> None:
+        self.optimizer = id(optimizer)
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+        dist: Any = sys.modules.get("torch.distributed")
+        joined = dist is not None and dist.is_available() and dist.is_initialized()
+        self.facts = {
+            "rank": dist.get_rank() if joined else 0,
+            "world": dist.get_world_size() if joined else 1,
+            "backend": dist.get_backend() if joined else "",
+            "device": str(params[0].device) if params else "cpu",
+            **_sharding(params, dist.get_world_size() if joined else 1),
+        }
+        self.waiting.start("cuda" in self.facts["device"] and "nccl" in self.facts["backend"])
+        write(self.folder, f"{STARTED}-{self.facts['rank']}", "")
+
+    def record(self, **more: Any) -> RankRecord | None:
+        """What is known now; None before the second step."""
+        durations = [after - before for before, after in zip(self.ends, self.ends[1:], strict=False)]
+        if not durations:
+            return None
+        first = min(WARM_UP, int(WARM_UP_SHARE * len(durations)))
+        last = max(first + 1, min(len(durations), self.ending.quiet_steps or len(durations)))
+        median = statistics.median(durations[first:last])
+        kept = [i for i in range(first, last) if durations[i] <= PAUSE * median]
+        steps = sorted(durations[i] for i in kept)
+        waits = [self.waits[i + 1] for i in kept]
+        buckets = [wait for i, wait in self.buckets if first < i <= last and wait <= PAUSE * median]
+        wait_s = min(_mean(steps), _mean([wait for wait, _ in waits]) + _mean(buckets))
+        replicas = self.replicas.described()
+        told = not replicas or bool(buckets)
+        sent, sent_steps = self._sent(first, last)
+        facts = dict(self.facts)
+        facts["parallel"] = (*replicas, *facts["parallel"])
+        return RankRecord(
+            **facts,
+            host=socket.gethostname(),
+            pid=self.pid,
+            steps=len(kept),
+            left_out=last - first - len(kept),
+            step_s=_mean(steps),
+            median_s=median,
+            p95_s=steps[min(len(steps) - 1, int(0.95 * len(steps)))],
+            wait_s=wait_s if told else None,
+            side_s=_mean([side for _, side in waits]),
+            wait_samples=len(buckets) if replicas else len(kept),
+            sent_steps=sent_steps,
+            sent=sent,
+            **more,
+        )
+
+    def _sent(self, first: int, last: int) -> tuple[dict[str, Any], int]:
+        if not self.facts["backend"]:
+            return {}, 0
+        return traffic(dumped(), self.ends_ns[first : last + 1], self.facts["world"])
+
+    def tell(self, **more: Any) -> RankRecord | None:
+        """Write the record, unless one is written or this is a process forked from the one that trains."""
+        if self.written or self.pid != os.getpid() or not self.facts:
+            return None
+        record = self.record(**more)
+        if record is not None:
+            self.written = True
+            write(self.folder, f"rank-{record.rank}-{record.host}-{self.pid}.json", to_text(record))
+        return record
+
+    def remove(self) -> None:
+        """Take the hooks out again; for who measures what they cost."""
+        self.waiting.remove()
+        if self._handle is not None:
+            self._handle.remove()
+
+
+def _sharding(params: list[Any], world: int) -> dict[str, Any]:
+    """The trained parameters as a whole, and what shards them."""
+    kinds = {type(p).__name__ for p in params}
+    count = sum(p.numel() for p in params)
+    if "FlatParameter" in kinds:
+        return {"params": count * world, "parallel": ("FSDP (FlatParameter)",)}
+    if "DTensor" in kinds:
+        tensors = [p for p in params if type(p).__name__ == "DTensor"]
+        fsdp = "FSDP2 (fully_shard)" if "torch.distributed.fsdp._fully_shard" in sys.modules else "DTensor"
+        places = sorted({str(tuple(p.placements)) for p in tensors})
+        return {"params": count, "parallel": (f"{fsdp}, placements {', '.join(places)}",)}
+    return {"params": count, "parallel": ()}
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def install() -> None:
+    """StepWatch this process, as the environment says. It imports nothing of torch: it waits until the program does."""
+    watch = StepWatch(Path(os.environ[FOLDER_VARIABLE]), float(os.environ.get(SECONDS_VARIABLE, "60")))
+    after_import(
+        {
+            "torch.optim.optimizer": watch.install_optimizer,
+            "torch.distributed.distributed_c10d": watch.install_c10d,
+            "torch.nn.parallel.distributed": watch.replicas.install,
+        }
+    )
+    atexit.register(watch.tell)

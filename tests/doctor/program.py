@@ -1,0 +1,52 @@
+"""A training program that knows nothing of doctor: `program.py KIND STEPS`; rank 0 prints its last weights' sums in the end.
+
+KIND: plain (all-reduces its gradients itself), ddp, alone (no torch.distributed), late (plain; rank 1 is slower), unequal
+(rank 1 takes two optimizer steps where rank 0 takes one), fails (at the third step).
+"""
+
+import sys
+import time
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+LATE_S = 0.02
+PARAMETERS = (63 * 65, 65, 65 * 3, 3)
+
+
+def main(kind: str, steps: int) -> None:
+    """Train, and print."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rank = 0
+    if kind != "alone":
+        dist.init_process_group("gloo")
+        rank = dist.get_rank()
+    inner = torch.nn.Sequential(torch.nn.Linear(63, 65), torch.nn.Linear(65, 3))
+    model = DistributedDataParallel(inner) if kind == "ddp" else inner
+    optimizer = torch.optim.SGD(inner.parameters(), lr=0.01)
+    data = torch.randn(5, 63, generator=torch.Generator().manual_seed(rank))
+    for step in range(steps):
+        if kind == "fails" and step == 3:
+            raise KeyError("my own words")
+        optimizer.zero_grad()
+        model(data).square().mean().backward()
+        if kind == "late" and rank == 1:
+            time.sleep(LATE_S)
+        if kind not in ("alone", "ddp"):
+            for p in inner.parameters():
+                dist.all_reduce(p.grad)
+                p.grad /= 2
+        optimizer.step()
+        if kind == "unequal" and rank == 1:
+            optimizer.step()
+    if kind != "alone":
+        dist.barrier()  # nobody leaves while another still reads from it
+        dist.destroy_process_group()
+    if rank == 0:
+        print("trained", [p.sum().item().hex() for p in inner.parameters()])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
