@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.nn import Parameter
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
@@ -208,6 +209,17 @@ def test_freezing_after_construction_is_refused() -> None:
     model[0].requires_grad_(False)
     with pytest.raises(RuntimeError, match=r"was frozen after the optimizer was built.*Freeze before building"):
         plain(model, optimizer, 1)
+
+
+def test_a_layer_that_was_replaced_is_noticed() -> None:
+    """The new one is in no optimizer; torch's own would say nothing."""
+    model = network()
+    optimizer = cser(model.parameters())
+    model[2] = nn.Linear(7, 3).double()
+    for t in range(7):
+        plain(model, optimizer, t)
+    with pytest.warns(UserWarning, match=r"2 of 4 parameters .*\(3, 7\), \(3,\).*the new one is not trained"):
+        plain(model, optimizer, 7)
 
 
 # ------------------------------------------------------------------------------------ inside averaged_parameters()
@@ -465,6 +477,22 @@ def test_a_state_of_another_optimizer_says_the_way_out() -> None:
     state = torch.optim.AdamW(network().parameters()).state_dict()
     with pytest.raises(ValueError, match="load its model before building this one, and start without its state"):
         cser(network().parameters()).load_state_dict(state)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_torchs_distributed_checkpoint_takes_all_of_it(name: str) -> None:
+    """Its state_dict functions number by name, and know of no entry of ours; the run goes on bit for bit."""
+    model, again = network(), network()
+    optimizer, resumed = build(name, model), build(name, again)
+    for t in range(6):
+        plain(model, optimizer, t)
+    saved = copy.deepcopy(get_state_dict(model, optimizer))
+    set_state_dict(again, resumed, model_state_dict=saved[0], optim_state_dict=saved[1])
+    for t in range(6, 15):
+        plain(model, optimizer, t)
+        plain(again, resumed, t)
+    assert torch.equal(vector(model), vector(again))
+    assert resumed.t == 15
 
 
 def test_a_scaler_without_a_gradient_hangs_nobody() -> None:

@@ -26,7 +26,7 @@ from cser_ray.optimizers.guard import Guard
 from cser_ray.optimizers.local_step import AdamW, LocalStep, Nesterov
 from cser_ray.optimizers.overlap import BackwardOverlap, release_hooks
 from cser_ray.optimizers.placement import Placement
-from cser_ray.optimizers.saving import ENTRY, checked_state, publish, take_back
+from cser_ray.optimizers.saving import checked_state, publish, take_back, with_entry
 from cser_ray.optimizers.scaling import unscale_
 from cser_ray.optimizers.settings import settings_of
 
@@ -304,15 +304,16 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         built = {name: repr(value) for name, value in self.settings().items()}
         own = {"method": self.state_kind(), "t": self.t, "model": model, "built": built, "common": common}
         own |= self.extra_state()
-        return {**super().state_dict(), ENTRY: own}
+        return with_entry(super().state_dict(), own)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved, on a worker with the same rows and parameters.
 
         Raises ValueError where another method saved it, or one whose state this one cannot take. The model may be loaded
-        before or after, but both after the optimizer was built; the next step makes sure that they belong together.
+        before or after, but both after the optimizer was built; the next step makes sure that they belong together. What
+        torch.distributed.checkpoint.state_dict makes of it, with names in place of numbers, is taken as well.
         """
-        saved = checked_state(state_dict, self.state_kind(), str(self.x.dtype))
+        saved, state_dict = checked_state(state_dict, self.state_kind(), str(self.x.dtype))
         self.load_extra_state(saved)  # first: it may refuse
         super().load_state_dict(state_dict)
         self.local.forget()

@@ -4,6 +4,7 @@ An optimizer here has state beside the parameters, and peers that must do as it 
 either outside `step()`, one of these looks: before a step, at steps 1, 2, 4, 8, ..., and when workers evaluate.
 """
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +45,8 @@ class Guard:
         """The digest of the model of a loaded state, until it has been compared."""
         self._alike = False
         """Whether the gradients of step 1 were the same on all workers."""
+        self._idle: set[int] = set()
+        """The parameters that have had no gradient so far."""
         self._watch: ModelWatch | None = None
 
     def built(self) -> None:
@@ -93,7 +96,11 @@ class Guard:
     def compare(self, g: Tensor) -> None:
         """At steps 1, 2, 4, 8, ...: what is common to all workers, and whether something else averages their gradients."""
         optimizer, t = self.optimizer, self.optimizer.t
-        if self.communicator.processes == 1 or t & (t - 1):
+        if t & (t - 1):
+            return
+        if t <= 8 and self._watch is not None and optimizer.overlap is None:
+            self._notice_idle(g)
+        if self.communicator.processes == 1:
             return
         facts = {"the step": t, **self.rates()}
         if optimizer.models_equal:
@@ -138,6 +145,21 @@ class Guard:
         """The hyperparameters of the groups as they are now, by what they are called in words."""
         groups = [{n: _plain(group[n]) for n in OPTIONS if n in group} for group in self.optimizer.param_groups]
         return {"the learning rate and other options of the groups": groups}
+
+    def _notice_idle(self, g: Tensor) -> None:
+        """Warn of parameters that learn nothing in steps 1, 2, 4 and 8: their layer may have been replaced since."""
+        flat, t = self.optimizer.flat, self.optimizer.t
+        moving = torch.stack([view.any() for view in flat.views(g.view(flat.rows, flat.width))]).tolist()
+        idle = {number for number, moves in enumerate(moving) if not moves}
+        self._idle = idle if t == 1 else self._idle & idle
+        if t == 8 and self._idle and len(self._idle) < len(moving):
+            shapes = ", ".join(str(tuple(flat.parameters[number].shape)) for number in sorted(self._idle)[:3])
+            warnings.warn(
+                f"{len(self._idle)} of {len(moving)} parameters (the first of shapes {shapes}) had no gradient in steps 1, "
+                "2, 4 and 8. If a layer was replaced after the optimizer was built, the new one is not trained: build the "
+                "optimizer after that. If they are unused, leave them out",
+                stacklevel=4,
+            )
 
     def _adopt(self) -> None:
         """The parameters were written to. If they were replaced, it was on all workers alike, else this is refused."""

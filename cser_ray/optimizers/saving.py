@@ -28,14 +28,27 @@ def take_back(buffers: Mapping[str, Tensor], flat: FlatParameters, state: Mutabl
     publish(buffers, flat, state)
 
 
-def checked_state(state_dict: Mapping[str, Any], kind: str, dtype: str) -> dict[str, Any]:
-    """The entry of ours. Raises ValueError where another optimizer saved it, another method, or one of another type."""
-    if ENTRY not in state_dict:
+def with_entry(state_dict: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """torch's `state_dict` with our entry: beside its own, and in the first group, which is all that
+    torch.distributed.checkpoint takes along."""
+    first, *others = state_dict["param_groups"]
+    return {**state_dict, "param_groups": [{**first, ENTRY: own}, *others], ENTRY: own}
+
+
+def checked_state(state_dict: Mapping[str, Any], kind: str, dtype: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entry of ours, and the rest as torch takes it.
+
+    Raises ValueError where another optimizer saved it, another method, or one of another type.
+    """
+    groups = [dict(group) for group in state_dict["param_groups"]]
+    in_groups = [group.pop(ENTRY) for group in groups if ENTRY in group]
+    rest = {**state_dict, "param_groups": groups}
+    if ENTRY not in state_dict and not in_groups:
         raise ValueError(
             f"This state_dict is not of a cser_ray optimizer: it lacks the entry {ENTRY!r}. To go on from a run of another "
             "optimizer, load its model before building this one, and start without its state"
         )
-    saved: dict[str, Any] = state_dict[ENTRY]
+    saved: dict[str, Any] = rest.pop(ENTRY) if ENTRY in rest else in_groups[0]
     if saved["method"] != kind:
         raise ValueError(
             f"This state_dict was saved by {saved['method']}, and {kind} keeps other state: load it into the method that "
@@ -47,4 +60,4 @@ def checked_state(state_dict: Mapping[str, Any], kind: str, dtype: str) -> dict[
             f"This state_dict belongs to a model of {there}, and this one is of {dtype}: build the optimizer on a model of "
             f"{there}, or start from the converted model with a new optimizer"
         )
-    return saved
+    return saved, rest
