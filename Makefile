@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= results/demo
 
-.PHONY: demo test test-system test-faults test-gpu docs lint clean
+.PHONY: demo test test-system test-faults test-timed test-gpu docs lint clean
 
 demo: $(STAMP)
 	$(BIN)/cser-ray tune --out $(OUT)
@@ -13,13 +13,17 @@ demo: $(STAMP)
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	@echo "Left out: tests marked 'system' (they need root or a system package; 'make test-system' runs them), 'faults'"
-	@echo "(minutes of killed runs; 'make test-faults') and 'gpu' (they need a CUDA GPU; 'make test-gpu')."
+	@echo "(minutes of killed runs; 'make test-faults'), 'timed' (programs watched by the clock, for a quiet machine; 'make"
+	@echo "test-timed') and 'gpu' (they need a CUDA GPU; 'make test-gpu')."
 
 test-system: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m system
 
 test-faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults
+
+test-timed: $(STAMP)
+	$(BIN)/python -m pytest -m timed
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu

@@ -181,10 +181,10 @@ def impatient(optimizer: Any) -> Any:
 def test_evaluation_on_one_rank_alone_ends_with_its_name() -> None:
     def work() -> None:
         model = network()
-        optimizer = impatient(SGD(model.parameters()))
+        optimizer = SGD(model.parameters())
         train(model, optimizer, 3)
         if dist.get_rank() == 0:
-            with optimizer.averaged_parameters():
+            with impatient(optimizer).averaged_parameters():
                 pass
         else:
             dist.barrier()
@@ -200,7 +200,7 @@ def test_unequal_numbers_of_steps_are_noticed() -> None:
 
     def work() -> None:
         model = network()
-        optimizer = impatient(LocalSGD(model.parameters(), reset_interval=64))
+        optimizer = LocalSGD(model.parameters(), reset_interval=64)
         train(model, optimizer, 6 + dist.get_rank())
         with (
             pytest.raises(RuntimeError, match=r"rank 0: averaged_parameters\(\) after step 6; rank 1: .* after step 7"),

@@ -49,6 +49,7 @@ def run(command: Sequence[str], folder: Path, seconds: float, start_s: float, as
     Without a step it is ended after `start_s` seconds. `aside`: what it prints goes to standard error, so that standard
     output is doctor's alone. Raises OSError where it cannot be started.
     """
+    sys.stdout.flush()  # what was said before comes before what the command says
     process = subprocess.Popen(
         command,
         env=environment(folder, seconds, os.environ),

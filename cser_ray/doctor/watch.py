@@ -11,6 +11,7 @@ import socket
 import statistics
 import sys
 import time
+from itertools import pairwise, takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,6 +37,8 @@ class StepWatch:
         self.waiting, self.replicas, self.ending = Waiting(), Replicas(), Ending(self)
         self.ends: list[float] = []
         self.ends_ns: list[int] = []
+        self.marks: list[Any] = []
+        """On a GPU: events at the ends of steps. The host runs ahead there, some steps at a time, and then waits for many."""
         self.waits: list[tuple[float, float]] = []
         self.buckets: list[tuple[int, float]] = []
         self.optimizer: int | None = None
@@ -68,10 +71,26 @@ class StepWatch:
         step_s = now - self.ends[-1] if self.ends else 0.0
         self.ends.append(now)
         self.ends_ns.append(time.time_ns())
+        if "cuda" in self.facts["device"]:
+            self._mark()
         self.waits.append(self.waiting.take())
         if (waited := self.replicas.waited(len(self.ends), step_s)) is not None:
             self.buckets.append((len(self.ends) - 2, waited))
         self.ending.after_step(len(self.ends), now - self.ends[0])
+
+    def _mark(self) -> None:
+        cuda = sys.modules["torch"].cuda
+        if not cuda.is_current_stream_capturing():
+            event = cuda.Event(enable_timing=True)
+            event.record()
+            self.marks.append(event)
+
+    def _durations(self) -> list[float]:
+        """Seconds from each step's end to the next one's, as far as they are known."""
+        if len(self.marks) < len(self.ends) or not self.marks:  # no GPU, or steps inside a graph
+            return [after - before for before, after in pairwise(self.ends)]
+        over = list(takewhile(lambda event: event.query(), self.marks))
+        return [before.elapsed_time(after) / 1e3 for before, after in pairwise(over)]
 
     def _first(self, optimizer: Any) -> None:
         self.optimizer = id(optimizer)
@@ -90,7 +109,7 @@ class StepWatch:
 
     def record(self, **more: Any) -> RankRecord | None:
         """What is known now; None before the second step."""
-        durations = [after - before for before, after in zip(self.ends, self.ends[1:], strict=False)]
+        durations = self._durations()
         if not durations:
             return None
         first = min(WARM_UP, int(WARM_UP_SHARE * len(durations)))

@@ -12,6 +12,7 @@ from tests.doctor.program import LATE_S, PARAMETERS
 from tests.doctor.running import FOREVER, PROGRAM, TORCHRUN, doctor, environment, left
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(("kind", "calls"), [("plain", len(PARAMETERS)), ("ddp", 1)])
 def test_what_is_sent_is_counted(tmp_path: Path, kind: str, calls: int) -> None:
     """A step's all-reduces and their bytes are those of the gradients, by the program itself or by DDP's reducer."""
@@ -33,6 +34,7 @@ def test_what_is_sent_is_counted(tmp_path: Path, kind: str, calls: int) -> None:
     assert said.left == []
 
 
+@pytest.mark.timed
 def test_a_slow_rank_is_named(tmp_path: Path) -> None:
     """The rank that computes longer is the straggler, by the time that it takes longer; the others wait for it."""
     report = doctor(tmp_path, *TORCHRUN, PROGRAM, "late", FOREVER).report
@@ -85,6 +87,7 @@ def test_without_torch_distributed_nothing_waits(tmp_path: Path) -> None:
     assert said.left == []
 
 
+@pytest.mark.timed
 def test_ranks_at_different_steps_do_not_hang(tmp_path: Path) -> None:
     """Where one rank's steps are twice the other's there may be no common last step; the command ends all the same."""
     start = time.monotonic()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.doctor.running import FOREVER, doctor
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timed]
 PROGRAM = str(Path(__file__).parent / "ray_program.py")
 PARAMETERS = 63 * 65 + 65
 

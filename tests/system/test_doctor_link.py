@@ -11,7 +11,7 @@ from cser_ray.bench.hosts.namespaces import Host, linked_hosts, missing_rights
 from tests.doctor.running import FOREVER, PROGRAM, environment, left
 
 pytestmark = [
-    pytest.mark.system,
+    pytest.mark.timed,
     pytest.mark.skipif(bool(missing_rights()), reason=f"{missing_rights()}, which .ci/run has and installs"),
 ]
 DOCTOR = [sys.executable, "-c", "from cser_ray.commands.cli import main; main()", "doctor", "--format", "json"]
