@@ -8,7 +8,6 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import wraps
 from itertools import pairwise
 from typing import Any
 
@@ -17,33 +16,19 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.compressors.base import Compressor, Selection, SharedCompressor, check_compressor
-from cser_ray.digest import digest
+from cser_ray.compressors.base import Compressor, Selection, check_compressor
 from cser_ray.flat import FlatParameters
 from cser_ray.optimizers.arguments import check_hyperparameters, check_options
 from cser_ray.optimizers.averaging import averaged
+from cser_ray.optimizers.construction import then_built
+from cser_ray.optimizers.draws import DrawChecks
 from cser_ray.optimizers.guard import Guard
 from cser_ray.optimizers.local_step import AdamW, LocalStep, Nesterov
 from cser_ray.optimizers.overlap import BackwardOverlap, release_hooks
 from cser_ray.optimizers.placement import Placement
-from cser_ray.optimizers.saving import checked_state, publish, take_back, with_entry
+from cser_ray.optimizers.saving import checked_state, entry_of, load_entry, publish, with_entry
 from cser_ray.optimizers.scaling import unscale_
 from cser_ray.optimizers.settings import settings_of
-
-SEED_CHECKS = 3
-"""So many times after construction or a load, the workers compare the blocks that they are about to average."""
-
-
-def _then_built(init: Callable[..., None]) -> Callable[..., None]:
-    """A constructor behind which, where it is the outermost, `built()` is called: only then is the optimizer whole."""
-
-    @wraps(init)
-    def wrapped(self: "FlatOptimizer", *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
-        if type(self).__init__ is wrapped:
-            self.built()
-
-    return wrapped
 
 
 class FlatOptimizer(torch.optim.Optimizer, ABC):
@@ -85,7 +70,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
     (1, 10)
     """
 
-    @_then_built
+    @then_built
     def __init__(
         self,
         params: Iterable[Any],
@@ -128,7 +113,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
             ends.append(ends[-1] + sum(p.numel() for p in trained) // self.flat.rows)
         ends[-1] = self.flat.width  # the padding belongs to the last group; it stays zero whatever that group does
         slices = [slice(a, b) for a, b in pairwise(ends)]
-        self.checks_left = SEED_CHECKS
+        self.draws = DrawChecks(self)
+        """Compares the blocks that the workers are about to average."""
         self.x = self.placement.shaped(self.flat.data)
         """The parameters `[w, d]`, or `[runs, w, d]` when stacked."""
         self.local: LocalStep = Nesterov(slices) if betas is None else AdamW(slices)
@@ -145,7 +131,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            cls.__init__ = _then_built(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = then_built(cls.__init__)  # type: ignore[method-assign]
 
     def built(self) -> None:
         """After the constructors: the workers compare how their optimizers were built."""
@@ -206,18 +192,6 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         self.overlap = BackwardOverlap(
             self.flat, torch.no_grad()(launch), self.communicator.average_in_host_, self.guard.rates
         )
-
-    def check_seeds(self, *selections: Selection) -> None:
-        """In the first steps, make sure that all workers are about to average the same coordinates."""
-        if self.checks_left and self.communicator.size > 1:
-            self.checks_left -= 1
-            digest = hash((self.t, self.flat.width, self.seeds, *(s.digest() for s in selections))) & (2**62 - 1)
-            self.communicator.check_equal(digest, "The blocks chosen for averaging")
-
-    def check_draws(self, x: Tensor, *draws: tuple[Compressor, int]) -> None:
-        """The same for whole messages, given as (compressor, call); where workers choose apart, seeds are all there is."""
-        if self.checks_left:
-            self.check_seeds(*(c.select(x, call) for c, call in draws if isinstance(c, SharedCompressor)))
 
     # ------------------------------------------------------------------------------------------------ torch's interface
 
@@ -294,17 +268,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
 
         Where the parameters were written to since the last step, all workers must call it together.
         """
-        self.guard.settle()
-        publish(self.buffers(), self.flat, self.state)
-        common = {name: buffer.clone() for name, buffer in self.common_buffers().items()}
-        model = {
-            "type": str(self.x.dtype),
-            "digest": digest(self.x if self.guard.averaged_over is None else self.guard.averaged_over),
-        }
-        built = {name: repr(value) for name, value in self.settings().items()}
-        own = {"method": self.state_kind(), "t": self.t, "model": model, "built": built, "common": common}
-        own |= self.extra_state()
-        return with_entry(super().state_dict(), own)
+        return with_entry(super().state_dict(), entry_of(self))
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved, on a worker with the same rows and parameters.
@@ -316,15 +280,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         saved, state_dict = checked_state(state_dict, self.state_kind(), str(self.x.dtype))
         self.load_extra_state(saved)  # first: it may refuse
         super().load_state_dict(state_dict)
-        self.local.forget()
-        self.local.allocate(self.x, self.param_groups)
-        take_back(self.buffers(), self.flat, self.state)
-        for name, buffer in self.common_buffers().items():
-            buffer.copy_(saved["common"][name])
-        self.t = saved["t"]
-        self.guard.loaded(saved["model"]["digest"] if "model" in saved else None)  # not in files of earlier versions
-        self.checks_left = SEED_CHECKS
-        self.flat.attach_gradients()
+        load_entry(self, saved)
 
     def __getstate__(self) -> dict[str, Any]:
         """Refuse copy.deepcopy and pickle: a copy's parameters would no longer be views of the flat vector."""

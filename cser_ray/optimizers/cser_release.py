@@ -65,7 +65,7 @@ class CSERRelease(FlatOptimizer):
             block, name = self.reset_compressor.select(x, resets), "reset"
         else:
             block, name = self.gradient_compressor.select(x, t - resets), "gradient"
-        self.check_seeds(block)
+        self.draws.compare(block)
         sent = block.take(x)
         if sent.shape[-1]:
             block.put_(x, start_average(sent, self.communicator, name).wait())

@@ -30,7 +30,7 @@ class WithError(Implementation):
         self.x_hat -= p_mean  # line 9: x moves by p', e by r
         self.e -= r
         if t % self.interval == 0:  # line 10
-            optimizer.check_draws(x, (self.c1, t // self.interval), (self.c2, t))
+            optimizer.draws.compare_messages(x, (self.c1, t // self.interval), (self.c2, t))
             self.reset_(optimizer, t)  # lines 13-14
         torch.add(self.x_hat, self.e, out=x)
 

@@ -22,7 +22,7 @@ class WithoutError(Implementation):
         self.step_(optimizer, x, g, c2, t)  # lines 6-9
         if t % self.interval == 0:  # line 10
             c1 = self.c1.select(x, t // self.interval)
-            optimizer.check_seeds(c1, c2)
+            optimizer.draws.compare(c1, c2)
             self.reset_(optimizer, x, c1, t)  # lines 13-14
 
     def step_(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, c2: Selection, t: int) -> None:

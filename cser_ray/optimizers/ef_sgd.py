@@ -45,7 +45,7 @@ class EFSGD(FlatOptimizer):
         self.e = torch.zeros_like(self.x)
 
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
-        self.check_draws(x, (self.gradient_compressor, t))
+        self.draws.compare_messages(x, (self.gradient_compressor, t))
         self.e += self.local_update(x, g)
         error_feedback_(self.e, x, -1, self.gradient_compressor, self.communicator, t, "gradient")
 

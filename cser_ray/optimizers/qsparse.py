@@ -55,7 +55,7 @@ class QSparseLocalSGD(FlatOptimizer):
             return
         self.e.add_(x).sub_(self.common)  # line 9
         call = t // self.reset_interval
-        self.check_draws(x, (self.reset_compressor, call))
+        self.draws.compare_messages(x, (self.reset_compressor, call))
         error_feedback_(self.e, self.common, 1, self.reset_compressor, self.communicator, call, "reset")  # lines 10-12
         x.copy_(self.common.expand_as(x))
 

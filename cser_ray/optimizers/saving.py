@@ -1,11 +1,15 @@
 """What an optimizer adds to torch's `state_dict`: its flat buffers by parameter, and what belongs to a worker as a whole."""
 
 from collections.abc import Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from cser_ray.digest import digest
 from cser_ray.flat import FlatParameters
+
+if TYPE_CHECKING:
+    from cser_ray.optimizers.base import FlatOptimizer
 
 ENTRY = "cser_ray"
 
@@ -61,3 +65,32 @@ def checked_state(state_dict: Mapping[str, Any], kind: str, dtype: str) -> tuple
             f"{there}, or start from the converted model with a new optimizer"
         )
     return saved, rest
+
+
+def entry_of(optimizer: "FlatOptimizer") -> dict[str, Any]:
+    """What belongs to this worker as a whole. Its buffers are published on the way, for torch to save."""
+    guard = optimizer.guard
+    guard.settle()
+    publish(optimizer.buffers(), optimizer.flat, optimizer.state)
+    x = optimizer.x if guard.averaged_over is None else guard.averaged_over
+    return {
+        "method": optimizer.state_kind(),
+        "t": optimizer.t,
+        "model": {"type": str(x.dtype), "digest": digest(x)},
+        "built": {name: repr(value) for name, value in optimizer.settings().items()},
+        "common": {name: buffer.clone() for name, buffer in optimizer.common_buffers().items()},
+        **optimizer.extra_state(),
+    }
+
+
+def load_entry(optimizer: "FlatOptimizer", saved: Mapping[str, Any]) -> None:
+    """Take back what `entry_of` gave, after torch has loaded the rest."""
+    optimizer.local.forget()
+    optimizer.local.allocate(optimizer.x, optimizer.param_groups)
+    take_back(optimizer.buffers(), optimizer.flat, optimizer.state)
+    for name, buffer in optimizer.common_buffers().items():
+        buffer.copy_(saved["common"][name])
+    optimizer.t = saved["t"]
+    optimizer.guard.loaded(saved["model"]["digest"] if "model" in saved else None)  # not in files of earlier versions
+    optimizer.draws.begin_anew()
+    optimizer.flat.attach_gradients()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
-_OWN = ("t", "checks_left")
+_OWN = ("t",)
 """Numbers that change as training goes on."""
 _KEYED = ("seeds", "stream", "workers")
 

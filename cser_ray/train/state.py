@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator, Entry
-from cser_ray.optimizers.base import SEED_CHECKS
 from cser_ray.store.read import jsonable
 from cser_ray.train.record import Record
 from cser_ray.train.stack import Stack
@@ -39,7 +38,7 @@ def taken(stack: Stack, record: Record) -> Part:
     return tensors, {
         "passes": int(stack.workers.step),
         "data_ahead": stack.shards.ahead,
-        "checks_left": optimizer.checks_left,
+        "checks_left": optimizer.draws.left,
         "extra": _taken_apart(optimizer.extra_state(), "extra", tensors),
         "ledger": {name: asdict(entry) for name, entry in stack.communicator.ledger.entries.items()},
         "record": record.state(),
@@ -62,7 +61,7 @@ def put_back_(stack: Stack, record: Record, step: int, part: Part) -> None:
     stack.workers.set_draws(tensors["draws.model"].flatten(0, 1))
     for generator, drawn in zip(stack.generators, tensors["draws.data"].flatten(0, 1), strict=True):
         generator.set_state(drawn.clone())
-    optimizer.checks_left = state["checks_left"]
+    optimizer.draws.left = state["checks_left"]
     stack.shards.ahead = state["data_ahead"]
 
 
@@ -84,7 +83,7 @@ def redistribute_(stack: Stack, record: Record, step: int, part: Part, workers: 
     samples = (step + state["data_ahead"]) * workers * batch
     _stand_at(stack, record, step, part)
     stack.optimizer.flush_error_()
-    stack.optimizer.checks_left = SEED_CHECKS
+    stack.optimizer.draws.begin_anew()
     stack.shards.ahead = round(samples / (here * batch)) - step
     record.dense_before += before
     record.steps_before = step
