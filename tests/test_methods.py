@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cser_ray.communication.wire import dense_bytes
 from cser_ray.config import RunConfig
 from cser_ray.methods import ALL_KNOBS, METHODS, Method, check_method, companions, has_ratio, place
 from cser_ray.settings import declared
@@ -81,6 +82,23 @@ def test_its_reference_is_dense_and_has_the_same_local_step(name: str) -> None:
     assert reference.reference == reference.name
     assert reference.inner == METHODS[name].inner
     assert reference.formula(Structure()) == 1
+
+
+@every_method
+def test_it_says_what_it_sends_and_where_it_comes_from(name: str) -> None:
+    """Each record names a source, and says that nothing travels exactly where nothing is sent."""
+    method = METHODS[name]
+    assert method.source
+    assert (method.travels == "nothing") == (method.sent == "0") == method.silent
+
+
+@every_method
+def test_the_ratio_at_eight_workers_is_that_of_its_bytes(name: str) -> None:
+    """Where the ratio follows from bytes, d and n, `formula` is within 2 % of it for a large model and 8 workers."""
+    method = METHODS[name]
+    if method.bytes_sent is not None:
+        d = 10_000_000
+        assert dense_bytes(d, 8) / method.bytes_sent(d, 8) == pytest.approx(method.formula(Structure()), rel=0.02)
 
 
 @every_method
