@@ -4,6 +4,7 @@ import copy
 import gc
 import io
 from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -167,6 +168,25 @@ def test_weights_that_differ_by_worker_are_refused_where_a_common_model_is_kept(
                 p.add_(1.0 + dist.get_rank())
         with pytest.raises(RuntimeError, match="changed between two steps, not alike on all workers"):
             steps(model, optimizer, [5])
+
+    run_processes(2, work)
+
+
+@pytest.mark.parametrize("name", ["cser I", "qsparse", "diloco", "cser II delayed"])
+def test_a_worker_whose_model_is_nan_is_not_taken_for_changed(name: str) -> None:
+    """NaN differs from itself: the others would wait for ten minutes, and then be told of weights that were replaced."""
+
+    def work() -> None:
+        model = network()
+        optimizer = build(name, model)
+        optimizer.guard.peers.meeting.patience = timedelta(seconds=3)  # type: ignore[union-attr]
+        steps(model, optimizer, range(5))
+        for p in model.parameters():
+            assert p.grad is not None
+            if dist.get_rank():
+                p.grad.fill_(torch.nan)
+        optimizer.step()
+        steps(model, optimizer, [6])
 
     run_processes(2, work)
 

@@ -14,6 +14,7 @@ NEIGHBOURS = 8
 AT_ONCE = 20
 """So many parameters are looked at in a step."""
 _VERSION = attrgetter("_version")
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 REPLACED = 0.95
 """Where so many of them are others, the parameter has been replaced: clipped weights, say, are changed in part."""
 
@@ -74,8 +75,8 @@ class ModelWatch:
         return not torch.equal(self._taken(), sample)
 
     def _taken(self) -> Tensor:
-        """The sampled values as they are now, in rows of neighbours."""
-        values = self.flat.data.view(-1)
+        """The sampled values as they are now, as bits (a NaN differs from itself), in rows of neighbours."""
+        values = self.flat.data.view(-1).view(_BITS[self.flat.data.element_size()])
         whole = values.numel() // self._at_once * self._at_once
         return values[:whole].view(-1, self._at_once).index_select(0, self._places)
 
