@@ -1,7 +1,7 @@
 """What a worker does with its own gradients before anything is sent: the update p of Algorithm 4, lines 6-7, x -= p."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import product
 from typing import Any
 
@@ -27,8 +27,8 @@ class LocalStep(ABC):
         self.slices = tuple(slices)
 
     @abstractmethod
-    def allocate(self, x: Tensor, groups: Groups) -> None:
-        """Also later than construction: a scheduler or a loaded state may be the first to ask for state."""
+    def allocate(self, x: Tensor, groups: Groups, saved: Container[str] = ()) -> None:
+        """Also later than construction: a scheduler or a loaded state, with what is `saved`, may be the first to ask."""
 
     @abstractmethod
     def forget(self) -> None:
@@ -74,8 +74,8 @@ class Nesterov(LocalStep):
     m: Tensor | None = None
     """Momentum, once a group asks for it."""
 
-    def allocate(self, x: Tensor, groups: Groups) -> None:
-        if self.m is None and any(group["momentum"] for group in groups):
+    def allocate(self, x: Tensor, groups: Groups, saved: Container[str] = ()) -> None:
+        if self.m is None and ("momentum_buffer" in saved or any(group["momentum"] for group in groups)):
             self.m = torch.zeros_like(x)
 
     def forget(self) -> None:
@@ -123,7 +123,7 @@ class AdamW(LocalStep):
     exp_avg: Tensor | None = None
     exp_avg_sq: Tensor | None = None
 
-    def allocate(self, x: Tensor, groups: Groups) -> None:
+    def allocate(self, x: Tensor, groups: Groups, saved: Container[str] = ()) -> None:
         if self.exp_avg is None:
             self.exp_avg, self.exp_avg_sq = torch.zeros_like(x), torch.zeros_like(x)
 

@@ -86,11 +86,11 @@ def entry_of(optimizer: "FlatOptimizer") -> dict[str, Any]:
 def load_entry(optimizer: "FlatOptimizer", saved: Mapping[str, Any]) -> None:
     """Take back what `entry_of` gave, after torch has loaded the rest."""
     optimizer.local.forget()
-    optimizer.local.allocate(optimizer.x, optimizer.param_groups)
+    by_name = {name for saved_of in optimizer.state.values() for name in saved_of}
+    optimizer.local.allocate(optimizer.x, optimizer.param_groups, by_name)
     take_back(optimizer.buffers(), optimizer.flat, optimizer.state)
     for name, buffer in optimizer.common_buffers().items():
         buffer.copy_(saved["common"][name])
     optimizer.t = saved["t"]
     optimizer.guard.loaded(saved["model"]["digest"] if "model" in saved else None)  # not in files of earlier versions
     optimizer.draws.begin_anew()
-    optimizer.flat.attach_gradients()
