@@ -189,9 +189,14 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         """From now on, launch the synchronisation of step `self.t + 1` range by range during the backward pass."""
         if self.flat.stacked:
             raise ValueError("Virtual workers have no communication that could be overlapped: leave `overlap` out")
-        self.overlap = BackwardOverlap(
-            self.flat, torch.no_grad()(launch), self.communicator.average_in_host_, self.guard.rates
-        )
+
+        @torch.no_grad()
+        def launch_whole(part: slice) -> None:
+            self.local.allocate(self.x, self.param_groups)  # a scheduler may be the first to ask for momentum
+            launch(part)
+
+        average, guard = self.communicator.average_in_host_, self.guard
+        self.overlap = BackwardOverlap(self.flat, launch_whole, average, guard.rates, guard.weights)
 
     # ------------------------------------------------------------------------------------------------ torch's interface
 
@@ -209,8 +214,9 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
                 "not part of its flat vector. Build the optimizer after unfreezing, or freeze them again."
             )
         self.guard.check_model(everything=False)
-        g = self.placement.shaped(self.flat.collect_gradients())
+        g = self.placement.shaped(self.flat.grad)
         if self.overlap is None:
+            self.flat.collect_gradients()
             unscale_(self, g, self.communicator)
             self.communicator.average_in_host_(g)
         else:
@@ -218,7 +224,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
                 raise RuntimeError(
                     "A GradScaler unscales after the backward pass, when an overlapped one has already sent"
                 )
-            self.overlap.finish(self.guard.rates())
+            self.overlap.finish()
         self.local.allocate(self.x, self.param_groups)
         self.t += 1
         self.guard.compare(g)
@@ -238,10 +244,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         small kernel a tensor (6 % of a step of ResNet-50 at batch 32 on an H200, where kernels follow each other closely),
         for 4 bytes a parameter more at the end of the backward pass. torch's default is True, where it saves memory.
         """
-        if self.overlap is not None and self.overlap.begun:
-            raise RuntimeError(
-                "The synchronisation of this step has begun on all workers, so it has to be taken: call step()"
-            )
+        if self.overlap is not None:
+            self.overlap.refuse_begun()
         if set_to_none:
             self.flat.release_gradients()
         else:
@@ -278,6 +282,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         before or after, but both after the optimizer was built; the next step makes sure that they belong together. What
         torch.distributed.checkpoint.state_dict makes of it, with names in place of numbers, is taken as well.
         """
+        if self.overlap is not None:
+            self.overlap.refuse_begun()
         saved, state_dict = checked_state(state_dict, self.state_kind(), str(self.x.dtype))
         self.load_extra_state(saved)  # first: it may refuse
         super().load_state_dict(state_dict)

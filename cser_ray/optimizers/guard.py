@@ -48,6 +48,8 @@ class Guard:
         self._idle: set[int] = set()
         """The parameters that have had no gradient so far."""
         self._watch: ModelWatch | None = None
+        self._own_writes = 0
+        """How many of the writes that torch has counted were ours."""
 
     def built(self) -> None:
         """The optimizer is whole: from now on its parameters are watched. Raises RuntimeError where settings differ."""
@@ -129,7 +131,14 @@ class Guard:
     def written(self) -> None:
         """x has been written to, by us. Autograd does not see it: a stale graph would give wrong gradients, silently."""
         torch.autograd.graph.increment_version(self.optimizer.flat.parameters)
+        self._own_writes += len(self.optimizer.flat.parameters)
         self.note()
+
+    def weights(self) -> Any:
+        """What differs, with another call's, where somebody else has changed the parameters in between."""
+        assert self._watch is not None, "virtual workers do not overlap"
+        writes, values = self._watch.traces()
+        return writes - self._own_writes, values
 
     def note(self) -> None:
         """What the parameters are now is what we left."""

@@ -74,6 +74,11 @@ class ModelWatch:
             return written
         return not torch.equal(self._taken(), sample)
 
+    def traces(self) -> tuple[int, bytes | None]:
+        """How often torch has seen a write; and, except on a GPU, which would have to be waited for, the sampled values."""
+        on_cpu = self.flat.data.device.type == "cpu"
+        return self._counted(), self._taken().numpy().tobytes() if on_cpu else None
+
     def _taken(self) -> Tensor:
         """The sampled values as they are now, as bits (a NaN differs from itself), in rows of neighbours."""
         values = self.flat.data.view(-1).view(_BITS[self.flat.data.element_size()])
