@@ -24,6 +24,8 @@ def test_an_optimizer_from_before_the_group_is_refused(tmp_path: Path) -> None:
     def work() -> None:
         store = dist.FileStore(str(tmp_path / "store"), 2)
         rank = dist.get_rank()
+        store.set(f"{rank} is connected", "")
+        store.wait([f"{other} is connected" for other in range(2)])  # a peer that leaves sooner breaks the connecting
         dist.destroy_process_group()
         model = network()
         optimizer = SGD(model.parameters())
