@@ -86,10 +86,16 @@ class FlatParameters:
         for p, view in zip(self.parameters, self._grad_views, strict=True):
             p.grad = view
 
-    def release_gradients(self) -> None:
-        """Forget all gradients: autograd then leaves its own tensors, which `collect` copies in together."""
+    def release_gradients(self, but_one: bool = False) -> None:
+        """Forget all gradients: autograd then leaves its own tensors, which `collect` copies in together.
+
+        `but_one`: the smallest stays, as zero.
+        """
         for p in self.parameters:
             p.grad = None
+        if but_one:
+            number = min(range(len(self.parameters)), key=lambda each: self.parameters[each].numel())
+            self.parameters[number].grad = self._grad_views[number] = self.views(self.grad)[number].zero_()
 
     def collect_gradients(self) -> Tensor:
         """The flat gradient `[rows, width]` of the last backward pass."""
