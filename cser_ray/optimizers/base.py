@@ -23,7 +23,7 @@ from cser_ray.optimizers.averaging import averaged
 from cser_ray.optimizers.construction import then_built
 from cser_ray.optimizers.draws import DrawChecks
 from cser_ray.optimizers.guard import Guard
-from cser_ray.optimizers.local_step import AdamW, LocalStep, Nesterov
+from cser_ray.optimizers.local_steps import AdamW, LocalStep, Nesterov
 from cser_ray.optimizers.overlap import BackwardOverlap, release_hooks
 from cser_ray.optimizers.placement import Placement
 from cser_ray.optimizers.saving import checked_state, entry_of, load_entry, publish, with_entry

@@ -1,0 +1,7 @@
+"""What each worker does with its own gradients before anything is sent, by the name that `inner` has for it."""
+
+from cser_ray.optimizers.local_steps.adamw import AdamW
+from cser_ray.optimizers.local_steps.base import LocalStep
+from cser_ray.optimizers.local_steps.nesterov import Nesterov
+
+__all__ = ["AdamW", "LocalStep", "Nesterov"]
