@@ -2,6 +2,9 @@
 
 from cser_ray.optimizers.local_steps.adamw import AdamW
 from cser_ray.optimizers.local_steps.base import LocalStep
+from cser_ray.optimizers.local_steps.muon import Muon
 from cser_ray.optimizers.local_steps.nesterov import Nesterov
 
-__all__ = ["AdamW", "LocalStep", "Nesterov"]
+LOCAL_STEPS: dict[str, type[LocalStep]] = {"nesterov": Nesterov, "adamw": AdamW, "muon": Muon}
+
+__all__ = ["LOCAL_STEPS", "AdamW", "LocalStep", "Muon", "Nesterov"]

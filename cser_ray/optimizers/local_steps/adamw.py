@@ -17,6 +17,7 @@ class AdamW(LocalStep):
     all workers share one v.
     """
 
+    name = "AdamW"
     exp_avg: Tensor | None = None
     exp_avg_sq: Tensor | None = None
 
@@ -53,20 +54,23 @@ class AdamW(LocalStep):
         assert self.exp_avg_sq is not None
         before = None if selection is None else selection.take(x)
         for at, group, lr in self._parts(x, groups):
-            _adamw_step(x[at], g[at], self.exp_avg[at], self.exp_avg_sq[at], t, group, lr)
+            adamw_step([x[at]], [g[at]], [self.exp_avg[at]], [self.exp_avg_sq[at]], t, group, lr)
         # what x really moved by: the same p, and no second pass over the moments
         return None if before is None or selection is None else before - selection.take(x)
 
 
-def _adamw_step(x: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, group: dict[str, Any], lr: float) -> None:
-    """One pass over memory. torch counts the step in a tensor beside x, and counts it up itself."""
+def adamw_step(
+    x: list[Tensor], g: list[Tensor], m: list[Tensor], v: list[Tensor], t: int, group: dict[str, Any], lr: float
+) -> None:
+    """One pass over memory. torch counts the step in a tensor beside each of x, and counts it up itself."""
+    steps = torch.full((len(x),), t - 1, dtype=torch.float32, device=x[0].device)
     adamw(
-        [x],
-        [g],
-        [m],
-        [v],
+        x,
+        g,
+        m,
+        v,
         [],
-        [torch.full((), t - 1, dtype=torch.float32, device=x.device)],
+        list(steps.unbind()),
         foreach=False,
         fused=True,
         amsgrad=False,

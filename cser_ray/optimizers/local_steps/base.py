@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.compressors.base import Selection
+from cser_ray.flat import FlatParameters
 
 Groups = Sequence[dict[str, Any]]
 """torch's parameter groups, in the order of the flat vector."""
@@ -17,12 +18,17 @@ Groups = Sequence[dict[str, Any]]
 class LocalStep(ABC):
     """A local optimizer over flat tensors `[..., w, d]`; its state is each worker's own and is never averaged.
 
-    `slices`: what part of the last axis each parameter group holds. Where runs are stacked on the first axis, a group's
-    `lr` may hold one rate a run.
+    `slices`: what part of the last axis each parameter group holds; `flat`: which parameters lie where in it. Where runs
+    are stacked on the first axis, a group's `lr` may hold one rate a run.
     """
 
-    def __init__(self, slices: Sequence[slice]):
-        self.slices = tuple(slices)
+    name = ""
+    """What a saved state says of it; nothing of SGD, whose methods are called by their own names."""
+    by_range = True
+    """Whether `update_at` needs no gradients but the selection's, so that it may run before the others are there."""
+
+    def __init__(self, slices: Sequence[slice], flat: FlatParameters):
+        self.slices, self.flat = tuple(slices), flat
 
     @abstractmethod
     def allocate(self, x: Tensor, groups: Groups) -> None:
