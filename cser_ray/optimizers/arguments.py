@@ -13,7 +13,7 @@ Inner = Literal["nesterov", "adamw", "muon"]
 AdjustLr = Literal["match_rms_adamw", "original", "spectral_unclamped"]
 """What Muon multiplies a matrix's learning rate by, in torch's names."""
 
-OPTIONS: dict[Inner, tuple[str, ...]] = {
+GROUP_OPTIONS: dict[Inner, tuple[str, ...]] = {
     "nesterov": ("momentum",),
     "adamw": ("betas", "eps"),
     "muon": ("momentum", "betas", "eps", "adjust_lr_fn", "muon"),
@@ -48,10 +48,10 @@ def options_of(
     Raises ValueError for an unknown one, and for an option that it would ignore.
     """
     chosen: Inner = inner or ("nesterov" if betas is None else "adamw")
-    if chosen not in OPTIONS:
-        raise ValueError(f"inner={inner!r} is no local step: take {', '.join(OPTIONS)}")
+    if chosen not in GROUP_OPTIONS:
+        raise ValueError(f"inner={inner!r} is no local step: take {', '.join(GROUP_OPTIONS)}")
     for name, value in {"betas": betas, "adjust_lr_fn": adjust_lr_fn}.items():
-        if value is not None and name not in OPTIONS[chosen]:
+        if value is not None and name not in GROUP_OPTIONS[chosen]:
             raise ValueError(f"{name}={value!r} has no meaning with inner={chosen!r}: leave one of the two out")
     given = {
         "momentum": momentum,
@@ -60,7 +60,7 @@ def options_of(
         "adjust_lr_fn": ADJUST if adjust_lr_fn is None else adjust_lr_fn,
         "muon": True,
     }
-    return chosen, {name: given[name] for name in OPTIONS[chosen]}
+    return chosen, {name: given[name] for name in GROUP_OPTIONS[chosen]}
 
 
 def check_options(group: dict[str, Any], inner: Inner) -> None:
@@ -71,13 +71,18 @@ def check_options(group: dict[str, Any], inner: Inner) -> None:
         "dampening": bool(group.get("dampening")),
         "nesterov": not group.get("nesterov", True),
         **{name: name in group for name in ("ns_coefficients", "ns_steps", "use_muon")},
-        **{name: name in group for names in OPTIONS.values() for name in names if name not in OPTIONS[inner]},
+        **{
+            name: name in group
+            for names in GROUP_OPTIONS.values()
+            for name in names
+            if name not in GROUP_OPTIONS[inner]
+        },
     }
     for name in (name for name, is_so in ignored.items() if is_so):
         raise ValueError(
             f"A parameter group sets {name}={group[name]!r}, which has no meaning here: the local step is {RULES[inner]} "
             "(`inner` says which; `betas` alone make it AdamW's), it takes in a group lr, weight_decay, "
-            f"{', '.join(OPTIONS[inner])}, and it descends"
+            f"{', '.join(GROUP_OPTIONS[inner])}, and it descends"
         )
 
 
