@@ -162,7 +162,7 @@ def test_many_matrices_are_orthogonalised_in_parts(monkeypatch: pytest.MonkeyPat
         return [p.detach().clone() for p in model.parameters()]
 
     at_once = trained()
-    monkeypatch.setattr("cser_ray.optimizers.local_steps.muon.AT_ONCE", 1)
+    monkeypatch.setattr("cser_ray.optimizers.local_steps.muon.VALUES_AT_ONCE", 1)
     assert all(distance(p, q) < 1e-12 for p, q in zip(at_once, trained(), strict=True))
 
 

@@ -26,7 +26,7 @@ ADJUST_LR: dict[str, Callable[[int, int], float]] = {
 }
 """torch's `adjust_lr_fn`: what a matrix's learning rate is multiplied by. With the first, the default here, an update is
 as large as AdamW's usually are, so that one rate serves both."""
-AT_ONCE = 1 << 25
+VALUES_AT_ONCE = 1 << 25
 """Values of matrices that are orthogonalised together, at most: enough to keep a GPU busy, and 64 MB in bfloat16."""
 
 
@@ -75,7 +75,7 @@ class Muon(LocalStep):
         matrices, others = self._shared_out(groups)
         lrs = [self._rates(x, group) for group in groups]
         for (out, into), members in matrices.items():
-            count = max(1, AT_ONCE // (self.flat.rows * out * into))
+            count = max(1, VALUES_AT_ONCE // (self.flat.rows * out * into))
             for first in range(0, len(members), count):
                 self._muon_step_(x, g, groups, lrs, members[first : first + count])
         self._adamw_step_(x, g, groups, lrs, others, t)
