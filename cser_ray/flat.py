@@ -61,14 +61,14 @@ class FlatParameters:
 
     def views(self, buffer: Tensor) -> list[Tensor]:
         """The parameters' slices of a buffer `[rows, width]`, in the parameters' own shapes and memory formats."""
-        rows, spans = buffer.shape[0], pairwise(self.offsets)
+        return [self.view(buffer, number) for number in range(len(self.parameters))]
+
+    def view(self, buffer: Tensor, number: int) -> Tensor:
+        """One parameter's slice of a buffer `[rows, width]`, as in `views`."""
+        p, start, end = self.parameters[number], self.offsets[number], self.offsets[number + 1]
         if self.stacked:
-            shapes = [p.shape[1:] for p in self.parameters]
-            return [buffer[:, start:end].view(rows, *s) for (start, end), s in zip(spans, shapes, strict=True)]
-        return [
-            buffer[0, start:end].as_strided(p.shape, strides)
-            for (start, end), p, strides in zip(spans, self.parameters, self._strides, strict=True)
-        ]
+            return buffer[:, start:end].view(buffer.shape[0], *p.shape[1:])
+        return buffer[0, start:end].as_strided(p.shape, self._strides[number])
 
     def attach_gradients(self) -> None:
         """Let autograd accumulate straight into the flat buffer."""

@@ -18,7 +18,7 @@ from cser_ray.optimizers.wrapped import refuse_ddp
 if TYPE_CHECKING:
     from cser_ray.optimizers.base import FlatOptimizer
 
-OPTIONS = ("lr", "momentum", "betas", "eps", "weight_decay")
+OPTIONS = ("lr", "momentum", "betas", "eps", "weight_decay", "adjust_lr_fn", "muon")
 """What a parameter group steps with."""
 
 

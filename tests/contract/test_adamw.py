@@ -11,7 +11,7 @@ from torch.nn import Parameter
 import cser_ray.optimizers
 from cser_ray.compressors import GRBS, Identity, TopK, Zero
 from cser_ray.optimizers import CSEA, CSER, SGD, FlatOptimizer, LocalSGD, NoSync
-from cser_ray.optimizers.local_step import AdamW
+from cser_ray.optimizers.local_steps import AdamW
 from tests.contract.laws import lemma_1
 from tests.contract.test_optimizers import CASES
 from tests.stacked import LR, OPTIMIZERS, STEPS, D, build, distance, logistic, models, start, trajectory
