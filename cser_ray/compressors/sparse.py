@@ -2,16 +2,15 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import Budgeted, Message
 from cser_ray.compressors.formats import Format
-from cser_ray.compressors.gathered import check_rows
+from cser_ray.compressors.gathered import check_rows, in_blocks
 
 GROUP = 512
 """Values that share a scale, of those that a worker picks from the whole vector."""
@@ -63,6 +62,7 @@ class Picks(NamedTuple):
     """(bytes `[..., j, m]`, ids of those j workers) -> places `[..., j, k]`."""
 
 
+@runtime_checkable
 class Picking(Budgeted, Protocol):
     """A compressor that picks coordinates of the whole vector, on each worker its own."""
 
@@ -82,12 +82,11 @@ def picked_message(v: Tensor, picks: Picks, form: Format) -> SparseMessage:
     values = v.gather(-1, picks.places)
     k, numbers = values.shape[-1], picks.sent.shape[-1]
     group = min(GROUP, k)
-    short = -k % group
-    records = form.encode(pad(values, (0, short)).unflatten(-1, (-1, group)))
-    groups = records.shape[-2]
+    records = form.encode(in_blocks(values, group))
+    width = records.shape[-1]
 
     def read(payload: Tensor, workers: range) -> tuple[Tensor, Tensor]:
-        records = payload[..., numbers:].unflatten(-1, (groups, -1))
+        records = in_blocks(payload[..., numbers:], width)
         return (
             picks.read(payload[..., :numbers], workers),
             form.decode(records, group, v.dtype).flatten(-2)[..., :k],
