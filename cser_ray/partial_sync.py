@@ -14,8 +14,6 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import (
     AgreeingCompressor,
     Compressor,
-    Message,
-    SelectionMessage,
     SharedCompressor,
     start_average,
 )
@@ -46,7 +44,7 @@ def partial_sync(
             [2., 0.]]))
     """
     if isinstance(compressor, AgreeingCompressor):
-        message: Message = SelectionMessage(v, compressor.agree(v, communicator, call, name))
+        message = compressor.agree(v, communicator, call, name)
     else:
         message = compressor.compress(v, call)  # line 4
     r = message.residual()  # line 5

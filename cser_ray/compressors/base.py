@@ -117,8 +117,8 @@ class AgreeingCompressor(Compressor, Protocol):
     """
 
     @abstractmethod
-    def agree(self, v: Tensor, communicator: Communicator, call: int, name: str) -> Selection:
-        """The coordinates of v `[..., w, d]`, equal on every worker; what finding them costs is charged to `name`."""
+    def agree(self, v: Tensor, communicator: Communicator, call: int, name: str) -> Message:
+        """Compress v `[..., w, d]` once all workers have been asked; what asking them costs is charged to `name`."""
         ...
 
 

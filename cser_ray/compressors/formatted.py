@@ -11,20 +11,17 @@ from typing import Self
 from torch import Tensor
 
 from cser_ray.budget import block_size
-from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.wire import gather_bytes
-from cser_ray.compressors.base import Budgeted, Compressor, Message, Selection, SharedCompressor, start_average
-from cser_ray.compressors.formats import FORMATS, Format, to_bfloat16
-from cser_ray.compressors.gathered import in_blocks
+from cser_ray.compressors.base import Budgeted, Compressor, Message, SharedCompressor
+from cser_ray.compressors.formats import FORMATS
 from cser_ray.compressors.grbs import GRBS
 from cser_ray.compressors.identity import Identity
+from cser_ray.compressors.selected import group_of_blocks, selected_bytes, selected_message
 from cser_ray.compressors.sparse import Picking, picked_bytes, picked_message
 from cser_ray.registry import unknown
 
 DENSE_GROUP = 4096
 """Values of a whole vector that share a scale."""
-LEAST_GROUP = 256
-"""Blocks smaller than this share a scale with the next ones, which otherwise would cost as much as their values."""
 
 
 @dataclass(frozen=True)
@@ -66,87 +63,23 @@ class Formatted(Budgeted):
         if isinstance(self.inner, Picking):
             return picked_message(v, self.inner.pick(v, call), form)
         assert isinstance(self.inner, SharedCompressor)
-        selection = self.inner.select(v, call)
-        if self.format == "bf16":
-            return CastMessage(v, selection)
-        return RecordMessage(v, selection, form, self._group(v.shape[-1]))
+        return selected_message(v, self.inner.select(v, call), self.format, self._group(v.shape[-1]))
 
     def bytes_per_call(self, d: int, n: int, itemsize: int = 4) -> float:
         form, inner = FORMATS[self.format], self.inner
         if isinstance(inner, Picking):
             k, numbers = inner.picks(d)
             return gather_bytes(numbers + picked_bytes(k, form, itemsize), n)
-        if self.format == "bf16":
-            assert isinstance(inner, Budgeted)
-            return inner.bytes_per_call(d, n, 2)
+        group = self._group(d)
         if isinstance(inner, Identity):
-            return gather_bytes(self._records(d, d, itemsize), n)
+            return selected_bytes(d, self.format, group, n, itemsize)
         assert isinstance(inner, GRBS)
         size = inner.block_size or block_size(d)
         fewer, part = divmod(-(-d // size) / inner.ratio, 1)  # a call has this many blocks, or one more
-        messages = [self._records(int(blocks) * size, d, itemsize) for blocks in (fewer, fewer + 1)]
-        return gather_bytes((1 - part) * messages[0] + part * messages[1], n)
-
-    def _records(self, values: int, d: int, itemsize: int) -> int:
-        """Bytes of so many values out of d."""
-        group = self._group(d)
-        return -(-values // group) * FORMATS[self.format].nbytes(group, itemsize)
+        few, more = (selected_bytes(int(m) * size, self.format, group, n, itemsize) for m in (fewer, fewer + 1))
+        return (1 - part) * few + part * more
 
     def _group(self, d: int) -> int:
         if not isinstance(self.inner, GRBS):
             return min(DENSE_GROUP, d)
-        size = self.inner.block_size or block_size(d)
-        return size * -(-min(LEAST_GROUP, d) // size)
-
-
-class CastMessage(Message):
-    """The chosen coordinates, the same on every worker, rounded to bfloat16 and summed as such on the way."""
-
-    def __init__(self, v: Tensor, selection: Selection):
-        self.v, self.selection = v, selection
-        self.taken = selection.take(v)
-        self.cast = to_bfloat16(self.taken)
-
-    def residual(self) -> Tensor:
-        r = self.v.clone()
-        self.selection.put_(r, self.taken - self.cast.to(self.v.dtype))
-        return r
-
-    def average(self, communicator: Communicator, name: str) -> Tensor:
-        # a copy: what is under way belongs to the communicator
-        mean = start_average(self.cast.clone(), communicator, name).wait()
-        return _placed(mean.to(self.v.dtype), self.v, self.selection)
-
-
-class RecordMessage(Message):
-    """The chosen coordinates, the same on every worker, as records of whole numbers: gathered, and averaged in order."""
-
-    def __init__(self, v: Tensor, selection: Selection, form: Format, group: int):
-        self.v, self.selection, self.form, self.group = v, selection, form, group
-        self.taken = selection.take(v)
-        self.records = form.encode(in_blocks(self.taken, group))
-
-    def residual(self) -> Tensor:
-        r = self.v.clone()
-        self.selection.put_(r, self.taken - self._values(self.records))
-        return r
-
-    def average(self, communicator: Communicator, name: str) -> Tensor:
-        gathered = communicator.all_gather(self.records.flatten(-2), name)
-        n = gathered.shape[-2]
-        rows = in_blocks(gathered, self.records.shape[-1])
-        total = self._values(rows[..., :1, :, :])
-        for worker in range(1, n):  # one after the other: the same sum, bit for bit, on every process
-            total += self._values(rows[..., worker : worker + 1, :, :])
-        return _placed(total.div_(n), self.v, self.selection)
-
-    def _values(self, records: Tensor) -> Tensor:
-        """Records `[..., j, groups, m]` as the values `[..., j, k]` that they stand for."""
-        return self.form.decode(records, self.group, self.v.dtype).flatten(-2)[..., : self.taken.shape[-1]]
-
-
-def _placed(mean: Tensor, v: Tensor, selection: Selection) -> Tensor:
-    """The mean `[..., 1, k]` of chosen coordinates in a vector `[..., 1, d]` of zeros."""
-    dense = v.new_zeros(*v.shape[:-2], 1, v.shape[-1])
-    selection.put_(dense, mean)
-    return dense
+        return group_of_blocks(self.inner.block_size or block_size(d), d)

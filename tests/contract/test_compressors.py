@@ -113,6 +113,15 @@ CASES = {
         collectives=2,
         together=True,
     ),
+    # 7 norms by an all-reduce; a group of 7 blocks, 14 signed bytes and a scale, by an all-gather
+    "shared-top int8": Case(
+        COMPRESSORS["shared-top"](3, block_size=2, format="int8"),
+        lambda d: 3 / -(-d // 2) * 4 * 127**2 / (4 * 127**2 + 39),
+        ring(7 * 8) + gather(14 + 8),
+        lambda n: ring(7 * 4, n) + gather(14 + 4, n),
+        collectives=2,
+        together=True,
+    ),
     # 2 of 7 blocks, on average 7 / 4, 2 bytes a value
     "grbs bf16": Case(
         FORMATTED(GRBS_4, "bf16"),
