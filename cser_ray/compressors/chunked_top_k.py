@@ -10,8 +10,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.wire import gather_bytes
-from cser_ray.compressors.base import Budgeted
+from cser_ray.compressors.base import Budgeted, Message
 from cser_ray.compressors.formats import FORMATS
 from cser_ray.compressors.gathered import in_blocks
 from cser_ray.compressors.packing import pack_fields, packed_bytes, unpack_fields
@@ -67,14 +68,12 @@ class ChunkedTopK(Budgeted):
     def bytes_per_call(self, d: int, n: int, itemsize: int = 4) -> float:
         return gather_bytes(-(-d // self.chunk) * self.record_bytes(itemsize), n)
 
-    def compress(self, v: Tensor, call: int) -> SparseMessage:
-        kernels = _kernels(self, v)
-        if kernels is None:
-            payload, left = self.records(v), None
-        else:
+    def compress(self, v: Tensor, call: int) -> Message:
+        kernels, workers = _kernels(self, v), range(v.shape[-2])
+        if kernels is not None:
             payload, left = kernels.compress(v, self.kept, self.chunk, self.place_bits, self.format)
-        workers = range(v.shape[-2])
-        return SparseMessage(v, payload, workers, lambda payload, _: self.read(payload, v.dtype), left)
+            return OnePassMessage(self, v, payload, left, kernels)
+        return SparseMessage(v, self.records(v), workers, lambda payload, _: self.read(payload, v.dtype))
 
     def records(self, v: Tensor) -> Tensor:
         """The records of v `[..., d]`, bytes `[..., chunks * record_bytes]`: in each the places, ascending, then values."""
@@ -91,6 +90,22 @@ class ChunkedTopK(Budgeted):
         places += self.chunk * torch.arange(places.shape[-2], device=payload.device).unsqueeze(-1)
         values = FORMATS[self.format].decode(records[..., numbers:], self.kept, dtype)
         return places.flatten(-2), values.flatten(-2)
+
+
+class OnePassMessage(Message):
+    """The same records by the kernels, which leave the residual in the same pass."""
+
+    def __init__(self, compressor: ChunkedTopK, v: Tensor, payload: Tensor, left: Tensor, kernels: Any):
+        self.compressor, self.d, self.payload, self.left, self.kernels = compressor, v.shape[-1], payload, left, kernels
+
+    def residual(self) -> Tensor:
+        return self.left
+
+    def average(self, communicator: Communicator, name: str) -> Tensor:
+        c = self.compressor
+        gathered = communicator.all_gather(self.payload, name)
+        mean: Tensor = self.kernels.average(gathered, self.d, c.kept, c.chunk, c.place_bits, c.format)
+        return mean
 
 
 def _kernels(compressor: ChunkedTopK, v: Tensor) -> Any:

@@ -156,6 +156,28 @@ FORMATS: dict[str, Format] = {
 """Name -> format; `cser_ray.compressors.text` has the same names, without torch."""
 
 
+def encode_groups(form: Format, values: Tensor, group: int) -> Tensor:
+    """Values `[..., k]` as the records of groups, one after the other; the last group may be shorter."""
+    k = values.shape[-1]
+    whole = k - k % group
+    records = form.encode(values[..., :whole].reshape(*values.shape[:-1], -1, group)).flatten(-2)
+    return records if whole == k else torch.cat([records, form.encode(values[..., whole:])], -1)
+
+
+def decode_groups(form: Format, records: Tensor, k: int, group: int, dtype: torch.dtype) -> Tensor:
+    """The k values that `encode_groups` encoded."""
+    whole, itemsize = k - k % group, dtype.itemsize
+    ends = whole // group * form.nbytes(group, itemsize)
+    first = records[..., :ends].reshape(*records.shape[:-1], -1, form.nbytes(group, itemsize))
+    values = form.decode(first, group, dtype).flatten(-2)
+    return values if whole == k else torch.cat([values, form.decode(records[..., ends:], k - whole, dtype)], -1)
+
+
+def groups_bytes(form: Format, k: int, group: int, itemsize: int = 4) -> int:
+    """Bytes of what `encode_groups` gives."""
+    return k // group * form.nbytes(group, itemsize) + (form.nbytes(k % group, itemsize) if k % group else 0)
+
+
 def to_bfloat16(values: Tensor) -> Tensor:
     """The nearest bfloat16; what would round to infinity is the largest one, and the rest stays with the sender."""
     most = torch.finfo(torch.bfloat16).max

@@ -13,11 +13,11 @@ from torch import Tensor
 from cser_ray.budget import block_size
 from cser_ray.communication.wire import gather_bytes
 from cser_ray.compressors.base import Budgeted, Compressor, Message, SharedCompressor
-from cser_ray.compressors.formats import FORMATS
+from cser_ray.compressors.formats import FORMATS, groups_bytes
 from cser_ray.compressors.grbs import GRBS
 from cser_ray.compressors.identity import Identity
 from cser_ray.compressors.selected import group_of_blocks, selected_bytes, selected_message
-from cser_ray.compressors.sparse import Picking, picked_bytes, picked_message
+from cser_ray.compressors.sparse import GROUP, Picking, picked_message
 from cser_ray.registry import unknown
 
 DENSE_GROUP = 4096
@@ -69,7 +69,7 @@ class Formatted(Budgeted):
         form, inner = FORMATS[self.format], self.inner
         if isinstance(inner, Picking):
             k, numbers = inner.picks(d)
-            return gather_bytes(numbers + picked_bytes(k, form, itemsize), n)
+            return gather_bytes(numbers + groups_bytes(form, k, GROUP, itemsize), n)
         group = self._group(d)
         if isinstance(inner, Identity):
             return selected_bytes(d, self.format, group, n, itemsize)

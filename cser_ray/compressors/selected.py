@@ -9,8 +9,7 @@ from torch import Tensor
 from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.wire import gather_bytes, ring_bytes
 from cser_ray.compressors.base import Message, Selection, SelectionMessage, start_average
-from cser_ray.compressors.formats import FORMATS, Format, to_bfloat16
-from cser_ray.compressors.gathered import in_blocks
+from cser_ray.compressors.formats import FORMATS, Format, decode_groups, encode_groups, groups_bytes, to_bfloat16
 
 LEAST_GROUP = 256
 """Blocks smaller than this share a scale with the next ones, which otherwise would cost as much as their values."""
@@ -32,7 +31,7 @@ def selected_bytes(values: int, form: str, group: int, n: int, itemsize: int) ->
     """Bytes that leave each of n workers with a message of so many values."""
     if form in ("fp32", "bf16"):
         return ring_bytes(FORMATS[form].nbytes(values, itemsize), n)
-    return gather_bytes(-(-values // group) * FORMATS[form].nbytes(group, itemsize), n)
+    return gather_bytes(groups_bytes(FORMATS[form], values, group, itemsize), n)
 
 
 class CastMessage(Message):
@@ -60,7 +59,7 @@ class RecordMessage(Message):
     def __init__(self, v: Tensor, selection: Selection, form: Format, group: int):
         self.v, self.selection, self.form, self.group = v, selection, form, group
         self.taken = selection.take(v)
-        self.records = form.encode(in_blocks(self.taken, group))
+        self.records = encode_groups(form, self.taken, group)
 
     def residual(self) -> Tensor:
         r = self.v.clone()
@@ -68,17 +67,18 @@ class RecordMessage(Message):
         return r
 
     def average(self, communicator: Communicator, name: str) -> Tensor:
-        gathered = communicator.all_gather(self.records.flatten(-2), name)
+        if not self.records.numel():  # a ratio above the number of blocks picks none in most calls
+            return _placed(self.taken[..., :1, :], self.v, self.selection)
+        gathered = communicator.all_gather(self.records, name)
         n = gathered.shape[-2]
-        rows = in_blocks(gathered, self.records.shape[-1])
-        total = self._values(rows[..., :1, :, :])
+        total = self._values(gathered[..., :1, :])
         for worker in range(1, n):  # one after the other: the same sum, bit for bit, on every process
-            total += self._values(rows[..., worker : worker + 1, :, :])
+            total += self._values(gathered[..., worker : worker + 1, :])
         return _placed(total.div_(n), self.v, self.selection)
 
     def _values(self, records: Tensor) -> Tensor:
-        """Records `[..., j, groups, m]` as the values `[..., j, k]` that they stand for."""
-        return self.form.decode(records, self.group, self.v.dtype).flatten(-2)[..., : self.taken.shape[-1]]
+        """Records `[..., j, m]` as the values `[..., j, k]` that they stand for."""
+        return decode_groups(self.form, records, self.taken.shape[-1], self.group, self.v.dtype)
 
 
 def _placed(mean: Tensor, v: Tensor, selection: Selection) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import Budgeted, Message
-from cser_ray.compressors.formats import Format
-from cser_ray.compressors.gathered import check_rows, in_blocks
+from cser_ray.compressors.formats import Format, decode_groups, encode_groups
+from cser_ray.compressors.gathered import check_rows
 
 GROUP = 512
 """Values that share a scale, of those that a worker picks from the whole vector."""
@@ -22,17 +22,14 @@ Read = Callable[[Tensor, range], tuple[Tensor, Tensor]]
 class SparseMessage(Message):
     """C(v) of this process's workers as `payload` `[..., w, m]`, which goes on the wire as it is.
 
-    `read` gives the places and values of a payload; no place twice, those from d on are padding. `left` is the residual
-    where whoever made the message has it already.
+    `read` gives the places and values of a payload; no place twice, those from d on are padding.
     """
 
-    def __init__(self, v: Tensor, payload: Tensor, workers: range, read: Read, left: Tensor | None = None):
+    def __init__(self, v: Tensor, payload: Tensor, workers: range, read: Read):
         check_rows(v, workers)
-        self.v, self.payload, self.workers, self.read, self.left = v, payload, workers, read, left
+        self.v, self.payload, self.workers, self.read = v, payload, workers, read
 
     def residual(self) -> Tensor:
-        if self.left is not None:
-            return self.left
         d = self.v.shape[-1]
         places, values = self.read(self.payload, self.workers)
         inside = places < d
@@ -81,21 +78,10 @@ def picked_message(v: Tensor, picks: Picks, form: Format) -> SparseMessage:
     """The message of picked coordinates, their values in groups of `GROUP`."""
     values = v.gather(-1, picks.places)
     k, numbers = values.shape[-1], picks.sent.shape[-1]
-    group = min(GROUP, k)
-    records = form.encode(in_blocks(values, group))
-    width = records.shape[-1]
+    records = encode_groups(form, values, GROUP)
 
     def read(payload: Tensor, workers: range) -> tuple[Tensor, Tensor]:
-        records = in_blocks(payload[..., numbers:], width)
-        return (
-            picks.read(payload[..., :numbers], workers),
-            form.decode(records, group, v.dtype).flatten(-2)[..., :k],
-        )
+        values = decode_groups(form, payload[..., numbers:], k, GROUP, v.dtype)
+        return picks.read(payload[..., :numbers], workers), values
 
-    return SparseMessage(v, torch.cat([picks.sent, records.flatten(-2)], -1), picks.workers, read)
-
-
-def picked_bytes(k: int, form: Format, itemsize: int) -> int:
-    """Bytes of k values as `picked_message` sends them."""
-    group = min(GROUP, k)
-    return -(-k // group) * form.nbytes(group, itemsize)
+    return SparseMessage(v, torch.cat([picks.sent, records], -1), picks.workers, read)

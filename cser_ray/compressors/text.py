@@ -45,7 +45,7 @@ class Family:
     travels: Literal["all-reduce", "all-gather", "two all-reduces"]
     bytes: str
     delta: str
-    memory: str = "e and the common model: d + d/w, w workers a process"
+    memory: str = "e, and x_hat in one row"
     size: str = ""
     default_size: int | None = None
     formats: tuple[str, ...] = FORMAT_NAMES

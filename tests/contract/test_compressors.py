@@ -113,12 +113,12 @@ CASES = {
         collectives=2,
         together=True,
     ),
-    # 7 norms by an all-reduce; a group of 7 blocks, 14 signed bytes and a scale, by an all-gather
+    # 7 norms by an all-reduce; 3 blocks, 6 signed bytes and a scale, by an all-gather
     "shared-top int8": Case(
         COMPRESSORS["shared-top"](3, block_size=2, format="int8"),
         lambda d: 3 / -(-d // 2) * 4 * 127**2 / (4 * 127**2 + 39),
-        ring(7 * 8) + gather(14 + 8),
-        lambda n: ring(7 * 4, n) + gather(14 + 4, n),
+        ring(7 * 8) + gather(6 + 8),
+        lambda n: ring(7 * 4, n) + gather(6 + 4, n),
         collectives=2,
         together=True,
     ),
@@ -131,12 +131,12 @@ CASES = {
         random=True,
         rounded=3 * 2**-8,
     ),
-    # groups of 7 blocks: one in call 2, with 4 values in its first places; in every call one
+    # 4 values in call 2 and a scale; 2 blocks in 6 of 8 calls, else one
     "grbs int8": Case(
         FORMATTED(GRBS_4, "int8"),
         lambda d: 1 / 4 * 4 * 127**2 / (4 * 127**2 + 39),
-        gather(14 + 8),
-        lambda n: gather(14 + 4, n),
+        gather(4 + 8),
+        lambda n: gather(7 / 4 * 2 + 4, n),
         random=True,
     ),
     # 3 values in 2 bytes and a scale
