@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cser_ray.doctor.noise_scale import NoiseScale, noise_scale
 from cser_ray.doctor.record import Link, RankRecord
 
 LATE_SHARE = 0.05
@@ -56,6 +57,7 @@ class Findings:
     others_s: float | None
     straggler: Straggler | None
     link: LinkFound | None
+    noise: NoiseScale | None = None
 
     @property
     def first(self) -> RankRecord:
@@ -111,6 +113,7 @@ def find(records: Sequence[RankRecord]) -> Findings:
         None if mean is None or network is None else mean - network,
         straggler(records) if known else None,
         links[0] if links else None,
+        noise_scale(records),
     )
 
 

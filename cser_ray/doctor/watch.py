@@ -19,6 +19,7 @@ from typing import Any
 from cser_ray.doctor.ddp import Replicas
 from cser_ray.doctor.ending import Ending
 from cser_ray.doctor.imports import after_import
+from cser_ray.doctor.noise import GradientNoise
 from cser_ray.doctor.record import FOLDER_VARIABLE, SECONDS_VARIABLE, STARTED, RankRecord, to_text, write
 from cser_ray.doctor.sent import dumped, traffic
 from cser_ray.doctor.waiting import Waiting
@@ -35,6 +36,7 @@ class StepWatch:
     def __init__(self, folder: Path, seconds: float):
         self.folder, self.seconds, self.pid = folder, seconds, os.getpid()
         self.waiting, self.replicas, self.ending = Waiting(), Replicas(), Ending(self)
+        self.noise = GradientNoise(self.waiting, self.replicas)
         self.ends: list[float] = []
         self.ends_ns: list[int] = []
         self.marks: list[Any] = []
@@ -76,6 +78,7 @@ class StepWatch:
         self.waits.append(self.waiting.take())
         if (waited := self.replicas.waited(len(self.ends), step_s)) is not None:
             self.buckets.append((len(self.ends) - 2, waited))
+        self.noise.after_step(len(self.ends), (now - self.ends[0]) / max(1, len(self.ends) - 1))
         self.ending.after_step(len(self.ends), now - self.ends[0])
 
     def _mark(self) -> None:
@@ -104,6 +107,7 @@ class StepWatch:
             "device": str(params[0].device) if params else "cpu",
             **_sharding(params, dist.get_world_size() if joined else 1),
         }
+        self.noise.start(params, self.facts["world"])
         self.waiting.start("cuda" in self.facts["device"] and "nccl" in self.facts["backend"])
         write(self.folder, f"{STARTED}-{self.facts['rank']}", "")
 
@@ -139,6 +143,7 @@ class StepWatch:
             wait_samples=len(buckets) if replicas else len(kept),
             sent_steps=sent_steps,
             sent=sent,
+            noise=tuple(self.noise.samples()),
             **more,
         )
 
@@ -159,6 +164,7 @@ class StepWatch:
 
     def remove(self) -> None:
         """Take the hooks out again; for who measures what they cost."""
+        self.noise.stop()
         self.waiting.remove()
         if self._handle is not None:
             self._handle.remove()
