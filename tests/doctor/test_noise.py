@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from cser_ray.doctor.ddp import Replicas
 from cser_ray.doctor.findings import find
+from cser_ray.doctor.gradients import AtParameters
 from cser_ray.doctor.noise import FIRST, GradientNoise
 from cser_ray.doctor.noise_scale import FEWEST, noise_scale
 from cser_ray.doctor.record import RankRecord, from_text, to_text
@@ -141,3 +142,18 @@ def test_what_is_no_gradient_is_no_sample() -> None:
 
     for loop in (averaged_model, part, later):
         assert sampled(loop) == []
+
+
+def test_one_backward_pass_is_a_sample_and_two_are_none() -> None:
+    """Of DDP: gradients accumulated over passes are a batch that no hook has seen whole. Without DDP the mean is the own."""
+    for passes in (1, 2):
+        params = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(4))]
+        sample = AtParameters(params)
+        for _ in range(passes):
+            (2 * params[0].sum() + 3 * params[1].sum()).backward()
+        sample.remove()
+        assert sample.whole() == (passes == 1)
+        if passes == 1:
+            assert sample.own == sample.mean == 4 * 3 + 9 * 4
+        params[0].sum().backward()  # nothing is left that could still count
+        assert sample.whole() == (passes == 1)
