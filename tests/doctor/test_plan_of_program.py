@@ -119,6 +119,12 @@ def test_waiting_that_bytes_do_not_explain_is_not_gained_by_sending_less(kind: s
     assert any("however little it sends" in text for text in plan.origins.assumed)
 
 
+def test_a_step_that_only_waits_has_a_plan() -> None:
+    """Where what waits is measured as the whole step, a hundredth of it still computes, and the report is not lost."""
+    records = [replace(record, wait_s=record.step_s) for record in slow("plain")]
+    assert planned(records).recommendation.kind in ("compress", "local-sgd")
+
+
 def test_without_a_measured_wait_nothing_is_promised() -> None:
     """DDP that noted no step: its row is still the measured one, and the answer says what is not known."""
     plan = planned(nvlink("ddp", wait_s=None))

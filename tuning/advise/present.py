@@ -30,8 +30,8 @@ class Present:
 
     @property
     def compute_s(self) -> float:
-        """The step without what it exposes; all of it where that is not known."""
-        return self.step_s - (self.exposed_s or 0.0)
+        """The step without what it exposes, a hundredth of it at least; all of it where that is not known."""
+        return max(self.step_s - (self.exposed_s or 0.0), 0.01 * self.step_s)
 
     @property
     def form(self) -> Form | None:
