@@ -13,11 +13,11 @@ from cser_ray.doctor.ddp import Replicas
 from cser_ray.doctor.gradients import AtAllReduces, AtParameters, Sample
 from cser_ray.doctor.waiting import Waiting
 
-FIRST, LEAST_EVERY = 5, 10
+FIRST_SAMPLED, LEAST_EVERY = 5, 10
 """The first sampled step, and the least number of steps from one to the next."""
 SHARE = 0.002
 """Of a step's time that sampling may take: steps are sampled more rarely until it does not."""
-PATIENCE = 20
+IN_VAIN = 20
 """Steps that are sampled in vain, as with gradients accumulated in DDP; then sampling ends."""
 MOST = 400
 """Samples that are kept; then sampling ends."""
@@ -33,7 +33,7 @@ class GradientNoise:
         self.params: list[Any] = []
         self.world = 1
         self._taken: list[tuple[int, Any, Any, Any]] = []
-        self._next, self._every = FIRST, LEAST_EVERY
+        self._next, self._every = FIRST_SAMPLED, LEAST_EVERY
         self._costs: list[float] = []
         self._sample: Sample | None = None
 
@@ -50,7 +50,7 @@ class GradientNoise:
         if self._sample is not None:
             sample, self._sample = self._sample, None
             self._end(sample, step, step_s)
-        vain = len(self._costs) >= PATIENCE and not self._taken
+        vain = len(self._costs) >= IN_VAIN and not self._taken
         if self.params and step + 1 >= self._next and len(self._taken) < MOST and not vain:
             self._begin()
 

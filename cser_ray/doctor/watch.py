@@ -17,11 +17,11 @@ from typing import Any
 
 from cser_ray.doctor.ddp import Replicas
 from cser_ray.doctor.ending import Ending
+from cser_ray.doctor.facts import facts_of
 from cser_ray.doctor.imports import after_import
 from cser_ray.doctor.noise import GradientNoise
 from cser_ray.doctor.record import FOLDER_VARIABLE, SECONDS_VARIABLE, STARTED, RankRecord, to_text, write
 from cser_ray.doctor.sent import dumped, traffic
-from cser_ray.doctor.setting import setting
 from cser_ray.doctor.steps import counted, mean
 from cser_ray.doctor.waiting import Waiting
 
@@ -94,7 +94,7 @@ class StepWatch:
     def _first(self, optimizer: Any) -> None:
         self.optimizer = id(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        self.facts = setting(params)
+        self.facts = facts_of(params)
         self.noise.start(params, self.facts["world"])
         self.waiting.start("cuda" in self.facts["device"] and "nccl" in self.facts["backend"])
         write(self.folder, f"{STARTED}-{self.facts['rank']}", "")

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from cser_ray.doctor.ddp import Replicas
 from cser_ray.doctor.findings import find
 from cser_ray.doctor.gradients import AtParameters
-from cser_ray.doctor.noise import FIRST, GradientNoise
+from cser_ray.doctor.noise import FIRST_SAMPLED, GradientNoise
 from cser_ray.doctor.noise_scale import FEWEST, noise_scale
 from cser_ray.doctor.record import RankRecord, from_text, to_text
 from cser_ray.doctor.text import render
@@ -102,7 +102,7 @@ def sampled(loop: Loop, parameters: int = 3) -> list[tuple[int, float, float]]:
     params = [torch.nn.Parameter(torch.ones(2 + i)) for i in range(parameters)]
     noise = GradientNoise(waiting, Replicas())
     noise.start(list(params), world=2)
-    for step in range(1, FIRST + 1):
+    for step in range(1, FIRST_SAMPLED + 1):
         draw = torch.Generator().manual_seed(step)
         for p in params:
             p.grad = torch.randn(p.shape, generator=draw)
@@ -122,7 +122,7 @@ def test_gradients_are_known_one_by_one_or_in_a_flat_buffer() -> None:
         all_reduce(torch.cat([p.grad for p in params if p.grad is not None]))
 
     ((step, own, mean),) = sampled(each)
-    assert step == FIRST
+    assert step == FIRST_SAMPLED
     assert own == pytest.approx(mean)
     assert sampled(flat)[0] == pytest.approx((step, own, mean))
 

@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 
-def setting(params: list[Any]) -> dict[str, Any]:
+def facts_of(params: list[Any]) -> dict[str, Any]:
     """Fields of the process's record, of the parameters that its optimizer trains."""
     dist: Any = sys.modules.get("torch.distributed")
     joined = dist is not None and dist.is_available() and dist.is_initialized()
