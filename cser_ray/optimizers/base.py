@@ -8,7 +8,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from torch.nn import Parameter
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import Compressor, Selection, check_compressor
-from cser_ray.flat import FlatParameters
+from cser_ray.flat import FlatParameters, local
+from cser_ray.fsdp import ShardedParameters, sharding_of
 from cser_ray.optimizers.arguments import check_hyperparameters, check_options
 from cser_ray.optimizers.averaging import averaged
 from cser_ray.optimizers.construction import then_built
@@ -48,7 +49,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         betas: of the two moments, each in [0, 1): the local step is AdamW's. None, the default: it is SGD's.
         eps: AdamW's, >= 0, added to the root of the second moment; unused without `betas`.
         placement: which workers live in this process and how they reach the others: see `Placement`. By default one,
-            and the others in the processes of torch's default group.
+            and the others in the processes of torch's default group; of a model that `fully_shard` has sharded inside a
+            host, in those that hold the same shards: see `cser_ray.fsdp`.
         communicator: short for `placement=Placement(communicator)`.
 
     Raises:
@@ -97,7 +99,12 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
             check_hyperparameters(group)
         if placement is not None and communicator is not None:
             raise ValueError("A placement has its own communicator: give Placement(communicator, ...) alone")
-        self.placement = placement or Placement(communicator or Communicator())
+        sharding = sharding_of(p for group in self.param_groups for p in group["params"])
+        if sharding is None:
+            self.placement = placement or Placement(communicator or Communicator())
+        else:
+            self.placement = placement or Placement(communicator or sharding.communicator())
+            sharding.check(self.placement)
         self.communicator, self.seeds = self.placement.communicator, self.placement.seeds
         self.t = 0
         """Steps taken."""
@@ -107,10 +114,13 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         release_hooks(p for group in groups for p in group)
         self.guard = Guard(self)
         """Keeps this optimizer, its model and the other workers together."""
-        self.flat = FlatParameters([p for group in groups for p in group], self.placement.rows if stacked else None)
-        ends = [0]
-        for trained in groups:
-            ends.append(ends[-1] + sum(p.numel() for p in trained) // self.flat.rows)
+        trained = [p for group in groups for p in group]
+        if sharding is None:
+            self.flat = FlatParameters(trained, self.placement.rows if stacked else None)
+        else:
+            self.flat = ShardedParameters(trained, sharding)
+        counts = [0, *accumulate(len(group) for group in groups)]
+        ends = [self.flat.offsets[count] for count in counts]
         ends[-1] = self.flat.width  # the padding belongs to the last group; it stays zero whatever that group does
         slices = [slice(a, b) for a, b in pairwise(ends)]
         self.draws = DrawChecks(self)
@@ -122,11 +132,11 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         self.local.allocate(self.x, self.param_groups)
         self.overlap: BackwardOverlap | None = None
         frozen: list[Parameter] = [] if stacked else self._frozen
-        rows_of_frozen = [p.data.reshape(1, -1) for p in frozen]  # a copy where p is not contiguous
+        rows_of_frozen = [local(p).data.reshape(1, -1) for p in frozen]  # a copy where p is not contiguous
         with torch.no_grad():
             self.communicator.broadcast_([self.x, *rows_of_frozen])
             for p, row in zip(frozen, rows_of_frozen, strict=True):
-                p.copy_(row.view_as(p))
+                local(p).data.copy_(row.view_as(local(p)))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -189,6 +199,11 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         """From now on, launch the synchronisation of step `self.t + 1` range by range during the backward pass."""
         if self.flat.stacked:
             raise ValueError("Virtual workers have no communication that could be overlapped: leave `overlap` out")
+        if isinstance(self.flat, ShardedParameters):
+            raise ValueError(
+                "`overlap` sends a gradient when autograd has made it, and a sharded one is there only after FSDP's "
+                "reduce-scatter: leave `overlap` out. A reset still overlaps with the next steps by `reset_delay`"
+            )
         self.overlap = BackwardOverlap(
             self.flat, torch.no_grad()(launch), self.communicator.average_in_host_, self.guard.rates
         )
