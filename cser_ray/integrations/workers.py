@@ -26,6 +26,8 @@ import torch.distributed as dist
 from torch import nn
 
 from cser_ray.communication.communicator import Entry
+from cser_ray.flat import local
+from cser_ray.fsdp import like, parts
 from cser_ray.optimizers.base import FlatOptimizer
 
 _MANIFEST = "cser_ray.json"
@@ -91,14 +93,14 @@ def save_workers(
     {'epoch': 3}
     """
     flat, path = flat_optimizer(optimizer), Path(folder)
-    group = flat.communicator.group
+    group, shards = _processes(flat)
     save = _together(group, lambda: secrets.token_hex(8))[0]
     content = {
         "version": _VERSION,
         "save": save,
         "t": flat.t,
-        "model": model.state_dict(),
-        "optimizer": flat.state_dict(),  # may wait for a mean that is under way, so before anything can fail
+        "model": _replaced(model.state_dict(), lambda _, value: local(value)),
+        "optimizer": parts(flat.state_dict()),  # may wait for a mean that is under way, so before anything can fail
         "sent": {name: (entry.bytes, entry.collectives) for name, entry in flat.communicator.ledger.entries.items()},
         "state": dict(state or {}),
     }
@@ -110,7 +112,8 @@ def save_workers(
 
     def commit() -> None:
         # written by every rank, with the same content: their disks may be different ones
-        text = json.dumps({"version": _VERSION, "save": save, "workers": _size(group), "t": flat.t})
+        counts = {"workers": _size(group) // shards, "shards": shards}
+        text = json.dumps({"version": _VERSION, "save": save, **counts, "t": flat.t})
         _replace(path / _MANIFEST, lambda out: out.write(text.encode()))
 
     def settle() -> None:
@@ -146,7 +149,7 @@ def load_worker(
     {'epoch': 0}
     """
     flat, path = flat_optimizer(optimizer), Path(folder)
-    group = flat.communicator.group
+    group, shards = _processes(flat)
     found: list[dict[str, Any]] = []
     manifests = _together(group, lambda: _manifest(path))
     if default is not None and not any(manifests):
@@ -159,16 +162,19 @@ def load_worker(
             )
         # on disks of their own, some may have been told of a new save when all were killed: all have the earlier one
         manifest = min(filter(None, manifests), key=lambda each: int(each["t"]))
-        if manifest["workers"] != _size(group):
+        there, here = _count(manifest["workers"], manifest.get("shards", 1)), _count(_size(group) // shards, shards)
+        if there != here:
             raise ValueError(
-                f"{path} is a checkpoint of {manifest['workers']} workers, here are {_size(group)}: resume with as many, "
-                "or begin anew from its averaged model"
+                f"{path} is a checkpoint of {there}, here are {here}: resume with as many, or begin anew from its averaged "
+                "model"
             )
         found.append(_of_save(path / worker_file(_rank(group)), manifest))
 
     _together(group, read)
     (content,) = found
-    model.load_state_dict(content["model"], strict=strict)  # in place: the parameters stay views of the flat vector
+    held = model.state_dict()
+    own = _replaced(content["model"], lambda name, value: like(value, held.get(name)))
+    model.load_state_dict(own, strict=strict)  # in place: the parameters stay views of the flat vector
     flat.load_state_dict(content["optimizer"])
     ledger = flat.communicator.ledger
     ledger.entries.clear()  # what building it sent has been counted in the run that is resumed
@@ -298,6 +304,25 @@ def _replace(path: Path, write: Callable[[Any], object]) -> None:
         half.replace(path)
     finally:
         half.unlink(missing_ok=True)
+
+
+def _replaced(state: dict[str, Any], change: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """A module's state with other values; torch's own note of versions, an attribute of it, stays."""
+    for name, value in state.items():
+        state[name] = change(name, value)
+    return state
+
+
+def _processes(optimizer: FlatOptimizer) -> "tuple[dist.ProcessGroup | None, int]":
+    """All processes that save, each a file, and how many of them share one worker's model."""
+    sharding = optimizer.flat.sharding
+    if sharding is None:
+        return optimizer.communicator.group, 1
+    return dist.group.WORLD, sharding.size
+
+
+def _count(workers: int, shards: int) -> str:
+    return f"{workers} workers" + (f" of {shards} shards" if shards > 1 else "")
 
 
 def _rank(group: "dist.ProcessGroup | None") -> int:

@@ -8,7 +8,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from torch.nn import Parameter
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import Compressor, Selection, check_compressor
-from cser_ray.flat import FlatParameters
+from cser_ray.flat import FlatParameters, local
+from cser_ray.fsdp import ShardedParameters, sharding_of
 from cser_ray.optimizers.arguments import AdjustLr, Inner, check_hyperparameters, check_options, options_of
 from cser_ray.optimizers.averaging import averaged
 from cser_ray.optimizers.construction import then_built
@@ -53,7 +54,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         adjust_lr_fn: Muon's factor of a matrix's learning rate, as in torch.optim.Muon: "original", "spectral_unclamped", or
             "match_rms_adamw", the default here, with which one `lr` suits Muon and AdamW.
         placement: which workers live in this process and how they reach the others: see `Placement`. By default one,
-            and the others in the processes of torch's default group.
+            and the others in the processes of torch's default group; of a model that `fully_shard` has sharded inside a
+            host, in those that hold the same shards: see `cser_ray.fsdp`.
         communicator: short for `placement=Placement(communicator)`.
 
     Raises:
@@ -104,7 +106,14 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
             check_hyperparameters(group)
         if placement is not None and communicator is not None:
             raise ValueError("A placement has its own communicator: give Placement(communicator, ...) alone")
-        self.placement = placement or Placement(communicator or Communicator())
+        sharding = sharding_of(p for group in self.param_groups for p in group["params"])
+        if sharding is None:
+            self.placement = placement or Placement(communicator or Communicator())
+        else:
+            self.placement = placement or Placement(communicator or sharding.communicator())
+            sharding.check(self.placement)
+            if chosen == "muon":
+                raise ValueError('Muon makes its updates of whole matrices, and FSDP has cut them: take inner="adamw"')
         self.communicator, self.seeds = self.placement.communicator, self.placement.seeds
         self.t = 0
         """Steps taken."""
@@ -114,10 +123,13 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         release_hooks(p for group in groups for p in group)
         self.guard = Guard(self)
         """Keeps this optimizer, its model and the other workers together."""
-        self.flat = FlatParameters([p for group in groups for p in group], self.placement.rows if stacked else None)
-        ends = [0]
-        for trained in groups:
-            ends.append(ends[-1] + sum(p.numel() for p in trained) // self.flat.rows)
+        trained = [p for group in groups for p in group]
+        if sharding is None:
+            self.flat = FlatParameters(trained, self.placement.rows if stacked else None)
+        else:
+            self.flat = ShardedParameters(trained, sharding)
+        counts = [0, *accumulate(len(group) for group in groups)]
+        ends = [self.flat.offsets[count] for count in counts]
         ends[-1] = self.flat.width  # the padding belongs to the last group; it stays zero whatever that group does
         slices = [slice(a, b) for a, b in pairwise(ends)]
         self.draws = DrawChecks(self)
@@ -131,11 +143,11 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         self._scaled = False
         """Whether a GradScaler has been seen."""
         frozen: list[Parameter] = [] if stacked else self._frozen
-        rows_of_frozen = [p.data.reshape(1, -1) for p in frozen]  # a copy where p is not contiguous
+        rows_of_frozen = [local(p).data.reshape(1, -1) for p in frozen]  # a copy where p is not contiguous
         with torch.no_grad():
             self.communicator.broadcast_([self.x, *rows_of_frozen])
             for p, row in zip(frozen, rows_of_frozen, strict=True):
-                p.copy_(row.view_as(p))
+                local(p).data.copy_(row.view_as(local(p)))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -201,6 +213,11 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         """
         if self.flat.stacked:
             raise ValueError("Virtual workers have no communication that could be overlapped: leave `overlap` out")
+        if isinstance(self.flat, ShardedParameters):
+            raise ValueError(
+                "`overlap` sends a gradient when autograd has made it, and a sharded one is there only after FSDP's "
+                "reduce-scatter: leave `overlap` out. A reset still overlaps with the next steps by `reset_delay`"
+            )
         if updates and not self.local.by_range:
             raise ValueError(
                 f"{self.local.name} makes its updates of whole matrices, so that none can be sent before all gradients are "

@@ -18,7 +18,8 @@ def unscale_(optimizer: Any, g: Tensor, communicator: Communicator) -> bool:
     found_inf = getattr(optimizer, "found_inf", None)
     if found_inf is None:
         return False
-    found_inf = communicator.any_in_host(torch.as_tensor(found_inf, dtype=torch.float32, device=g.device))
+    found_inf = torch.as_tensor(found_inf, dtype=torch.float32, device=g.device)
+    found_inf = optimizer.flat.any_in_worker(communicator.any_in_host(found_inf))
     scale = getattr(optimizer, "grad_scale", None)
     if scale is not None:
         g.div_(scale)
