@@ -508,6 +508,8 @@ def test_what_cannot_be_right_is_refused() -> None:
             cser(sharded(mesh), communicator=HostCommunicator(ranks_per_host=2))
         with refused(r"`overlap` sends a gradient when autograd has made it"):
             cser(sharded(mesh), overlap=True)
+        with refused(r"Muon makes its updates of whole matrices"):
+            cser(sharded(mesh), inner="muon")
         with refused(r"6 of 7 parameters are shards, and the others whole"):
             CSER([*sharded(mesh).parameters(), nn.Parameter(torch.ones(2))], 0.1)
         with refused(r"CPUOffloadPolicy, which is not supported"):
