@@ -11,7 +11,12 @@ far the worker has thereby moved from the others:
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.compressors.base import Compressor, SharedCompressor, start_average
+from cser_ray.compressors.base import (
+    AgreeingCompressor,
+    Compressor,
+    SharedCompressor,
+    start_average,
+)
 
 
 def partial_sync(
@@ -38,7 +43,10 @@ def partial_sync(
     (tensor([[2., 4.]]), tensor([[0., 1.],
             [2., 0.]]))
     """
-    message = compressor.compress(v, call)  # line 4
+    if isinstance(compressor, AgreeingCompressor):
+        message = compressor.agree(v, communicator, call, name)
+    else:
+        message = compressor.compress(v, call)  # line 4
     r = message.residual()  # line 5
     return message.average(communicator, name), r  # line 7
 

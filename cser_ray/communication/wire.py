@@ -17,3 +17,8 @@ def ring_bytes(nbytes: float, n: int) -> float:
 def dense_bytes(d: int, n: int) -> float:
     """The same for d values of fp32: what dense training sends in every step, and R_C is measured against."""
     return ring_bytes(4 * d, n)
+
+
+def gather_bytes(nbytes: float, n: int) -> float:
+    """What leaves each of n workers when everybody gets everybody's message of `nbytes`."""
+    return (n - 1) * nbytes

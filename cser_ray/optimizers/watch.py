@@ -6,7 +6,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
-from cser_ray.flat import FlatParameters
+from cser_ray.flat import FlatParameters, local
 
 SAMPLES = 32
 """Values of each parameter that are compared where a write through `.data`, which torch does not count, would do harm."""
@@ -56,7 +56,7 @@ class ModelWatch:
         self._turn = (self._turn + 1) % len(self._turns)
         for turn in self._turns if at_all else (self._turns[self._turn],):
             for p, address in turn:
-                if p.data_ptr() != address:
+                if local(p).data_ptr() != address:
                     raise RuntimeError(moved(p))
                 if not p.requires_grad:
                     raise RuntimeError(
