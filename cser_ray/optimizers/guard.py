@@ -175,13 +175,17 @@ class Guard:
             )
 
     def _adopt(self) -> None:
-        """The parameters were written to. If they were replaced, it was on all workers alike, else this is refused."""
+        """The parameters were written to. If they were replaced, it was on all workers alike, else this is refused.
+
+        Where every value is another, only the other workers can tell whether it was a model that all of them loaded.
+        """
         assert self._watch is not None
         optimizer = self.optimizer
         common = self._watch.replaced()
         if common:
             models = self.peers.exchange(f"a changed model after step {optimizer.t}", digest(optimizer.x))
-            if len(set(models)) > 1:
+            common = len(set(models)) == 1
+            if not common and self._watch.far():
                 raise RuntimeError(
                     "The parameters were changed between two steps, not alike on all workers, and this method keeps their "
                     "common model, or resets under way, beside them. Give every worker the same values, or change them "
