@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cser_ray.communication.communicator import Communicator
     from cser_ray.communication.host_communicator import HostCommunicator
     from cser_ray.compressors import GRBS
+    from cser_ray.integrations.workers import load_worker, save_workers
     from cser_ray.optimizers import (
         CSEA,
         CSER,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         DiLoCo,
         LocalSGD,
         NoSync,
+        PartialReset,
         QSparseLocalSGD,
     )
     from cser_ray.store.read import read_history, read_runs
@@ -34,10 +36,11 @@ if TYPE_CHECKING:
 
 _PLACES = {
     **dict.fromkeys(("CSEA", "CSER", "CSERPL", "EFSGD", "SGD", "CSERRelease"), "cser_ray.optimizers"),
-    **dict.fromkeys(("DiLoCo", "LocalSGD", "NoSync", "QSparseLocalSGD"), "cser_ray.optimizers"),
+    **dict.fromkeys(("DiLoCo", "LocalSGD", "NoSync", "PartialReset", "QSparseLocalSGD"), "cser_ray.optimizers"),
     "GRBS": "cser_ray.compressors",
     "Communicator": "cser_ray.communication.communicator",
     "HostCommunicator": "cser_ray.communication.host_communicator",
+    **dict.fromkeys(("load_worker", "save_workers"), "cser_ray.integrations.workers"),
     "Study": "tuning.study.study",
     "run_study": "tuning.execute.run",
     "compare": "tuning.compare.compare",
@@ -59,12 +62,15 @@ __all__ = [
     "HostCommunicator",
     "LocalSGD",
     "NoSync",
+    "PartialReset",
     "QSparseLocalSGD",
     "Study",
     "compare",
+    "load_worker",
     "read_history",
     "read_runs",
     "run_study",
+    "save_workers",
 ]
 
 

@@ -50,6 +50,15 @@ def test_lists_have_the_name_first_and_are_whole(command: str, table: dict[str, 
     assert all(len(line.split()) > 3 and "…" not in line and "..." not in line for line in lines)
 
 
+def test_methods_in_full_fit_a_terminal() -> None:
+    """`methods --long` says of each what it sends, keeps and rests on, in 80 columns; only names begin a line."""
+    lines = CliRunner().invoke(cli.main, ["methods", "--long"]).output.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == list(METHODS)
+    assert max(map(len, lines)) <= 80
+    for label in ("travels", "bytes", "ratio", "memory", "source"):
+        assert sum(line.startswith(f"  {label} ") for line in lines) == len(METHODS)
+
+
 def test_compressors_are_listed_as_they_are_written() -> None:
     """Each first word is the text of a kind; what travels, bytes, delta and formats stand behind it."""
     head, *lines = CliRunner().invoke(cli.main, ["compressors"]).output.splitlines()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cser_ray.communication.wire import dense_bytes
 from cser_ray.config import RunConfig
 from cser_ray.methods import ALL_KNOBS, METHODS, Method, check_method, companions, has_ratio, place
 from cser_ray.settings import declared
@@ -31,6 +32,8 @@ NAMED = {
     "cser_ray/bench/virtual/growth.py": "whose intervals are varied",
     "cser_ray/bench/virtual/run.py": "what steps where an optimizer is timed",
     "cser_ray/train/build.py": "AdamW as the local step",
+    "cser_ray/optimizers/arguments.py": "likewise",
+    "cser_ray/optimizers/local_steps/__init__.py": "likewise",
     "tuning/advise/advice.py": "a kind of recommendation is called so in `plan --format json`",
 }
 """File that has a method's name as a value -> why."""
@@ -63,6 +66,10 @@ def test_the_page_names_no_method() -> None:
         assert not set(METHODS.builtin) & set(re.findall(r"[\"'`]([\w-]+)[\"'`]", text)), path.name
 
 
+FURTHER = {"outer_lr", "outer_momentum", "residual_in_model"}
+"""Settings of single methods that cost no bytes."""
+
+
 @every_method
 def test_its_class_takes_its_arguments(name: str) -> None:
     """The record's arguments and variants are those of the class, and each is given a setting of a run."""
@@ -71,7 +78,7 @@ def test_its_class_takes_its_arguments(name: str) -> None:
     assert {*method.arguments, *method.constants} <= takes
     assert {{"delay": "reset_delay", "overlap": "overlap"}[variant] for variant in method.variants} <= takes
     assert set(method.arguments.values()) <= {each.name for each in declared(RunConfig)}
-    assert set(method.knobs) <= set(method.arguments.values()) <= {*method.knobs, "outer_lr", "outer_momentum"}
+    assert set(method.knobs) <= set(method.arguments.values()) <= {*method.knobs, *FURTHER}
 
 
 @every_method
@@ -81,6 +88,23 @@ def test_its_reference_is_dense_and_has_the_same_local_step(name: str) -> None:
     assert reference.reference == reference.name
     assert reference.inner == METHODS[name].inner
     assert reference.formula(Structure()) == 1
+
+
+@every_method
+def test_it_says_what_it_sends_and_where_it_comes_from(name: str) -> None:
+    """Each record names a source, and says that nothing travels exactly where nothing is sent."""
+    method = METHODS[name]
+    assert method.source
+    assert (method.travels == "nothing") == (method.sent == "0") == method.silent
+
+
+@every_method
+def test_the_ratio_at_eight_workers_is_that_of_its_bytes(name: str) -> None:
+    """Where the ratio follows from bytes, d and n, `formula` is within 2 % of it for a large model and 8 workers."""
+    method = METHODS[name]
+    if method.bytes_sent is not None:
+        d = 10_000_000
+        assert dense_bytes(d, 8) / method.bytes_sent(d, 8) == pytest.approx(method.formula(Structure()), rel=0.02)
 
 
 @every_method

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Collection
+from textwrap import fill
 from typing import Any
 
 import click
@@ -235,11 +236,30 @@ def tasks() -> None:
 
 
 @main.command()
-def methods() -> None:
-    """List the methods, name first; * marks those that a study compares where none are named."""
+@click.option("--long", "in_full", is_flag=True, help="Also what each sends and keeps, and where it comes from.")
+def methods(in_full: bool) -> None:
+    """List the methods, name first; * marks those that a study compares where none are named.
+
+    With --long, also: how messages travel; bytes that leave each of n workers a step, for d parameters; floats a
+    parameter that are kept beyond parameters, gradients and the local step; the source.
+    """
     from cser_ray.methods import METHODS
 
-    print_columns([(name, "*" * METHODS[name].by_default, METHODS[name].help) for name in METHODS])
+    if not in_full:
+        print_columns([(name, "*" * METHODS[name].by_default, METHODS[name].help) for name in METHODS])
+        return
+    for name in METHODS:
+        record = METHODS[name]
+        facts = {
+            "travels": record.travels,
+            "bytes": record.sent,
+            "ratio": f"it {record.rule}",
+            "memory": record.memory_in_words,
+            "source": record.source or "unknown",
+        }
+        click.echo(f"{name}{' *' * record.by_default}")
+        for label, text in {"": record.help, **facts}.items():
+            click.echo(fill(text, 80, initial_indent=f"  {label:9}" if label else "  ", subsequent_indent=" " * 11))
 
 
 def _float(value: object) -> float:

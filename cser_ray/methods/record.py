@@ -7,6 +7,7 @@ from typing import Literal
 
 from cser_ray.structure import Structure, overall_ratio, released_ratio
 
+Travels = Literal["nothing", "all-reduce", "all-gather", "all-to-all and all-gather", "neighbours"]
 ALL_KNOBS = tuple(f.name for f in fields(Structure))
 """H, R_C1 and R_C2, as `Structure` names them."""
 
@@ -35,6 +36,14 @@ class Method:
         by_default: whether a study that names no methods compares it.
         rehearsal: which method runs again on real workers first, where not all do: the one with the smallest number.
         look: its colour and its symbol on the page: a name of page.css (`--m-NAME`) and one of elements.js (`SHAPES`).
+        source: where it comes from: the authors and the paper's number, or whose code was read.
+        travels: how its messages reach the other workers.
+        memory: floats a parameter that a worker keeps from step to step beyond the parameters, their gradients and the
+            state of the local step; with GRBS, where the compressor is free.
+        sharded: further floats a parameter that the n workers share out: each keeps 1/n of them.
+        sent: the bytes that leave a worker each step, in words, for d parameters of fp32.
+        bytes_sent: the same as a function of (d, n), where it does not follow from the ratio: then the ratio follows from
+            it, and `formula` gives what it is at the 8 workers of a study that names no other number.
     """
 
     name: str
@@ -54,11 +63,27 @@ class Method:
     by_default: bool = False
     rehearsal: int = 100
     look: tuple[str, str] = ("other", "star")
+    source: str = ""
+    travels: Travels = "all-reduce"
+    memory: float = 0.0
+    sharded: float = 0.0
+    sent: str = "2(n-1)/n 4d / R_C"
+    bytes_sent: Callable[[int, int], float] | None = None
 
     @property
     def has_ratio(self) -> bool:
         """Whether it can be asked for a ratio. Others run once a study and are shown beside every ratio."""
         return bool(self.knobs)
+
+    @property
+    def memory_in_words(self) -> str:
+        """Floats a parameter, as a function of n where workers share some of them out.
+
+        >>> Method(name="", help="", rule="", formula=overall_ratio, optimizer="", memory=1, sharded=1).memory_in_words
+        '1 + 1/n'
+        """
+        parts = [f"{self.memory:g}"] * bool(self.memory or not self.sharded)
+        return " + ".join(parts + [f"{self.sharded:g}/n"] * bool(self.sharded))
 
     @property
     def silent(self) -> bool:
@@ -68,7 +93,8 @@ class Method:
     @property
     def reads(self) -> frozenset[str]:
         """The settings of a run that only some methods read, and this one does."""
-        return frozenset({*self.knobs, *self.arguments.values(), *({"beta2"} if self.inner == "adamw" else ())})
+        further = {"beta2": self.inner == "adamw", "reset_delay": "delay" in self.variants}
+        return frozenset({*self.knobs, *self.arguments.values(), *(name for name, reads in further.items() if reads)})
 
     @property
     def replaces(self) -> bool:

@@ -42,6 +42,7 @@ _RECORDS = (
         by_default=True,
         variants=("overlap",),
         look=("sgd", "bar"),
+        source="SGD with Nesterov momentum as torch.optim.SGD has it",
     ),
     Method(
         name="no-sync",
@@ -51,6 +52,9 @@ _RECORDS = (
         optimizer="cser_ray.optimizers.sgd:NoSync",
         by_default=True,
         look=("no-sync", "bar"),
+        source="Zinkevich et al., NeurIPS 2010",
+        travels="nothing",
+        sent="0",
     ),
     Method(
         name="local-sgd",
@@ -66,6 +70,7 @@ _RECORDS = (
         by_default=True,
         rehearsal=5,
         look=("local-sgd", "up"),
+        source="Stich, arXiv 1805.09767",
     ),
     Method(
         name="diloco",
@@ -79,6 +84,8 @@ _RECORDS = (
         by_default=True,
         rehearsal=6,
         look=("diloco", "down"),
+        source="Douillard et al., arXiv 2311.08105",
+        memory=2,
     ),
     Method(
         name="ef-sgd",
@@ -93,6 +100,8 @@ _RECORDS = (
         by_default=True,
         rehearsal=8,
         look=("ef-sgd", "square"),
+        source="Karimireddy et al., arXiv 1901.09847",
+        memory=1,
     ),
     Method(
         name="csea",
@@ -107,6 +116,7 @@ _RECORDS = (
         by_default=True,
         rehearsal=4,
         look=("csea", "diamond"),
+        source="Xie et al., arXiv 2007.13221",
     ),
     Method(
         name="qsparse",
@@ -121,6 +131,23 @@ _RECORDS = (
         by_default=True,
         rehearsal=7,
         look=("qsparse", "left"),
+        source="Basu et al., arXiv 1906.02367",
+        memory=2,
+    ),
+    Method(
+        name="partial-reset",
+        help="a share of the residual in the model, the rest joins the next message; R_C = RC1 H",
+        rule=_EVERY_H,
+        formula=overall_ratio,
+        optimizer="cser_ray.optimizers.partial_reset:PartialReset",
+        knobs=("reset_interval", "reset_ratio"),
+        arguments=_H | _C1 | {"residual_in_model": "residual_in_model"},
+        variants=("delay",),
+        passes=4,
+        rehearsal=9,
+        source="Xu, Huang 2004.05298, with a local step as CSER 2007.13221 has it",
+        memory=2,
+        look=("cser-pl", "star"),
     ),
     Method(
         name="cser-pl",
@@ -135,6 +162,7 @@ _RECORDS = (
         by_default=True,
         rehearsal=1,
         look=("cser-pl", "cross"),
+        source="Xie et al., arXiv 2007.13221",
     ),
     Method(
         name="cser",
@@ -149,6 +177,7 @@ _RECORDS = (
         by_default=True,
         rehearsal=2,
         look=("cser", "circle"),
+        source="Xie et al., arXiv 2007.13221, Algorithms 2 and 4",
     ),
     Method(
         name="cser-release",
@@ -161,6 +190,7 @@ _RECORDS = (
         by_default=True,
         rehearsal=3,
         look=("cser-release", "right"),
+        source="code of Xie et al., xcgoner/NeurIPS2020_CSER",
     ),
     Method(
         name="sgd-bf16",
@@ -171,6 +201,7 @@ _RECORDS = (
         constants={"payload": "torch:bfloat16"},
         variants=("overlap",),
         look=("sgd", "star"),
+        source="common practice, such as the bf16 hook of torch DDP",
     ),
 )
 _ADAMW = {
@@ -185,7 +216,8 @@ _ADAMW = {
 
 def _around_adamw(name: str, method: Method, help: str, shape: str) -> Method:
     """The same with AdamW inside: the paper's theorem does not cover it, and a study compares it where it is named."""
-    named: dict[str, Any] = {"name": name, "help": help, "look": (method.look[0], shape)}
+    source = f"{method.source}; AdamW: Loshchilov and Hutter, arXiv 1711.05101"
+    named: dict[str, Any] = {"name": name, "help": help, "look": (method.look[0], shape), "source": source}
     return replace(method, **named, inner="adamw", reference="adamw", theorem1=None, by_default=False, rehearsal=100)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.digest import digest
+from cser_ray.fsdp import shard_of
 from cser_ray.optimizers.peers import Peers
 from cser_ray.optimizers.watch import ModelWatch
 from cser_ray.optimizers.wrapped import refuse_ddp
@@ -18,7 +19,7 @@ from cser_ray.optimizers.wrapped import refuse_ddp
 if TYPE_CHECKING:
     from cser_ray.optimizers.base import FlatOptimizer
 
-OPTIONS = ("lr", "momentum", "betas", "eps", "weight_decay")
+OPTIONS = ("lr", "momentum", "betas", "eps", "weight_decay", "adjust_lr_fn", "muon")
 """What a parameter group steps with."""
 
 
@@ -34,7 +35,9 @@ class Guard:
         communicator.check_reach()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.peers = Peers(communicator)
-        kinds = [(tuple(p.shape), str(p.dtype), "trained" if p.requires_grad else "frozen") for p in parameters]
+        kinds = [
+            (tuple(p.shape), str(p.dtype), "trained" if p.requires_grad else "frozen", *shard_of(p)) for p in parameters
+        ]
         class_name = type(optimizer).__name__
         self.peers.check(
             "the construction of an optimizer", {"the optimizer's class": class_name, "the parameters": kinds}
@@ -127,8 +130,8 @@ class Guard:
         self.peers.check(place, {"the steps taken": self.optimizer.t, **self.rates()})
 
     def written(self) -> None:
-        """x has been written to, by us. Autograd does not see it: a stale graph would give wrong gradients, silently."""
-        torch.autograd.graph.increment_version(self.optimizer.flat.parameters)
+        """x has been written to, by us."""
+        self.optimizer.flat.written()
         self.note()
 
     def note(self) -> None:
@@ -149,7 +152,8 @@ class Guard:
     def _notice_idle(self, g: Tensor) -> None:
         """Warn of parameters that learn nothing in steps 1, 2, 4 and 8: their layer may have been replaced since."""
         flat, t = self.optimizer.flat, self.optimizer.t
-        moving = torch.stack([view.any() for view in flat.views(g.view(flat.rows, flat.width))]).tolist()
+        moves = torch.stack([view.any() for view in flat.views(g.view(flat.rows, flat.width))])
+        moving = flat.any_in_worker(moves.float()).tolist()
         idle = {number for number, moves in enumerate(moving) if not moves}
         self._idle = idle if t == 1 else self._idle & idle
         if t == 8 and self._idle and len(self._idle) < len(moving):

@@ -34,6 +34,10 @@ def own_arguments(config: RunConfig) -> dict[str, Any]:
     for name, setting in method.arguments.items():
         value = getattr(config, setting)
         given[name] = compressor(value, config.block_order) if name.endswith("compressor") else value
+    if config.reset_delay:
+        if "reset_delay" not in method.reads:
+            raise ValueError(f"reset_delay = {config.reset_delay} would be ignored by {config.method}: leave it out")
+        given["reset_delay"] = config.reset_delay
     if method.inner == "adamw":
         given["betas"] = (config.momentum, config.beta2)
     return given

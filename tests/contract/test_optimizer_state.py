@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import GRBS, Identity, RandomK, TopK
+from cser_ray.methods import METHODS
 from cser_ray.optimizers import FlatOptimizer, Placement
 from tests.contract.test_optimizers import CASES, FORMS, every_form, every_order
 from tests.stacked import LR, OPTIMIZERS, D, build, distance, logistic, models, take_step, trajectory
@@ -62,6 +63,20 @@ def test_no_error_means_no_memory_beyond_model_gradient_and_momentum(method: str
     allowed = {t.untyped_storage().data_ptr() for t in (optimizer.flat.data, optimizer.flat.grad, optimizer.local.m)}
     held = {s.data_ptr() for s in storages(vars(optimizer), set()) if s.nbytes() >= D * 8}
     assert held == allowed
+
+
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_memory_is_what_the_record_says(method: str) -> None:
+    """Floats that one of n workers keeps beyond model, gradient and momentum, the last of which is local state."""
+    optimizer, record = method_of(method), METHODS[method]
+    list(trajectory(optimizer, logistic(N), steps=4))
+    assert optimizer.local.m is not None
+    known = {t.untyped_storage().data_ptr() for t in (optimizer.flat.data, optimizer.flat.grad, optimizer.local.m)}
+    found = {s.data_ptr(): s.nbytes() for s in storages(vars(optimizer), set()) if s.data_ptr() not in known}
+    rows = sum(found.values()) / (D * 8)
+    common = len(optimizer.common_buffers())  # a row for all workers of a process; each has it where it is alone there
+    kept = (rows - common) / N + common
+    assert kept == pytest.approx(record.memory + record.sharded / N, abs=0.3)
 
 
 @pytest.mark.parametrize("method", ["csea", "cser-pl", "cser", "cser-release"])

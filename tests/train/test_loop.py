@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
+from cser_ray.knobs import KNOBS, read_by
 from cser_ray.methods import has_ratio
 from cser_ray.store.read import EpochRow, RunRow, columns
 from cser_ray.train.loop import train
@@ -68,13 +69,12 @@ def test_a_finished_row_is_complete(method: str) -> None:
         meaningless |= {"reset_interval", "reset_ratio", "gradient_ratio", "share"}
     if not method.endswith("adamw"):
         meaningless |= {"beta2"}
-    if method != "diloco":
-        meaningless |= {"outer_lr", "outer_momentum"}
+    meaningless |= set(KNOBS) - set(read_by(method))
     if not method.startswith("no-sync"):
         meaningless |= {"val_acc_ensemble", "test_acc_ensemble", "val_loss_ensemble", "test_loss_ensemble"}
     if method not in ("ef-sgd", "qsparse"):
         meaningless |= {"error_norm"}  # cser takes implementation II here, which has no e
-    if method in ("no-sync", "diloco", "cser-release", "sgd-bf16") or method.endswith("adamw"):
+    if method in ("no-sync", "diloco", "partial-reset", "cser-release", "sgd-bf16") or method.endswith("adamw"):
         meaningless |= {"theorem1"}
     assert nulls(row) == meaningless
     assert (row.status, row.steps, row.steps_done, row.attempt, row.trial_id) == ("FINISHED", 12, 12, 3, "trial")

@@ -15,9 +15,9 @@ from torch import Tensor
 from cser_ray.communication.communicator import Pending
 from cser_ray.compressors.base import Compressor, Selection, SharedCompressor, start_average
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.optimizers.cser_implementation import Implementation
-from cser_ray.optimizers.cser_with_error import WithError
-from cser_ray.optimizers.cser_without_error import WithoutError
+from cser_ray.optimizers.forms.form import RecursionForm
+from cser_ray.optimizers.forms.with_error import WithError
+from cser_ray.optimizers.forms.without_error import WithoutError
 from cser_ray.partial_sync import partial_sync
 
 
@@ -33,7 +33,7 @@ class InFlight:
     """A `Selection` in implementation II; whole vectors are sent in I."""
 
 
-class Delayed(Implementation):
+class Delayed(RecursionForm):
     """What both implementations with delayed resets have in common: the resets in flight, the oldest first."""
 
     in_flight: deque[InFlight]
