@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cser_ray.communication.wire import dense_bytes
-from cser_ray.compressors import COMPRESSORS, ChunkedTopK
+from cser_ray.compressors import COMPRESSORS, ChunkedTopK, TwoWay
 from cser_ray.compressors.formats import FORMATS
 from cser_ray.compressors.solve import flat_width, nearest, own_ratio, shown
 from cser_ray.compressors.text import FAMILIES, FORMAT_NAMES, Kind, parse
@@ -29,7 +29,8 @@ def texts(draw: st.DrawFn) -> str:
     family = "grbs" if name.startswith("grbs") else name
     size = f"/{draw(st.integers(2, 65536))}" if family in SIZED and draw(st.booleans()) else ""
     form = f":{draw(st.sampled_from(FAMILIES[family].formats))}" if draw(st.booleans()) else ""
-    return f"{name}{size}{form}"
+    two_way = "@two-way" if family == "top-k" and size and draw(st.booleans()) else ""
+    return f"{name}{size}{form}{two_way}"
 
 
 @given(texts())
@@ -80,6 +81,7 @@ def test_unknown_names_are_told_with_the_known_ones(text: str, said: str) -> Non
         ("identity/3:int8", "identity takes no number; write identity"),
         ("top-k/1", "after the slash comes a whole number, 2 or more, as in top-k/4096"),
         ("grbs/", "after the slash comes a whole number, 1 or more, as in grbs/4096"),
+        ("top-k:int8@two-way", "only chunked top-k goes two ways, as in top-k/4096@two-way; write top-k:int8"),
         ("top-k/100000", "a chunk holds 2 to 65536 coordinates, not 100000"),
     ],
 )
@@ -143,6 +145,12 @@ def test_the_nearest_is_named_with_its_compressor() -> None:
         "R_C = 256 cannot be met by top-k/4096:int2 within 2 % at d = 4800000 and n = 8; the nearest is 273 "
         "(ChunkedTopK(kept=4, format='int2'))"
     )
+
+
+def test_two_ways_cost_the_same_at_any_number_of_workers() -> None:
+    """R_C = 4 d / V: 64 of every chunk are 4 * 4096 / 120 = 136.5, but for chunks that do not share out evenly."""
+    kind = parse("top-k/4096:int2@two-way")
+    assert [kind.at(136.5, d=D, n=n) for n in (2, 8)] == [TwoWay(ChunkedTopK(64, format="int2"))] * 2
 
 
 def test_gathered_bytes_grow_with_the_workers() -> None:

@@ -54,6 +54,7 @@ def everything(make: Callable[[], Communicator], shape: tuple[int, ...]) -> tupl
         "mean": first.wait(),
         "gather": communicator.all_gather(v, "reset"),
         "bytes": communicator.all_gather(v.view(torch.uint8), "reset"),
+        "exchange": communicator.exchange(torch.stack([v * j for j in range(communicator.size)], -2), "reset"),
         "total": communicator.total(v, "evaluation"),
         "broadcast": x,
     }

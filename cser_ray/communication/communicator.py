@@ -178,6 +178,21 @@ class Communicator:
         self._waited(start, name)
         return torch.cat(parts, -2)
 
+    def exchange(self, v: Tensor, name: str) -> Tensor:
+        """For each worker here, what every worker has for it: from v `[..., w, n, k]`, row j of a worker being for worker j.
+
+        The result is `[..., w, n, k]`, its rows in order of the worker they are from: an all-to-all, (n - 1) k values leave.
+        """
+        self._charge(name, (self.size - 1) * v.shape[-1] * v.element_size(), v[..., 0, :])
+        if self.group is None:
+            return v.transpose(-3, -2).contiguous()
+        by_process = v.unflatten(-2, (self.processes, self.workers)).movedim(-3, 0).contiguous()  # type: ignore[no-untyped-call]
+        received = torch.empty_like(by_process)
+        start = time.perf_counter()
+        dist.all_to_all_single(received, by_process, group=self.group)
+        self._waited(start, name)
+        return received.movedim(0, -4).flatten(-4, -3).transpose(-3, -2).contiguous()
+
     def total(self, v: Tensor, name: str) -> Tensor:
         """The sum over processes of something each holds a part of, any shape; charged as if n hosts had summed it."""
         if self.size > 1:

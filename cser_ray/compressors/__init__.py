@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from cser_ray.registry import Registry, load
 
 if TYPE_CHECKING:
-    from cser_ray.compressors.base import AgreeingCompressor, Budgeted, Compressor, Message, SharedCompressor
+    from cser_ray.compressors.base import (
+        AgreeingCompressor,
+        Budgeted,
+        Compressor,
+        Message,
+        RememberingCompressor,
+        SharedCompressor,
+    )
     from cser_ray.compressors.block_sign import BlockSign
     from cser_ray.compressors.chunked_top_k import ChunkedTopK
     from cser_ray.compressors.formatted import Formatted
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from cser_ray.compressors.random_k import RandomK
     from cser_ray.compressors.shared_top import SharedTop
     from cser_ray.compressors.top_k import TopK
+    from cser_ray.compressors.two_way import TwoWay
 
 _CLASSES = {
     "grbs": "grbs:GRBS",
@@ -34,8 +42,9 @@ _CLASSES = {
     "formatted": "formatted:Formatted",
 }
 _PLACES = {path.partition(":")[2]: path.partition(":")[0] for path in _CLASSES.values()} | dict.fromkeys(
-    ("AgreeingCompressor", "Budgeted", "Compressor", "Message", "SharedCompressor"), "base"
+    ("AgreeingCompressor", "Budgeted", "Compressor", "Message", "RememberingCompressor", "SharedCompressor"), "base"
 )
+_PLACES["TwoWay"] = "two_way"  # which whoever uses it has to hold a memory for, and so is no entry
 """Name -> the module that has it."""
 
 COMPRESSORS: "Registry[Callable[..., Compressor]]" = Registry(
@@ -56,9 +65,11 @@ __all__ = [
     "Identity",
     "Message",
     "RandomK",
+    "RememberingCompressor",
     "SharedCompressor",
     "SharedTop",
     "TopK",
+    "TwoWay",
     "Zero",
 ]
 

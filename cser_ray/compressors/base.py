@@ -122,6 +122,24 @@ class AgreeingCompressor(Compressor, Protocol):
         ...
 
 
+@runtime_checkable
+class RememberingCompressor(Compressor, Protocol):
+    """A compressor that keeps something from call to call, which whoever uses it holds and saves. Having `memory` makes one.
+
+    `compress` alone cannot do what it does, and raises ValueError.
+    """
+
+    @abstractmethod
+    def memory(self, v: Tensor, communicator: Communicator) -> Tensor:
+        """What is kept before the first call, zeros `[..., w, k]`, for vectors like v `[..., w, d]`."""
+        ...
+
+    @abstractmethod
+    def synchronise(self, v: Tensor, memory: Tensor, communicator: Communicator, name: str) -> tuple[Tensor, Tensor]:
+        """What `partial_sync` gives for v; `memory` is brought up to date in place."""
+        ...
+
+
 def check_compressor(compressor: Any) -> None:
     """Raise TypeError, with what is missing, for what is no compressor."""
     asked = ["with_streams", "compress"]

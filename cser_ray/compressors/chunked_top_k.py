@@ -75,6 +75,22 @@ class ChunkedTopK(Budgeted):
             return OnePassMessage(self, v, payload, left, kernels)
         return SparseMessage(v, self.records(v), workers, lambda payload, _: self.read(payload, v.dtype))
 
+    def parted(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """The records of v `[..., w, d]`, and what they leave of it."""
+        if (kernels := _kernels(self, v)) is not None:
+            payload, left = kernels.compress(v, self.kept, self.chunk, self.place_bits, self.format)
+            return payload, left
+        payload = self.records(v)
+        return payload, v - self.sum_of(payload.unsqueeze(-2), v.shape[-1], v.dtype)
+
+    def sum_of(self, payloads: Tensor, d: int, dtype: torch.dtype) -> Tensor:
+        """The sum `[..., d]` of what records `[..., n, m]` hold, added in their order."""
+        total = payloads.new_zeros(*payloads.shape[:-2], d, dtype=dtype)
+        for number in range(payloads.shape[-2]):
+            places, values = self.read(payloads[..., number, :], dtype)
+            total.scatter_add_(-1, places.clamp(max=d - 1), torch.where(places < d, values, 0))
+        return total
+
     def records(self, v: Tensor) -> Tensor:
         """The records of v `[..., d]`, bytes `[..., chunks * record_bytes]`: in each the places, ascending, then values."""
         chunks = in_blocks(v, self.chunk)

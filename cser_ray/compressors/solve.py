@@ -17,6 +17,7 @@ from cser_ray.compressors.random_k import RandomK
 from cser_ray.compressors.shared_top import SharedTop
 from cser_ray.compressors.text import Kind, close
 from cser_ray.compressors.top_k import TopK
+from cser_ray.compressors.two_way import TwoWay
 from cser_ray.structure import block_size, num_blocks, number
 
 
@@ -61,7 +62,12 @@ def nearest(kind: Kind, ratio: float, d: int, n: int) -> Budgeted:
     }
     if kind.family == "top-k" and kind.size is not None:
         chunk = kind.size
-        return _whole(lambda k: ChunkedTopK(k, chunk, kind.format), chunk, ratio, d, n)
+
+        def make(k: int) -> Budgeted:
+            one_way = ChunkedTopK(k, chunk, kind.format)
+            return TwoWay(one_way) if kind.two_way else one_way
+
+        return _whole(make, chunk, ratio, d, n)
     if kind.family in makers:
         return _whole(*makers[kind.family], ratio, d, n)
     return _of_another_package(kind, ratio, d, n)

@@ -1,4 +1,4 @@
-"""Compressors as text: NAME, NAME/SIZE, and a value format after a colon: "top-k/4096:int2", "grbs-cyclic:bf16".
+"""Compressors as text: NAME, NAME/SIZE, and a value format after a colon: "grbs-cyclic:bf16", "top-k/4096:int2@two-way".
 
 A text says which compressor, not how much of it: `Kind.at` finds the one that sends what a ratio asks for. Needs no torch,
 so that settings can be checked without it.
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FORMAT_NAMES = ("fp32", "bf16", "int8", "int4", "int2")
 """Value formats; `cser_ray.compressors.formats` has what they are."""
+TWO_WAY = "@two-way"
+"""Ends the text of a compressor whose messages are averaged by owners of parts."""
 ORDERED = "grbs"
 """The family that sends blocks in an order, which its name says: grbs-cyclic."""
 
@@ -137,6 +139,7 @@ class Kind:
         order: of GRBS's blocks, a key of `BLOCK_ORDERS`.
         size: the number after the slash; None where it follows from the model, or there is none.
         format: one of `FORMAT_NAMES`.
+        two_way: whether owners of parts average and compress again, in place of an all-gather: of chunked top-k.
 
     >>> str(parse("top-k/4096:int2")), str(parse("grbs-random:fp32")), str(parse("sign"))
     ('top-k/4096:int2', 'grbs', 'sign/4096')
@@ -146,11 +149,13 @@ class Kind:
     order: str = "random"
     size: int | None = None
     format: str = "fp32"
+    two_way: bool = False
 
     def __str__(self) -> str:
         order = "" if self.order == "random" else f"-{self.order}"
         size = "" if self.size is None else f"/{self.size}"
-        return f"{self.family}{order}{size}{'' if self.format == 'fp32' else f':{self.format}'}"
+        form = "" if self.format == "fp32" else f":{self.format}"
+        return f"{self.family}{order}{size}{form}{TWO_WAY if self.two_way else ''}"
 
     @property
     def shared(self) -> bool:
@@ -181,10 +186,14 @@ def parse(text: str) -> Kind:
     Traceback (most recent call last):
     ValueError: 'sign:int8': sign carries no format, as it sends signs, one bit each; write sign
     """
-    whole, _, after = text.partition(":")
+    one_way = text.removesuffix(TWO_WAY)
+    two_way = one_way != text
+    whole, colon, after = one_way.partition(":")
     name, slash, digits = whole.partition("/")
-    form = after if ":" in text else "fp32"
+    form = after if colon else "fp32"
     family, order = _family(name, text)
+    if two_way and not (family == "top-k" and slash):
+        raise ValueError(f"{text!r}: only chunked top-k goes two ways, as in top-k/4096{TWO_WAY}; write {one_way}")
     if form not in FORMAT_NAMES:
         raise unknown("value format", form, FORMAT_NAMES)
     if family not in FAMILIES:
@@ -199,7 +208,7 @@ def parse(text: str) -> Kind:
         raise ValueError(f"{text!r}: {family} takes no number; write {_without(text)}")
     if family == "top-k" and size is not None and size > 65536:
         raise ValueError(f"{text!r}: a chunk holds 2 to 65536 coordinates, not {size}")
-    return Kind(family, order, size, form)
+    return Kind(family, order, size, form, two_way)
 
 
 def _family(name: str, text: str) -> tuple[str, str]:
