@@ -9,7 +9,7 @@ import torch
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import ChunkedTopK
-from cser_ray.compressors.formats import FORMATS
+from cser_ray.compressors.formats import VALUE_FORMATS
 from cser_ray.compressors.packing import pack_fields, packed_bytes, unpack_fields
 from cser_ray.compressors.sparse import SparseMessage
 from cser_ray.partial_sync import partial_sync
@@ -55,13 +55,13 @@ def same(kept: int, chunk: int, workers: int, d: int, form: str, device: str) ->
 def check(device: str) -> None:
     """All shapes in all formats."""
     for shape in SHAPES:
-        for form in FORMATS:
+        for form in VALUE_FORMATS:
             same(*shape, form, device)
     from cser_ray.compressors import chunked_top_k_kernels as kernels
 
     v = torch.ones(1, 512, device=device)
     v[0, 300] = torch.nan
-    for form in FORMATS:
+    for form in VALUE_FORMATS:
         assert kernels.compress(v, 3, 256, 8, form)[1][0, 300].isnan(), form
 
 

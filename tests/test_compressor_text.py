@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cser_ray.communication.wire import dense_bytes
 from cser_ray.compressors import COMPRESSORS, ChunkedTopK, TwoWay
-from cser_ray.compressors.formats import FORMATS
+from cser_ray.compressors.formats import VALUE_FORMATS
 from cser_ray.compressors.solve import flat_width, nearest, own_ratio, shown
 from cser_ray.compressors.text import FAMILIES, FORMAT_NAMES, Kind, parse
 from cser_ray.config import BLOCK_ORDERS
@@ -101,7 +101,7 @@ def test_texts_cost_no_torch() -> None:
 
 def test_both_tables_of_formats_have_the_same_names() -> None:
     """That of the texts, and that with what they are."""
-    assert tuple(FORMATS) == FORMAT_NAMES
+    assert tuple(VALUE_FORMATS) == FORMAT_NAMES
 
 
 @given(

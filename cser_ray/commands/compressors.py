@@ -4,7 +4,7 @@ import click
 
 from cser_ray.commands.options import clear_errors, print_columns
 
-HEAD = (
+TITLES_OF_KINDS = (
     "compressor",
     "travels by",
     "bytes a call that leave a worker",
@@ -54,7 +54,7 @@ def _listed() -> list[tuple[str, ...]]:
         for name, entry in FAMILIES.items()
     ]
     rows += [(name, "its own", "-", "-", "-", "-", "another package's", "-") for name in COMPRESSORS.others]
-    return [HEAD, *rows]
+    return [TITLES_OF_KINDS, *rows]
 
 
 def _at(params: int, workers: int, ratio: float) -> list[tuple[str, ...]]:

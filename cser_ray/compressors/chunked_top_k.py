@@ -13,7 +13,7 @@ from torch import Tensor
 from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.wire import gather_bytes
 from cser_ray.compressors.base import Budgeted, Message
-from cser_ray.compressors.formats import FORMATS
+from cser_ray.compressors.formats import VALUE_FORMATS
 from cser_ray.compressors.gathered import in_blocks
 from cser_ray.compressors.packing import pack_fields, packed_bytes, unpack_fields
 from cser_ray.compressors.sparse import SparseMessage
@@ -27,7 +27,7 @@ class ChunkedTopK(Budgeted):
     Args:
         kept: k, coordinates of a chunk, 1 <= k <= `chunk`. Every chunk sends k, the short last one too, padded by zeros.
         chunk: coordinates of a chunk, 2 to 65536; their numbers take as few bits as will do: 12 for 4096, the default.
-        format: of the values, a key of `FORMATS`; scales are a chunk's.
+        format: of the values, a key of `VALUE_FORMATS`; scales are a chunk's.
 
     Raises:
         ValueError: for sizes outside their range and a format that is none.
@@ -50,8 +50,8 @@ class ChunkedTopK(Budgeted):
             raise ValueError(f"A chunk holds 2 to 65536 coordinates, not {self.chunk}")
         if not 1 <= self.kept <= self.chunk:
             raise ValueError(f"Of a chunk of {self.chunk} coordinates 1 to {self.chunk} can be kept, not {self.kept}")
-        if self.format not in FORMATS:
-            raise unknown("value format", self.format, FORMATS)
+        if self.format not in VALUE_FORMATS:
+            raise unknown("value format", self.format, VALUE_FORMATS)
 
     @property
     def place_bits(self) -> int:
@@ -60,7 +60,7 @@ class ChunkedTopK(Budgeted):
 
     def record_bytes(self, itemsize: int = 4) -> int:
         """Bytes that a chunk sends."""
-        return packed_bytes(self.kept, self.place_bits) + FORMATS[self.format].nbytes(self.kept, itemsize)
+        return packed_bytes(self.kept, self.place_bits) + VALUE_FORMATS[self.format].nbytes(self.kept, itemsize)
 
     def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> Self:
         return self  # nothing is random here
@@ -95,7 +95,7 @@ class ChunkedTopK(Budgeted):
         """The records of v `[..., d]`, bytes `[..., chunks * record_bytes]`: in each the places, ascending, then values."""
         chunks = in_blocks(v, self.chunk)
         places = chunks.abs().topk(self.kept, sorted=False).indices.sort(-1).values
-        values = FORMATS[self.format].encode(chunks.gather(-1, places))
+        values = VALUE_FORMATS[self.format].encode(chunks.gather(-1, places))
         return torch.cat([pack_fields(places, self.place_bits), values], -1).flatten(-2)
 
     def read(self, payload: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ class ChunkedTopK(Budgeted):
         records = in_blocks(payload, self.record_bytes(dtype.itemsize))
         places = unpack_fields(records[..., :numbers], self.place_bits, self.kept)
         places += self.chunk * torch.arange(places.shape[-2], device=payload.device).unsqueeze(-1)
-        values = FORMATS[self.format].decode(records[..., numbers:], self.kept, dtype)
+        values = VALUE_FORMATS[self.format].decode(records[..., numbers:], self.kept, dtype)
         return places.flatten(-2), values.flatten(-2)
 
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cser_ray.compressors.formats import FORMATS, SPLIT
+from cser_ray.compressors.formats import SPLIT, VALUE_FORMATS
 from cser_ray.compressors.packing import packed_bytes
 
 CODES = {"fp32": 32, "bf16": 16, "int8": 8, "int4": 4, "int2": 2}
@@ -226,5 +226,5 @@ def _sizes(kept: int, chunk: int, place_bits: int, form: str) -> dict[str, Any]:
         "PLACE_BYTES": place_bytes,
         "BITS": bits,
         "VALUE_BYTES": packed_bytes(kept, bits),
-        "RECORD": place_bytes + FORMATS[form].nbytes(kept),
+        "RECORD": place_bytes + VALUE_FORMATS[form].nbytes(kept),
     }

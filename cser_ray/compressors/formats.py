@@ -39,7 +39,7 @@ class Format(Protocol):
 
 
 @dataclass(frozen=True)
-class Plain(Format):
+class AsItIs(Format):
     """The values as they are: 4 bytes each in fp32."""
 
     def nbytes(self, k: int, itemsize: int = 4) -> int:
@@ -146,8 +146,8 @@ class TwoMagnitudes(Format):
 SPLIT = 1.23
 """0.98 standard deviations of Gaussian values (Max 1960, four levels) over their mean magnitude, 0.80."""
 
-FORMATS: dict[str, Format] = {
-    "fp32": Plain(),
+VALUE_FORMATS: dict[str, Format] = {
+    "fp32": AsItIs(),
     "bf16": Bfloat16(),
     "int8": Integers(8),
     "int4": Integers(4),

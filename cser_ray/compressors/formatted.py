@@ -13,7 +13,7 @@ from torch import Tensor
 from cser_ray.budget import block_size
 from cser_ray.communication.wire import gather_bytes
 from cser_ray.compressors.base import Budgeted, Compressor, Message, SharedCompressor
-from cser_ray.compressors.formats import FORMATS, groups_bytes
+from cser_ray.compressors.formats import VALUE_FORMATS, groups_bytes
 from cser_ray.compressors.grbs import GRBS
 from cser_ray.compressors.identity import Identity
 from cser_ray.compressors.selected import group_of_blocks, selected_bytes, selected_message
@@ -32,7 +32,7 @@ class Formatted(Budgeted):
 
     Args:
         inner: `GRBS`, `Identity`, `RandomK` or `TopK`.
-        format: a key of `FORMATS`: bf16, int8, int4 or int2. In GRBS a scale is of one block, or of as many as make
+        format: a key of `VALUE_FORMATS`: bf16, int8, int4 or int2. In GRBS a scale is of one block, or of as many as make
             256 values; of the whole vector 4096 values share one; of picked coordinates, 512.
 
     Raises:
@@ -50,8 +50,8 @@ class Formatted(Budgeted):
     format: str
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise unknown("value format", self.format, FORMATS)
+        if self.format not in VALUE_FORMATS:
+            raise unknown("value format", self.format, VALUE_FORMATS)
         if not isinstance(self.inner, GRBS | Identity | Picking):
             raise ValueError(f"{self.inner!r} carries no format: give GRBS, Identity, RandomK or TopK")
 
@@ -59,14 +59,14 @@ class Formatted(Budgeted):
         return replace(self, inner=self.inner.with_streams(seeds, stream, workers))
 
     def compress(self, v: Tensor, call: int) -> Message:
-        form = FORMATS[self.format]
+        form = VALUE_FORMATS[self.format]
         if isinstance(self.inner, Picking):
             return picked_message(v, self.inner.pick(v, call), form)
         assert isinstance(self.inner, SharedCompressor)
         return selected_message(v, self.inner.select(v, call), self.format, self._group(v.shape[-1]))
 
     def bytes_per_call(self, d: int, n: int, itemsize: int = 4) -> float:
-        form, inner = FORMATS[self.format], self.inner
+        form, inner = VALUE_FORMATS[self.format], self.inner
         if isinstance(inner, Picking):
             k, numbers = inner.picks(d)
             return gather_bytes(numbers + groups_bytes(form, k, GROUP, itemsize), n)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.wire import gather_bytes
-from cser_ray.compressors.formats import Plain
+from cser_ray.compressors.formats import AsItIs
 from cser_ray.compressors.gathered import private_draws
 from cser_ray.compressors.sparse import Picking, Picks, SparseMessage, picked_message
 from cser_ray.compressors.top_k import check_kept_ratio, kept
@@ -48,7 +48,7 @@ class RandomK(Picking):
         return replace(self, seeds=seeds, stream=stream, workers=workers)
 
     def compress(self, v: Tensor, call: int) -> SparseMessage:
-        return picked_message(v, self.pick(v, call), Plain())
+        return picked_message(v, self.pick(v, call), AsItIs())
 
     def pick(self, v: Tensor, call: int) -> Picks:
         own = self._indices(v, call, self.workers).expand(*v.shape[:-1], -1)

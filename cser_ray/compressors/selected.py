@@ -9,7 +9,7 @@ from torch import Tensor
 from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.wire import gather_bytes, ring_bytes
 from cser_ray.compressors.base import Message, Selection, SelectionMessage, start_average
-from cser_ray.compressors.formats import FORMATS, Format, decode_groups, encode_groups, groups_bytes, to_bfloat16
+from cser_ray.compressors.formats import VALUE_FORMATS, Format, decode_groups, encode_groups, groups_bytes, to_bfloat16
 
 LEAST_GROUP = 256
 """Blocks smaller than this share a scale with the next ones, which otherwise would cost as much as their values."""
@@ -21,17 +21,17 @@ def group_of_blocks(size: int, d: int) -> int:
 
 
 def selected_message(v: Tensor, selection: Selection, form: str, group: int) -> Message:
-    """The chosen coordinates of v `[..., w, d]` in a format, a key of `FORMATS`, with a scale for `group` values."""
+    """The chosen coordinates of v `[..., w, d]` in a format, a key of `VALUE_FORMATS`, with a scale for `group` values."""
     if form == "fp32":
         return SelectionMessage(v, selection)
-    return CastMessage(v, selection) if form == "bf16" else RecordMessage(v, selection, FORMATS[form], group)
+    return CastMessage(v, selection) if form == "bf16" else RecordMessage(v, selection, VALUE_FORMATS[form], group)
 
 
 def selected_bytes(values: int, form: str, group: int, n: int, itemsize: int) -> float:
     """Bytes that leave each of n workers with a message of so many values."""
     if form in ("fp32", "bf16"):
-        return ring_bytes(FORMATS[form].nbytes(values, itemsize), n)
-    return gather_bytes(groups_bytes(FORMATS[form], values, group, itemsize), n)
+        return ring_bytes(VALUE_FORMATS[form].nbytes(values, itemsize), n)
+    return gather_bytes(groups_bytes(VALUE_FORMATS[form], values, group, itemsize), n)
 
 
 class CastMessage(Message):

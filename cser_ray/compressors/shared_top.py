@@ -15,7 +15,7 @@ from cser_ray.budget import block_size
 from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.wire import ring_bytes
 from cser_ray.compressors.base import AgreeingCompressor, Budgeted, Message
-from cser_ray.compressors.formats import FORMATS
+from cser_ray.compressors.formats import VALUE_FORMATS
 from cser_ray.compressors.gathered import in_blocks
 from cser_ray.compressors.grbs import BlockSelection
 from cser_ray.compressors.selected import group_of_blocks, selected_bytes, selected_message
@@ -35,7 +35,7 @@ class SharedTop(AgreeingCompressor, Budgeted):
     Args:
         kept: blocks a call.
         block_size: elements a block, by default the smallest that gives at most 8192 blocks, as in GRBS.
-        format: of the values, a key of `FORMATS`, with scales as GRBS's blocks have them (`Formatted`). Norms travel as
+        format: of the values, a key of `VALUE_FORMATS`, with scales as GRBS's blocks have them (`Formatted`). Norms travel as
             they are.
 
     Raises:
@@ -59,8 +59,8 @@ class SharedTop(AgreeingCompressor, Budgeted):
             raise ValueError(f"SharedTop keeps at least one block, not {self.kept}")
         if self.block_size is not None and self.block_size < 1:
             raise ValueError(f"A block holds at least one element, not {self.block_size}")
-        if self.format not in FORMATS:
-            raise unknown("value format", self.format, FORMATS)
+        if self.format not in VALUE_FORMATS:
+            raise unknown("value format", self.format, VALUE_FORMATS)
 
     def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> Self:
         return self  # nothing is random here

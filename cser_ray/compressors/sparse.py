@@ -15,7 +15,7 @@ from cser_ray.compressors.gathered import check_rows
 GROUP = 512
 """Values that share a scale, of those that a worker picks from the whole vector."""
 
-Read = Callable[[Tensor, range], tuple[Tensor, Tensor]]
+ReadRecord = Callable[[Tensor, range], tuple[Tensor, Tensor]]
 """(payload `[..., j, m]`, ids of those j workers) -> the places int64 and the values `[..., j, k]` that it holds."""
 
 
@@ -25,7 +25,7 @@ class SparseMessage(Message):
     `read` gives the places and values of a payload; no place twice, those from d on are padding.
     """
 
-    def __init__(self, v: Tensor, payload: Tensor, workers: range, read: Read):
+    def __init__(self, v: Tensor, payload: Tensor, workers: range, read: ReadRecord):
         check_rows(v, workers)
         self.v, self.payload, self.workers, self.read = v, payload, workers, read
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.wire import gather_bytes
-from cser_ray.compressors.formats import Plain, as_bytes, from_bytes
+from cser_ray.compressors.formats import AsItIs, as_bytes, from_bytes
 from cser_ray.compressors.sparse import Picking, Picks, SparseMessage, picked_message
 
 
@@ -41,7 +41,7 @@ class TopK(Picking):
         return self  # nothing is random here
 
     def compress(self, v: Tensor, call: int) -> SparseMessage:
-        return picked_message(v, self.pick(v, call), Plain())
+        return picked_message(v, self.pick(v, call), AsItIs())
 
     def pick(self, v: Tensor, call: int) -> Picks:
         indices = v.abs().topk(kept(v.shape[-1], self.ratio), sorted=False).indices
