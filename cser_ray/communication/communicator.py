@@ -188,7 +188,7 @@ class Communicator:
         if self.group is None:
             return v.transpose(-3, -2)
         # [..., sender, process, receiver, k] -> [process, ..., sender, receiver, k], of which each process gets a slice
-        sent = v.unflatten(-2, (self.processes, self.workers)).movedim(-3, 0).contiguous()
+        sent = v.reshape(*v.shape[:-2], self.processes, self.workers, v.shape[-1]).movedim(-3, 0).contiguous()
         got = torch.empty_like(sent)
         start = time.perf_counter()
         dist.all_to_all_single(got, sent, group=self.group)
