@@ -178,20 +178,22 @@ class Communicator:
         self._waited(start, name)
         return torch.cat(parts, -2)
 
-    def exchange(self, v: Tensor, name: str) -> Tensor:
-        """For each worker here, what every worker has for it: from v `[..., w, n, k]`, row j of a worker being for worker j.
+    def all_to_all(self, v: Tensor, name: str) -> Tensor:
+        """Each worker's messages to every worker, v `[..., w, n, k]`, as `[..., w, n, k]`: what each got, in order of sender.
 
-        The result is `[..., w, n, k]`, its rows in order of the worker they are from: an all-to-all, (n - 1) k values leave.
+        v[..., i, j, :] goes from the i-th worker here to worker j, which finds it in its row at the sender's id. What a
+        worker sends itself stays where it is: (n - 1) k values leave each.
         """
-        self._charge(name, (self.size - 1) * v.shape[-1] * v.element_size(), v[..., 0, :])
+        self._charge(name, (self.size - 1) * v.shape[-1] * v.element_size(), v.flatten(-2))
         if self.group is None:
-            return v.transpose(-3, -2).contiguous()
-        by_process = v.unflatten(-2, (self.processes, self.workers)).movedim(-3, 0).contiguous()  # type: ignore[no-untyped-call]
-        received = torch.empty_like(by_process)
+            return v.transpose(-3, -2)
+        # [..., sender, process, receiver, k] -> [process, ..., sender, receiver, k], of which each process gets a slice
+        sent = v.reshape(*v.shape[:-2], self.processes, self.workers, v.shape[-1]).movedim(-3, 0).contiguous()
+        got = torch.empty_like(sent)
         start = time.perf_counter()
-        dist.all_to_all_single(received, by_process, group=self.group)
+        dist.all_to_all_single(got, sent, group=self.group)
         self._waited(start, name)
-        return received.movedim(0, -4).flatten(-4, -3).transpose(-3, -2).contiguous()
+        return got.movedim(0, -4).flatten(-4, -3).transpose(-3, -2)
 
     def total(self, v: Tensor, name: str) -> Tensor:
         """The sum over processes of something each holds a part of, any shape; charged as if n hosts had summed it."""

@@ -82,18 +82,16 @@ class HostCommunicator(Communicator):
         rows = self._join(torch.stack(parts), v.numel(), v.shape[:-2].numel(), name)
         return torch.cat([row.view_as(v) for row in rows], -2)
 
-    def exchange(self, v: Tensor, name: str) -> Tensor:
-        self._charge(name, (self.size - 1) * v.shape[-1] * v.element_size(), v[..., 0, :])
-        rows = v.movedim(-2, 0)
-        flat = rows.reshape(self.size, -1)
-        size = -(-flat.shape[1] // self.ranks_per_host)
-        mine = flat[:, self.local_rank * size : (self.local_rank + 1) * size].contiguous()
-        received = torch.empty_like(mine)
+    def all_to_all(self, v: Tensor, name: str) -> Tensor:
+        self._charge(name, (self.size - 1) * v.shape[-1] * v.element_size(), v.flatten(-2))
+        messages = v.movedim(-2, 0)  # [host, ..., 1, k]: whom they go to, then from whom they came
+        mine = torch.stack([self._part(message) for message in messages])
+        got = torch.empty_like(mine)
         if mine.numel():
             with self._timed(name):
-                dist.all_to_all_single(received, mine, group=alive(self._link))
-        joined = self._join(received, flat.shape[1], v.shape[:-3].numel(), name)
-        return joined.reshape(rows.shape).movedim(0, -2).contiguous()
+                dist.all_to_all_single(got, mine, group=alive(self._link))
+        rows = self._join(got, messages[0].numel(), v.shape[:-3].numel(), name)
+        return rows.view_as(messages).movedim(0, -2)
 
     def total(self, v: Tensor, name: str) -> Tensor:
         if self.size > 1:

@@ -66,7 +66,7 @@ def test_one_worker_is_alone(kind: type[FlatOptimizer]) -> None:
     assert close(trajectory(method(kind, 1, **arguments[kind]), logistic(1)), torchs(1))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", CASES)
 def test_every_method_goes_around_it(name: str) -> None:
     """With one worker and nothing compressed, each method is torch.optim.AdamW."""
     arguments = CASES[name].arguments(Identity(), Identity())

@@ -15,7 +15,6 @@ from tests.contract.test_optimizers import CASES, every_compressor, every_form, 
 from tests.stacked import (
     COMPRESSOR_EXAMPLES,
     LR,
-    OPTIMIZERS,
     STEPS,
     D,
     build,
@@ -80,7 +79,7 @@ def test_3_one_worker_is_sgd(name: str, momentum: float) -> None:
 
 
 @every_order
-@pytest.mark.parametrize("method", [name for name, kind in OPTIMIZERS.items() if name not in WAITING])
+@pytest.mark.parametrize("method", [name for name in CASES if name not in WAITING])
 def test_3_bitwise_where_no_error_is_kept(method: str, order: str) -> None:
     """Without e there is no (v - c) + c either: one worker's run is SGD's, bit for bit."""
     arguments = CASES[method].arguments(GRBS(2, order), GRBS(3.5, order))

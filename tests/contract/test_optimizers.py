@@ -15,6 +15,7 @@ from cser_ray.optimizers import CSER
 from cser_ray.paper import Compress, Gradient, m_cser, qsparse_local_sgd
 from cser_ray.recursion import recursion
 from cser_ray.seeds import Purpose
+from tests.contract.system_cases import SYSTEMS
 from tests.stacked import (
     COMPRESSOR_EXAMPLES,
     LR,
@@ -175,7 +176,7 @@ def check(method: str, n: int, c1: Compressor, c2: Compressor, momentum: float, 
 
 def test_every_optimizer_and_compressor_has_its_case() -> None:
     """A new entry of either table fails here until it is specified."""
-    assert CASES.keys() == OPTIMIZERS.keys()
+    assert CASES.keys() | SYSTEMS.keys() == OPTIMIZERS.keys()
     assert {type(example) for example in COMPRESSOR_EXAMPLES.values()} == set(COMPRESSORS.values())
 
 
