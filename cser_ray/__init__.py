@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         DiLoCo,
         LocalSGD,
         NoSync,
+        PartialReset,
         QSparseLocalSGD,
     )
     from cser_ray.store.read import read_history, read_runs
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     **dict.fromkeys(("CSEA", "CSER", "CSERPL", "EFSGD", "SGD", "CSERRelease"), "cser_ray.optimizers"),
-    **dict.fromkeys(("DiLoCo", "LocalSGD", "NoSync", "QSparseLocalSGD"), "cser_ray.optimizers"),
+    **dict.fromkeys(("DiLoCo", "LocalSGD", "NoSync", "PartialReset", "QSparseLocalSGD"), "cser_ray.optimizers"),
     "GRBS": "cser_ray.compressors",
     "Communicator": "cser_ray.communication.communicator",
     "HostCommunicator": "cser_ray.communication.host_communicator",
@@ -59,6 +60,7 @@ __all__ = [
     "HostCommunicator",
     "LocalSGD",
     "NoSync",
+    "PartialReset",
     "QSparseLocalSGD",
     "Study",
     "compare",

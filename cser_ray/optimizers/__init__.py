@@ -8,6 +8,7 @@ from cser_ray.optimizers.cser_release import CSERRelease
 from cser_ray.optimizers.diloco import DiLoCo
 from cser_ray.optimizers.ef_sgd import EFSGD
 from cser_ray.optimizers.local_sgd import LocalSGD
+from cser_ray.optimizers.partial_reset import PartialReset
 from cser_ray.optimizers.placement import Placement
 from cser_ray.optimizers.qsparse import QSparseLocalSGD
 from cser_ray.optimizers.sgd import SGD, NoSync
@@ -23,6 +24,7 @@ __all__ = [
     "FlatOptimizer",
     "LocalSGD",
     "NoSync",
+    "PartialReset",
     "Placement",
     "QSparseLocalSGD",
 ]

@@ -268,7 +268,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
 
         Where the parameters were written to since the last step, all workers must call it together.
         """
-        return with_entry(super().state_dict(), entry_of(self))
+        entry = entry_of(self)  # first: it publishes buffers, for torch to find
+        return with_entry(super().state_dict(), entry)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore what `state_dict` saved, on a worker with the same rows and parameters.

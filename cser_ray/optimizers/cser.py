@@ -7,19 +7,9 @@ the model at once, so the workers' models part; e_i says by how much, and x_i - 
 from collections.abc import Iterable
 from typing import Any, Literal, Unpack
 
-from torch import Tensor
-
-from cser_ray.compressors.base import Compressor, SharedCompressor
-from cser_ray.compressors.grbs import GRBS
-from cser_ray.compressors.identity import Zero
-from cser_ray.optimizers.arguments import Common, whole_steps
-from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.optimizers.cser_delayed import DelayedWithError, DelayedWithoutError
-from cser_ray.optimizers.cser_implementation import Implementation
-from cser_ray.optimizers.cser_overlapped import Overlapped
-from cser_ray.optimizers.cser_with_error import WithError
-from cser_ray.optimizers.cser_without_error import WithoutError
-from cser_ray.seeds import Purpose
+from cser_ray.compressors.base import Compressor
+from cser_ray.optimizers.arguments import Common
+from cser_ray.optimizers.partial_reset import PartialReset
 
 
 class Further(Common, total=False):
@@ -30,7 +20,7 @@ class Further(Common, total=False):
     overlap: bool
 
 
-class CSER(FlatOptimizer):
+class CSER(PartialReset):
     """Algorithm 4 (with momentum = 0: Algorithm 2; with `betas`: around AdamW). R_C = 1 / (1 / R_C2 + 1 / (R_C1 H)).
 
     Args:
@@ -72,73 +62,14 @@ class CSER(FlatOptimizer):
         reset_interval: int = 1,
         reset_compressor: Compressor | None = None,
         gradient_compressor: Compressor | None = None,
-        implementation: Literal["auto", "I", "II"] = "auto",
-        reset_delay: int = 0,
-        overlap: bool = False,
-        **common: Unpack[Common],
+        **further: Unpack[Further],
     ):
-        self.reset_interval = whole_steps("The reset interval H", reset_interval)
-        self.reset_delay = whole_steps("The reset's delay", reset_delay, least=0)
-        super().__init__(params, *args, **common)
-        self.reset_compressor = c1 = self.stream(reset_compressor or GRBS(16), Purpose.RESET_BLOCKS)
-        self.gradient_compressor = c2 = self.stream(gradient_compressor or Zero(), Purpose.GRADIENT_BLOCKS)
-        private = [c for c in (c1, c2) if not isinstance(c, SharedCompressor)]
-        if private and implementation == "II":
-            raise ValueError(
-                f"Implementation II needs the same coordinates on every worker; {private[0]} chooses its own on each. "
-                'Use implementation="I", or GRBS'
-            )
-        self.implementation: Literal["I", "II"] = "I" if private or implementation == "I" else "II"
-        h, delay, late = self.reset_interval, self.reset_delay, self.reset_delay > 0
-        self.form: Implementation
-        """What takes the steps, and keeps what they need beyond the local step's state."""
-        if overlap:
-            if self.implementation == "I":
-                raise ValueError("Only implementation II overlaps with the backward pass: it needs GRBS")
-            self.form = form = Overlapped(c1, c2, h, delay)
-            self.overlap_backward(lambda part: form.launch(self, part))
-        elif self.implementation == "I":
-            self.form = DelayedWithError(c1, c2, h, self.x, delay) if late else WithError(c1, c2, h, self.x)
-        else:
-            self.form = DelayedWithoutError(c1, c2, h, delay) if late else WithoutError(c1, c2, h)
-
-    def update(self, x: Tensor, g: Tensor, t: int) -> None:
-        self.form.update(self, x, g, t)
-
-    @property
-    def keeps_model(self) -> bool:  # type: ignore[override]
-        return self.form.keeps_model
-
-    def adopt_(self, x: Tensor, common: bool) -> None:
-        self.form.adopt_(x, common)
-
-    @property
-    def e(self) -> Tensor | None:
-        """The error of each worker, shaped like x; None in implementation II, which keeps none."""
-        return self.form.buffers().get("error")
-
-    def flush_error_(self) -> None:
-        self.form.flush_error_(self.x)
-
-    def buffers(self) -> dict[str, Tensor]:
-        return super().buffers() | self.form.buffers()
-
-    def common_buffers(self) -> dict[str, Tensor]:
-        return self.form.common_buffers()
-
-    def state_kind(self) -> str:
-        return f"{super().state_kind()} (implementation {self.implementation})"
-
-    def extra_state(self) -> dict[str, Any]:
-        return {"in_flight": self.form.in_flight_state()}
-
-    def load_extra_state(self, saved: dict[str, Any]) -> None:
-        there, here = saved.get("built", {}), self.settings()
-        for name in ("the seeds", "reset_compressor"):
-            if saved["in_flight"] and there.get(name, repr(here[name])) != repr(here[name]):
-                raise ValueError(
-                    f"This state_dict has resets under way that were sent with {name} {there[name]}, and this optimizer has "
-                    f"{here[name]}: it would apply them to other blocks. Build it as it was saved, or save after the last "
-                    "one has arrived"
-                )
-        self.form.load_in_flight(saved["in_flight"], self.x)
+        super().__init__(
+            params,
+            *args,
+            residual_in_model=1.0,
+            reset_interval=reset_interval,
+            reset_compressor=reset_compressor,
+            gradient_compressor=gradient_compressor,
+            **further,
+        )

@@ -3,14 +3,14 @@
 from collections.abc import Iterable
 from typing import Any, Unpack
 
-import torch
-from torch import Tensor
+from cser_ray.compressors.identity import Identity
+from cser_ray.optimizers.arguments import Common
+from cser_ray.optimizers.forms.form import Form
+from cser_ray.optimizers.forms.outer_step import OuterStep
+from cser_ray.optimizers.partial_reset import PartialReset
 
-from cser_ray.optimizers.arguments import Common, whole_steps
-from cser_ray.optimizers.base import FlatOptimizer
 
-
-class DiLoCo(FlatOptimizer):
+class DiLoCo(PartialReset):
     """Local steps for H steps; the mean change is a gradient to an outer Nesterov step. R_C = H.
 
     Args:
@@ -25,13 +25,12 @@ class DiLoCo(FlatOptimizer):
 
     Source: Douillard et al., arXiv 2311.08105, Algorithm 1.
 
+    >>> import torch
     >>> model = torch.nn.Linear(4, 2)
     >>> optimizer = DiLoCo(model.parameters(), lr=0.1, reset_interval=64, outer_lr=0.7, outer_momentum=0.9)
     >>> model(torch.ones(1, 4)).sum().backward()
     >>> optimizer.step()
     """
-
-    keeps_model = True
 
     def __init__(
         self,
@@ -42,28 +41,16 @@ class DiLoCo(FlatOptimizer):
         outer_momentum: float = 0.9,
         **common: Unpack[Common],
     ):
-        self.reset_interval = whole_steps("The outer interval H", reset_interval)
-        if not outer_lr > 0 or not 0 <= outer_momentum < 1:
-            raise ValueError(f"outer_lr > 0 and 0 <= outer_momentum < 1, not {outer_lr} and {outer_momentum}")
-        super().__init__(params, *args, **common)
-        self.outer_lr, self.outer_momentum = outer_lr, outer_momentum
-        self.common = self.x[..., :1, :].clone()
-        self.outer_m = torch.zeros_like(self.common)
+        super().__init__(
+            params,
+            *args,
+            residual_in_model=1.0,
+            reset_interval=reset_interval,
+            reset_compressor=Identity(),
+            outer_lr=outer_lr,
+            outer_momentum=outer_momentum,
+            **common,
+        )
 
-    def update(self, x: Tensor, g: Tensor, t: int) -> None:
-        self.local_step_(x, g)
-        if t % self.reset_interval:
-            return
-        change = self.common - self.communicator.mean(x.clone(), "reset")
-        self.outer_m.mul_(self.outer_momentum).add_(change)
-        self.common.sub_(change.add_(self.outer_m, alpha=self.outer_momentum), alpha=self.outer_lr)
-        x.copy_(self.common.expand_as(x))
-
-    def adopt_(self, x: Tensor, common: bool) -> None:
-        if common:
-            self.common.copy_(
-                x[..., :1, :]
-            )  # else it is this worker's own progress since the last average, like a step
-
-    def common_buffers(self) -> dict[str, Tensor]:
-        return {"common": self.common, "outer_momentum": self.outer_m}
+    def _form(self, implementation: str, overlap: bool) -> Form:
+        return OuterStep(self.reset_interval, self.outer_lr, self.outer_momentum, self.x)  # also where it does nothing

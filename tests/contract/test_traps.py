@@ -11,8 +11,8 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors import GRBS, Compressor, Identity, Message, TopK, Zero
 from cser_ray.compressors.identity import SelectAll
 from cser_ray.optimizers import CSER, QSparseLocalSGD
-from cser_ray.optimizers.cser_delayed import DelayedWithoutError, InFlight
-from cser_ray.optimizers.cser_with_error import WithError
+from cser_ray.optimizers.forms.delayed import DelayedWithoutError, InFlight
+from cser_ray.optimizers.forms.with_error import WithError
 from cser_ray.partial_sync import partial_sync
 from tests.contract.laws import (
     VIRTUAL,

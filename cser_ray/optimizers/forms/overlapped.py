@@ -9,12 +9,12 @@ from cser_ray.communication.communicator import Pending
 from cser_ray.compressors.base import Selection, SharedCompressor, start_average
 from cser_ray.compressors.identity import Zero
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.optimizers.cser_delayed import DelayedWithoutError
-from cser_ray.optimizers.cser_without_error import WithoutError
+from cser_ray.optimizers.forms.delayed import DelayedWithoutError
+from cser_ray.optimizers.forms.without_error import WithoutError
 
 
 class Overlapped(DelayedWithoutError):
-    """Implementation II, begun by `launch` in the backward pass; `delay`: of resets, 0 for none."""
+    """Form II, begun by `launch` in the backward pass; `delay`: of resets, 0 for none."""
 
     def __init__(self, c1: SharedCompressor, c2: SharedCompressor, interval: int, delay: int):
         super().__init__(c1, c2, interval, delay)

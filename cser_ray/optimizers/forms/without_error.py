@@ -8,11 +8,13 @@ from torch import Tensor
 
 from cser_ray.compressors.base import Selection, SharedCompressor, start_average
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.optimizers.cser_implementation import Implementation
+from cser_ray.optimizers.forms.form import Form
 
 
-class WithoutError(Implementation):
+class WithoutError(Form):
     """Algorithm 4 for compressors C1 (of resets) and C2 (of updates) that pick alike on every worker; `interval`: H."""
+
+    name = "implementation II"
 
     def __init__(self, c1: SharedCompressor, c2: SharedCompressor, interval: int):
         self.c1, self.c2, self.interval = c1, c2, interval

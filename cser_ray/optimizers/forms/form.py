@@ -1,4 +1,4 @@
-"""What CSER asks of an implementation of Algorithm 4: to take its steps, and to name what it keeps between them."""
+"""What `PartialReset` asks of a form of its recursion: to take its steps, and to name what it keeps between them."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -8,8 +8,11 @@ from torch import Tensor
 from cser_ray.optimizers.base import FlatOptimizer
 
 
-class Implementation(ABC):
-    """One of the two ways to run Algorithm 4. Whatever is kept from step to step, beyond the local step's, is here."""
+class Form(ABC):
+    """One way to run the recursion at some of its points. Whatever is kept, beyond the local step's, is here."""
+
+    name = ""
+    """By what it is told apart in a saved state from other forms of the same method."""
 
     @abstractmethod
     def update(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, t: int) -> None:
@@ -29,8 +32,9 @@ class Implementation(ABC):
         """Named state that is one row for all workers of a run, `[..., 1, d]`."""
         return {}
 
-    def flush_error_(self, x: Tensor) -> None:  # noqa: B027  # whoever keeps nothing has nothing to forget
-        """Every worker holds the mean model x now, which has all errors in it: forget them, and resets under way."""
+    def flush_error_(self, x: Tensor) -> None:  # noqa: B027  # whoever keeps nothing has nothing to put back
+        """Every worker holds the mean model x, and here the mean of what waits outside it: put that into x, forget errors
+        that x has in it, and resets under way."""
 
     def in_flight_state(self) -> list[tuple[int, int, Tensor, Tensor]]:
         """Resets under way: (step when due, call of C1, what was sent, its mean), the oldest first."""

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from cser_ray.compressors.base import Compressor
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.optimizers.cser_implementation import Implementation
+from cser_ray.optimizers.forms.form import Form
 from cser_ray.partial_sync import partial_sync
 
 
-class WithError(Implementation):
+class WithError(Form):
     """Algorithm 4 for any compressors C1 (of resets) and C2 (of updates); `interval`: H; `x`: the first models."""
 
+    name = "implementation I"
     keeps_model = True
 
     def __init__(self, c1: Compressor, c2: Compressor, interval: int, x: Tensor):
