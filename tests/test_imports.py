@@ -84,7 +84,17 @@ def test_only_training_and_tuning_import_ray(module: str) -> None:
 
 LIGHT = (
     *("store.read", "store.rows", "store.write", "store.folder", "errors"),
-    *("config", "settings", "registry", "methods", "methods.record", "methods.table", "budget", "structure"),
+    *(
+        "config",
+        "settings",
+        "registry",
+        "methods",
+        "methods.record",
+        "methods.table",
+        "methods.graphs",
+        "budget",
+        "structure",
+    ),
 )
 """Read by everybody who looks at results."""
 

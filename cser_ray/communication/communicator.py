@@ -220,7 +220,9 @@ class Communicator:
             work.wait()
         self._waited(start, name)
         arrived = {
-            j: part for rank, (_, into) in edges.items() for j, part in zip(into, got[rank].split(1, -2), strict=True)
+            j: part
+            for rank, (_, into) in edges.items()
+            for j, part in zip(into, got[rank].split_with_sizes([1] * len(into), -2), strict=True)
         }
         return rows | arrived
 

@@ -33,7 +33,11 @@ def own_arguments(config: RunConfig) -> dict[str, Any]:
     given: dict[str, Any] = {name: load(path) for name, path in method.constants.items()}
     for name, setting in method.arguments.items():
         value = getattr(config, setting)
-        given[name] = compressor(value, config.block_order) if name.endswith("compressor") else value
+        if name.endswith("compressor"):
+            ratio = value if method.spread is None else value * method.spread(config.workers)
+            given[name] = compressor(ratio, config.block_order)
+        else:
+            given[name] = value
     if method.inner == "adamw":
         given["betas"] = (config.momentum, config.beta2)
     return given

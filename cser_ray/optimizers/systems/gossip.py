@@ -95,7 +95,7 @@ def _taken_apart(message: Message) -> tuple[Tensor, Callable[[Tensor, Sequence[i
         def decoded(payload: Tensor, workers: Sequence[int]) -> Tensor:
             if list(workers) == list(here):
                 return decode(payload, here)
-            parts = payload.split(1, -2)
+            parts = payload.split_with_sizes([1] * len(workers), -2)
             return torch.cat([decode(row, range(i, i + 1)) for row, i in zip(parts, workers, strict=True)], -2)
 
         return message.payload, decoded
