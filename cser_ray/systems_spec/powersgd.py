@@ -1,6 +1,6 @@
 """PowerSGD, line by line (Vogels, Karimireddy and Jaggi 2019, arXiv 1905.13727, Algorithms 1 and 2)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ def powersgd(
     gradient: Gradient,
     shapes: Sequence[tuple[int, ...]],
     q: Sequence[Tensor | None],
-    lr: float,
+    lr: Callable[[int], float],
     momentum: float,
     decay: float = 0.0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -53,5 +53,5 @@ def powersgd(
                 part.zero_()
         g = g + decay * x[0]
         m = momentum * m + g
-        x = x - lr * (momentum * m + g)
+        x = x - lr(t) * (momentum * m + g)
         yield x, e

@@ -36,6 +36,6 @@ class DPSGD(Gossip):
         super().__init__(params, *args, **common)
 
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
-        p = self.local_update(x, g)
-        heard = self.communicator.exchange(x, self.graph, "reset")
-        x.add_(self.pull(heard).sub_(p))
+        pull = self.pull(self.communicator.exchange(x, self.graph, "reset"))  # of the models before the step
+        self.local_step_(x, g)
+        x.add_(pull)

@@ -81,7 +81,7 @@ class PowerSGD(FlatOptimizer):
             self.q.copy_(self._drawn(t))
         parts = self._views(self.e)
         ms = [parts[m.number].reshape(*parts[m.number].shape[:2], m.rows, m.columns) for m in self.matrices]
-        old = _cut(self._by_run(self.q), [(m.columns, m.rank) for m in self.matrices])
+        old = _cut(self.q.view(len(self.seeds), 1, self.q.shape[-1]), [(m.columns, m.rank) for m in self.matrices])
         sent = [m @ q for m, q in zip(ms, old, strict=True)] + [parts[number] for number in self.vectors]
         shapes = [(m.rows, m.rank) for m in self.matrices] + [tuple(parts[i].shape[2:]) for i in self.vectors]
         mean = _cut(self._mean(sent), shapes)
@@ -102,10 +102,6 @@ class PowerSGD(FlatOptimizer):
             self.q.copy_(torch.cat([q.flatten(2) for q in qs], -1).view_as(self.q))
         self.e.sub_(approximation) if self.error_feedback else self.e.zero_()
         self.local_step_(x, approximation.expand_as(x).contiguous())
-
-    def _by_run(self, rows: Tensor) -> Tensor:
-        """Rows `[w, k]` or `[runs, w, k]` as `[runs, w, k]`."""
-        return rows.view(len(self.seeds), -1, rows.shape[-1])
 
     def _views(self, buffer: Tensor) -> list[Tensor]:
         """Each parameter's part of a flat buffer `[..., w, d]`, as `[runs, w, *shape]`, the same memory."""
