@@ -100,7 +100,7 @@ def rounds(method: str, structure: Structure) -> float:
         return 0.0
     resets = 1 / structure.reset_interval
     if math.isinf(structure.gradient_ratio):
-        return resets
+        return resets * METHODS[method].collectives
     return 1.0 if METHODS[method].replaces else 1 + resets
 
 

@@ -34,6 +34,8 @@ def everything(workers: int) -> dict[str, Any]:
         "stacked mean": communicator.mean(stacked.clone(), "reset"),
         "gather": communicator.all_gather(flat, "gradient"),
         "stacked gather": communicator.all_gather(stacked, "reset"),
+        "to all": communicator.all_to_all(values(4, 4, 3)[mine.start : mine.stop], "gradient"),
+        "stacked to all": communicator.all_to_all(values(2, 4, 4, 3)[:, mine.start : mine.stop], "reset"),
         "bytes": communicator.all_gather(flat.view(torch.uint8), "seed-check"),
         "ids": list(mine),
     }
@@ -66,6 +68,17 @@ def test_gather_is_in_order_of_worker_id(
     """Every process gets all four workers' values as `[..., n, k]`, worker 0 first."""
     for result in spread[layout]:
         assert torch.equal(result[name], values(*shape))
+
+
+@pytest.mark.parametrize("layout", SPREADS)
+@pytest.mark.parametrize(("name", "shape"), [("to all", (4, 4, 3)), ("stacked to all", (2, 4, 4, 3))])
+def test_all_to_all_gives_each_what_was_sent_to_it(
+    layout: tuple[int, int], name: str, shape: tuple[int, ...], spread: dict[tuple[int, int], list[dict[str, Any]]]
+) -> None:
+    """Worker j has at i what worker i had at j, however the workers are spread over processes."""
+    expected = values(*shape).transpose(-3, -2)
+    for result in spread[layout]:
+        assert torch.equal(result[name], expected[..., result["ids"], :, :])
 
 
 @pytest.mark.parametrize("layout", SPREADS)
@@ -120,7 +133,17 @@ def test_gather_costs_a_message_to_everyone(n: int, sent: float | None) -> None:
     )
 
 
-@pytest.mark.parametrize("operation", ["mean", "all_gather", "broadcast_"])
+@pytest.mark.parametrize(("n", "sent"), [(1, None), (2, 40.0), (8, 280.0)])
+def test_all_to_all_costs_a_message_to_everyone(n: int, sent: float | None) -> None:
+    """(n - 1) messages leave a worker: of a vector of V bytes cut into n, that is (n - 1) / n V."""
+    communicator = Communicator(n, group=None)
+    communicator.all_to_all(torch.ones(n, n, 10), "gradient")
+    assert {name: entry.bytes for name, entry in communicator.ledger.entries.items()} == (
+        {"gradient": sent} if sent else {}
+    )
+
+
+@pytest.mark.parametrize("operation", ["mean", "all_gather", "all_to_all", "broadcast_"])
 def test_ledger_counts_per_run(operation: str) -> None:
     """Five stacked runs cost each of them what it costs alone."""
     ledgers = []
@@ -128,6 +151,8 @@ def test_ledger_counts_per_run(operation: str) -> None:
         communicator, v = Communicator(4, group=None), torch.ones(shape)
         if operation == "broadcast_":
             communicator.broadcast_([v])
+        elif operation == "all_to_all":
+            communicator.all_to_all(v.unsqueeze(-2).expand(*v.shape[:-1], 4, 10), "start")
         else:
             getattr(communicator, operation)(v, "start")
         ledgers.append(communicator.ledger)

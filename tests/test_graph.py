@@ -10,7 +10,7 @@ from torch import Tensor
 from cser_ray.communication.communicator import Communicator, Ledger
 from cser_ray.communication.graph import Graph, graph_of, ring
 from cser_ray.communication.host_communicator import HostCommunicator
-from cser_ray.systems_spec.gossip import metropolis
+from cser_ray.systems_paper import metropolis
 from tests.processes import run_processes
 
 PATH = Graph(((1,), (0, 2), (1, 3), (2,)))

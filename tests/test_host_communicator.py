@@ -53,6 +53,7 @@ def everything(make: Callable[[], Communicator], shape: tuple[int, ...]) -> tupl
         "later mean": second.wait(),
         "mean": first.wait(),
         "gather": communicator.all_gather(v, "reset"),
+        "to all": communicator.all_to_all(v.unsqueeze(-2) * torch.arange(1.0, communicator.size + 1)[:, None], "reset"),
         "bytes": communicator.all_gather(v.view(torch.uint8), "reset"),
         "total": communicator.total(v, "evaluation"),
         "broadcast": x,

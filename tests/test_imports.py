@@ -84,17 +84,8 @@ def test_only_training_and_tuning_import_ray(module: str) -> None:
 
 LIGHT = (
     *("store.read", "store.rows", "store.write", "store.folder", "errors"),
-    *(
-        "config",
-        "settings",
-        "registry",
-        "methods",
-        "methods.record",
-        "methods.table",
-        "methods.graphs",
-        "budget",
-        "structure",
-    ),
+    *("config", "settings", "registry", "methods", "methods.record", "methods.table", "budget", "structure"),
+    *("methods.systems", "methods.graphs", "communication.wire"),
 )
 """Read by everybody who looks at results."""
 

@@ -18,7 +18,9 @@ from cser_ray.train.build import optimizer_class
 ROOT = Path(__file__).parents[1]
 NAMED = {
     "cser_ray/methods/table.py": "the records",
-    "cser_ray/methods/graphs.py": "the records",
+    "cser_ray/methods/systems.py": "likewise",
+    "cser_ray/compressors/__init__.py": "a compressor and a method are both called qsgd",
+    "cser_ray/methods/graphs.py": "likewise",
     "cser_ray/methods/record.py": "the reference of a record that names none",
     "cser_ray/config.py": "the method of a run that names none",
     "tuning/execute/single.py": "the method of `cser-ray train` that names none",

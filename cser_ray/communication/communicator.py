@@ -179,6 +179,23 @@ class Communicator:
         self._waited(start, name)
         return torch.cat(parts, -2)
 
+    def all_to_all(self, v: Tensor, name: str) -> Tensor:
+        """Each worker's messages to every worker, v `[..., w, n, k]`, as `[..., w, n, k]`: what each got, in order of sender.
+
+        v[..., i, j, :] goes from the i-th worker here to worker j, which finds it in its row at the sender's id. What a
+        worker sends itself stays where it is: (n - 1) k values leave each.
+        """
+        self._charge(name, (self.size - 1) * v.shape[-1] * v.element_size(), v.flatten(-2))
+        if self.group is None:
+            return v.transpose(-3, -2)
+        # [..., sender, process, receiver, k] -> [process, ..., sender, receiver, k], of which each process gets a slice
+        sent = v.reshape(*v.shape[:-2], self.processes, self.workers, v.shape[-1]).movedim(-3, 0).contiguous()
+        got = torch.empty_like(sent)
+        start = time.perf_counter()
+        dist.all_to_all_single(got, sent, group=self.group)
+        self._waited(start, name)
+        return got.movedim(0, -4).flatten(-4, -3).transpose(-3, -2)
+
     def exchange(self, v: Tensor, graph: Graph, name: str) -> Tensor:
         """The v `[..., w, k]` of the workers that live here and of all their neighbours: `[..., m, k]`.
 

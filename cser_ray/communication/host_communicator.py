@@ -83,6 +83,17 @@ class HostCommunicator(Communicator):
         rows = self._join(torch.stack(parts), v.numel(), v.shape[:-2].numel(), name)
         return torch.cat([row.view_as(v) for row in rows], -2)
 
+    def all_to_all(self, v: Tensor, name: str) -> Tensor:
+        self._charge(name, (self.size - 1) * v.shape[-1] * v.element_size(), v.flatten(-2))
+        messages = v.movedim(-2, 0)  # [host, ..., 1, k]: whom they go to, then from whom they came
+        mine = torch.stack([self._part(message) for message in messages])
+        got = torch.empty_like(mine)
+        if mine.numel():
+            with self._timed(name):
+                dist.all_to_all_single(got, mine, group=alive(self._link))
+        rows = self._join(got, messages[0].numel(), v.shape[:-3].numel(), name)
+        return rows.view_as(messages).movedim(0, -2)
+
     def exchange(self, v: Tensor, graph: Graph, name: str) -> Tensor:
         self._charge(name, graph.messages * v.shape[-1] * v.element_size(), v)
         heard = graph.heard(self.worker_ids)

@@ -17,3 +17,8 @@ def ring_bytes(nbytes: float, n: int) -> float:
 def dense_bytes(d: int, n: int) -> float:
     """The same for d values of fp32: what dense training sends in every step, and R_C is measured against."""
     return ring_bytes(4 * d, n)
+
+
+def shard_size(d: int, n: int) -> int:
+    """Coordinates of each of the n equal shards of d, whole bytes of bits: the last ones are short, or empty."""
+    return -(-d // (8 * n)) * 8

@@ -1,15 +1,9 @@
-"""The records of systems with factors, momentum inside the error, or neighbours in a graph. Needs no torch."""
+"""The records of the systems whose workers send to neighbours in a graph, here a ring. Needs no torch."""
 
 from cser_ray.methods.record import Method
 from cser_ray.structure import Structure, overall_ratio
 
-_RATIO = {"ratio": "reset_ratio"}
 _COMPRESSOR = {"compressor": "reset_ratio"}
-
-
-def _resnet18_at_rank_2(structure: Structure) -> float:
-    """11 173 962 parameters as ResNet-18 has them for CIFAR-10, over 82 260 values in factors and vectors."""
-    return 135.8
 
 
 def _ring_of_eight(structure: Structure) -> float:
@@ -30,34 +24,7 @@ def _whole_models(d: int, n: int) -> float:
     return 4.0 * d * ring_messages(n)
 
 
-GRAPHS = (
-    Method(
-        name="dgc",
-        help="deep gradient compression: the largest coordinates, momentum inside the error; R_C = RC1",
-        rule="sends the largest coordinates, one in n RC1, every step: RC1 = R_C",
-        formula=overall_ratio,
-        optimizer="cser_ray.optimizers.systems.dgc:DGC",
-        knobs=("reset_ratio",),
-        arguments=_RATIO,
-        passes=6,
-        look=("ef-sgd", "diamond"),
-        source="Lin et al., arXiv 1712.01887; code synxlin/deep-gradient-compression",
-        travels="all-gather",
-        memory=1,
-    ),
-    Method(
-        name="powersgd",
-        help="PowerSGD of rank 2: each matrix of gradients as two thin factors, with error feedback",
-        rule="sends factors of rank 2 of each matrix, so R_C follows from the model: 136 for ResNet-18",
-        formula=_resnet18_at_rank_2,
-        optimizer="cser_ray.optimizers.systems.powersgd:PowerSGD",
-        passes=8,
-        look=("ef-sgd", "cross"),
-        source="Vogels et al., arXiv 1905.13727; code epfml/powersgd",
-        travels="all-reduce",
-        memory=1,
-        sent="2(n-1)/n 4 (2 (rows + columns) of each matrix + vectors)",
-    ),
+_RECORDS = (
     Method(
         name="d-psgd",
         help="D-PSGD on a ring: models averaged with two neighbours every step; R_C = (n-1)/n",
@@ -101,3 +68,5 @@ GRAPHS = (
         spread=_ring_spread,
     ),
 )
+GRAPHS = {method.name: method for method in _RECORDS}
+"""Name -> record."""

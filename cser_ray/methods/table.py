@@ -6,6 +6,7 @@ from typing import Any
 
 from cser_ray.methods.graphs import GRAPHS
 from cser_ray.methods.record import ALL_KNOBS, Method
+from cser_ray.methods.systems import SYSTEMS
 from cser_ray.structure import Structure, overall_ratio, qsparse_term, released_ratio, theorem1_term
 
 _DENSE = "sends the whole gradient every step, so R_C = 1"
@@ -209,5 +210,5 @@ def _around_adamw(name: str, method: Method, help: str, shape: str) -> Method:
 
 RECORDS = {method.name: method for method in _RECORDS}
 RECORDS |= {name: _around_adamw(name, RECORDS[of], help, shape) for name, (of, help, shape) in _ADAMW.items()}
-RECORDS |= {method.name: method for method in GRAPHS}
+RECORDS |= SYSTEMS | GRAPHS
 """Name -> record."""

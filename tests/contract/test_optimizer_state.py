@@ -10,19 +10,25 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cser_ray.communication.communicator import Communicator
+from cser_ray.communication.wire import shard_size
 from cser_ray.compressors import GRBS, Identity, RandomK, TopK
 from cser_ray.methods import METHODS
 from cser_ray.optimizers import FlatOptimizer, Placement
-from tests.contract.test_optimizers import CASES, FORMS, every_form, every_order
+from tests.contract.system_cases import SYSTEMS
+from tests.contract.test_optimizers import CASES, FORMS, every_order
 from tests.stacked import LR, OPTIMIZERS, D, build, distance, logistic, models, take_step, trajectory
 
 N, H = 3, 3
+KINDS: list[tuple[str, dict[str, Any]]] = [*FORMS, *((name, {}) for name in SYSTEMS)]
+every_kind = pytest.mark.parametrize(("method", "form"), KINDS, ids=[" ".join((n, *f.values())) for n, f in KINDS])
 SECOND_FORM = ["local-sgd", "csea", "cser-pl", "cser", "cser-release", "no-sync", "sgd"]
 """Methods that keep no error; sgd and no-sync trivially so."""
 
 
 def method_of(method: str, n: int = N, order: str = "random", **arguments: Any) -> FlatOptimizer:
     """A method with GRBS."""
+    if method in SYSTEMS:
+        return build(method, n, **SYSTEMS[method].arguments | arguments)
     return build(method, n, **CASES[method].arguments(GRBS(2, order), GRBS(3.5, order)) | arguments)
 
 
@@ -78,7 +84,7 @@ def test_memory_is_what_the_record_says(method: str) -> None:
         b.shape[-1] / D for b in optimizer.common_buffers().values()
     )  # a row for all workers of a process; each has it where it is alone there
     kept = (rows - common) / N + common
-    assert kept == pytest.approx(record.memory + record.sharded / N, abs=0.3)
+    assert kept == pytest.approx(record.memory + record.sharded * shard_size(D, N) / D, abs=0.3)
 
 
 @pytest.mark.parametrize("method", ["csea", "cser-pl", "cser", "cser-release"])
@@ -99,7 +105,7 @@ def test_momentum_is_not_stored_unless_asked_for() -> None:
     assert method_of("cser", momentum=0.0).local.m is None
 
 
-@every_form
+@every_kind
 @every_order
 def test_stacked_runs_are_the_runs_alone(method: str, form: dict[str, Any], order: str) -> None:
     """Two runs with learning rates and seeds of their own in one stack take the very steps that each takes alone."""
@@ -146,7 +152,7 @@ def resumed(optimizer: FlatOptimizer, make: Callable[[], FlatOptimizer]) -> Flat
     return other
 
 
-@every_form
+@every_kind
 @every_order
 @pytest.mark.parametrize("steps", [1, 7])
 def test_a_run_resumed_between_resets_continues_bit_for_bit(
@@ -200,7 +206,10 @@ def test_a_reset_on_its_way_needs_an_optimizer_that_waits(form: str) -> None:
     assert other.t == 7
 
 
-STATES = {" ".join((method, *form.values())): (method, form) for method, form in FORMS}
+STATES: dict[str, tuple[str, dict[str, Any]]] = {
+    " ".join((method, *form.values())): (method, form) for method, form in FORMS
+}
+STATES |= {method: (method, {}) for method in SYSTEMS}
 
 
 @pytest.mark.parametrize("target", STATES)
@@ -241,7 +250,7 @@ def test_bad_hyperparameters_are_refused(method: str, bad: dict[str, Any]) -> No
         method_of(method, **bad)
 
 
-@pytest.mark.parametrize("method", [m for m in OPTIMIZERS if "reset_interval" in CASES[m].arguments(GRBS(2), GRBS(2))])
+@pytest.mark.parametrize("method", [m for m in CASES if "reset_interval" in CASES[m].arguments(GRBS(2), GRBS(2))])
 @pytest.mark.parametrize("interval", [0, 1.5, -1])
 def test_an_interval_is_a_whole_number_of_steps(method: str, interval: float) -> None:
     """H = 0 would never be reached, H = 1.5 never be hit."""
@@ -292,7 +301,8 @@ def test_a_placement_stands_alone() -> None:
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_arguments_stand_where_torch_has_them(method: str) -> None:
     """(params, lr, momentum, weight_decay), by position as by name."""
-    kind, arguments = OPTIMIZERS[method], CASES[method].arguments(GRBS(2), GRBS(2))
+    kind = OPTIMIZERS[method]
+    arguments = SYSTEMS[method].arguments if method in SYSTEMS else CASES[method].arguments(GRBS(2), GRBS(2))
     group = kind(torch.nn.Linear(2, 2).parameters(), 0.3, 0.8, 0.1, **arguments).param_groups[0]
     assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.3, 0.8, 0.1)
 

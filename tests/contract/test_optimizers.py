@@ -15,6 +15,7 @@ from cser_ray.optimizers import CSER
 from cser_ray.paper import Compress, Gradient, m_cser, qsparse_local_sgd
 from cser_ray.seeds import Purpose
 from tests.contract import graph_cases
+from tests.contract.system_cases import SYSTEMS
 from tests.stacked import (
     COMPRESSOR_EXAMPLES,
     LR,
@@ -30,7 +31,7 @@ from tests.stacked import (
 )
 
 H = 3
-Run = Iterator[tuple[Tensor, Tensor]]
+Run = Iterator[tuple[Tensor, ...]]
 
 
 def everything(v: Tensor, call: int) -> Tensor:
@@ -76,17 +77,9 @@ class Case:
     """The constructor's arguments beyond the common ones, and the specification, given (x, gradient, C1, C2, beta)."""
 
     arguments: Callable[[Compressor, Compressor], dict[str, Any]]
-    specification: Callable[..., Run]
+    specification: Callable[[Tensor, Gradient, Compress, Compress, float], Run]
     private: bool = False
     """Takes compressors that choose for each worker apart."""
-    by_value: bool = False
-    """What is sent depends on the gradients' sizes, across parameter groups."""
-    gradients_wait: bool = False
-    """What was not sent is a gradient: a new learning rate holds for it, too."""
-    decay_apart: bool = False
-    """Weight decay is not in the gradient; the specification takes it last."""
-    tolerance: float = 1e-13
-    """To which both are equal; a power iteration may turn rounding into more."""
 
 
 CASES = {
@@ -128,27 +121,9 @@ CASES = {
         lambda c1, c2: {"reset_interval": H, "reset_compressor": c1, "gradient_compressor": c2},
         lambda x, g, c1, c2, beta: released_form(x, g, c1, c2, LR, beta),
     ),
-    "dgc": Case(
-        lambda c1, c2: {"ratio": graph_cases.DGC_RATIO}, graph_cases.dgc_of, by_value=True, gradients_wait=True
-    ),
-    "powersgd": Case(
-        lambda c1, c2: {"rank": 1},
-        graph_cases.powersgd_of_rank_1,
-        gradients_wait=True,
-        decay_apart=True,
-        tolerance=1e-9,
-    ),
     "d-psgd": Case(lambda c1, c2: {}, graph_cases.d_psgd_on_a_ring),
-    "choco-sgd": Case(
-        lambda c1, c2: {"compressor": c1, "consensus_rate": graph_cases.GAMMA},
-        graph_cases.choco_sgd_on_a_ring,
-        private=True,
-    ),
-    "deepsqueeze": Case(
-        lambda c1, c2: {"compressor": c1, "consensus_rate": graph_cases.GAMMA},
-        graph_cases.deep_squeeze_on_a_ring,
-        private=True,
-    ),
+    "choco-sgd": Case(graph_cases.compressed_gossip, graph_cases.choco_sgd_on_a_ring, private=True),
+    "deepsqueeze": Case(graph_cases.compressed_gossip, graph_cases.deep_squeeze_on_a_ring, private=True),
 }
 TWO_FORMS = [name for name, kind in OPTIMIZERS.items() if issubclass(kind, CSER)]
 FORMS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in CASES] + [
@@ -185,23 +160,21 @@ def as_at_constant_rate(gradient: Gradient, rates: Callable[[int], float], momen
 
 def check(method: str, n: int, c1: Compressor, c2: Compressor, momentum: float, decay: float, **form: Any) -> None:
     """Optimizer and specification take the same steps, to rounding."""
-    case = CASES[method]
-    optimizer = build(method, n, momentum=momentum, weight_decay=decay, **case.arguments(c1, c2), **form)
-    specification = case.specification(
+    optimizer = build(method, n, momentum=momentum, weight_decay=decay, **CASES[method].arguments(c1, c2), **form)
+    specification = CASES[method].specification(
         start(n),
-        logistic(n, 0.0 if case.decay_apart else decay),
+        logistic(n, decay),
         compressed(c1, Purpose.RESET_BLOCKS, n),
         compressed(c2, Purpose.GRADIENT_BLOCKS, n),
         momentum,
-        *([decay] if case.decay_apart else []),
     )
-    for x, (x_specified, _) in zip(trajectory(optimizer, logistic(n)), specification, strict=False):
-        assert distance(x, x_specified) < case.tolerance
+    for x, (x_specified, *_) in zip(trajectory(optimizer, logistic(n)), specification, strict=False):
+        assert distance(x, x_specified) < 1e-13
 
 
 def test_every_optimizer_and_compressor_has_its_case() -> None:
     """A new entry of either table fails here until it is specified."""
-    assert CASES.keys() == OPTIMIZERS.keys()
+    assert CASES.keys() | SYSTEMS.keys() == OPTIMIZERS.keys()
     assert {type(example) for example in COMPRESSOR_EXAMPLES.values()} == set(COMPRESSORS.values())
 
 
@@ -227,7 +200,7 @@ def test_with_every_compressor(method: str, name: str) -> None:
     check(method, 3, COMPRESSOR_EXAMPLES[name], COMPRESSOR_EXAMPLES["top-k"], 0.9, 0.05)
 
 
-@pytest.mark.parametrize(("method", "form"), [(m, f) for m, f in FORMS if not CASES[m].by_value])
+@every_form
 @pytest.mark.parametrize("runs", [1, 2])
 def test_parameter_groups(method: str, form: dict[str, Any], runs: int) -> None:
     """A group's learning rate and weight decay reach its coordinates also inside the messages, in every stacked run.
@@ -244,7 +217,7 @@ def test_parameter_groups(method: str, form: dict[str, Any], runs: int) -> None:
         return torch.cat([g[..., :6], 4 * g[..., 6:]], -1)  # the first parameter has 6 elements
 
     for x, y in zip(trajectory(one, logistic(3)), trajectory(two, steeper), strict=True):
-        assert distance(x, y) < CASES[method].tolerance
+        assert distance(x, y) < 1e-13
 
 
 def test_diloco_without_outer_step_is_local_sgd() -> None:
@@ -254,7 +227,7 @@ def test_diloco_without_outer_step_is_local_sgd() -> None:
     assert all(distance(x, y) < 1e-14 for x, y in zip(outer, local, strict=True))
 
 
-@pytest.mark.parametrize(("method", "form"), [(m, f) for m, f in FORMS if not CASES[m].gradients_wait])
+@every_form
 @every_order
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_when_the_learning_rate_drops(method: str, form: dict[str, Any], order: str, momentum: float) -> None:
@@ -268,7 +241,7 @@ def test_when_the_learning_rate_drops(method: str, form: dict[str, Any], order: 
         compressed(c2, Purpose.GRADIENT_BLOCKS, 3),
         momentum,
     )
-    for x, (x_specified, _) in zip(trajectory(optimizer, logistic(3), lr=dropping), specification, strict=False):
+    for x, (x_specified, *_) in zip(trajectory(optimizer, logistic(3), lr=dropping), specification, strict=False):
         assert distance(x, x_specified) < 1e-13
 
 

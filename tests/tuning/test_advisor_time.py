@@ -30,7 +30,7 @@ def at(method: str, ratio: float) -> Structure:
     return structure_for(method, ratio) if budget and budget.knobs else Structure()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"adacomp"}))  # whose bytes follow the gradients
 def test_bytes_and_rounds_are_those_of_the_ledger(method: str) -> None:
     """What a plan says is sent in a step is what the optimizer's own ledger counts, over whole intervals."""
     structure = at(method, 8)

@@ -156,7 +156,10 @@ def synchronisations(form: Form, job: Job, c: Constants) -> tuple[Sync, ...]:
     parts_sent = len(EDGES) - 1.0
     early = (parts_sent, c.hidden * job.step_s, EDGES[1], parts_sent) if form.overlap else (1.0, 0.0, 1.0)
     s, often = form.structure, rounds(form.method, form.structure)
-    if not METHODS[form.method].has_ratio:
+    record = METHODS[form.method]
+    if record.bytes_sent is not None:
+        return (Sync(often / record.collectives, record.bytes_sent(job.params, n), n, record.collectives, 0.0, 1.0),)
+    if not record.has_ratio:
         return (Sync(often, dense / ratio_of(form.method, s), n, *early),) if often else ()
     resets = 1 / s.reset_interval
     gradients = often - resets

@@ -1,19 +1,20 @@
 """Deep gradient compression: momentum inside the error, so that what waits arrives as if it had not (Lin et al. 2018)."""
 
 from collections.abc import Iterable
-from fractions import Fraction
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from cser_ray.compressors.gathered import GatheredMessage, pack, unpack
+from cser_ray.compressors.top_k import check_kept_ratio
 from cser_ray.optimizers.arguments import Common, whole_steps
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.structure import exact
 
 _STAGES = 5
 """The last is the whole ratio, the others are warm-up."""
+_INDEX = 4
+"""Bytes of a coordinate's number."""
 
 
 class DGC(FlatOptimizer):
@@ -24,8 +25,8 @@ class DGC(FlatOptimizer):
 
     Args:
         params, lr, momentum, weight_decay: as in torch.optim.SGD; these and further ones by name: see `FlatOptimizer`.
-        ratio: R_C >= 1, of bytes: n workers send d / (n R_C) coordinates each, values and int32 indices, to everybody.
-            Fractions are carried over from step to step. 1 sends all in one all-reduce, and is synchronous SGD.
+        ratio: R_C >= 1, of bytes: n workers send d / (n R_C) coordinates each, values of fp32 and int32 indices, to
+            everybody. Fractions are carried over. 1 sends all in one all-reduce, and is synchronous SGD.
         warmup_steps: in four equal stages over so many steps, >= 0, the share s that is sent falls from s^(1/5) to
             s^(4/5); at s = 1/1000 those are the paper's 25, 6.25, 1.6 and 0.4 %. By default there is none; it sends more
             than `ratio` says, and the ledger has it.
@@ -57,8 +58,7 @@ class DGC(FlatOptimizer):
         clip_norm: float | None = None,
         **common: Unpack[Common],
     ):
-        if not 1 <= ratio < float("inf"):
-            raise ValueError(f"DGC needs a finite ratio R_C >= 1, not {ratio}")
+        check_kept_ratio("DGC", ratio)
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm is the largest 2-norm of a gradient, > 0, not {clip_norm}; None clips nothing")
         if common.get("betas") is not None:
@@ -77,7 +77,7 @@ class DGC(FlatOptimizer):
             return
         self.draws.compare()
         self.v += self.local.update(x, g, [group | {"lr": 1.0} for group in self.param_groups], t)
-        k = self.sent_by(t) - self.sent_by(t - 1)
+        k = self.kept(t)
         if not k:
             return
         indices = self.v.abs().topk(k, sorted=False).indices
@@ -88,15 +88,18 @@ class DGC(FlatOptimizer):
             if waiting is not None:
                 waiting.scatter_(-1, indices, 0.0)
 
-    def sent_by(self, t: int) -> int:
-        """How many coordinates a worker has sent after step t, in all."""
-        d, share = self.flat.numel, 1 / (exact(self.ratio) * self.communicator.size)
-        warm = Fraction(self.warmup_steps, _STAGES - 1)
+    def kept(self, t: int) -> int:
+        """How many coordinates each worker sends in step t."""
+        return self._sent_by(t) - self._sent_by(t - 1)
+
+    def _sent_by(self, t: int) -> int:
+        """And after step t in all."""
+        value, warm = self.value_bytes, self.warmup_steps / (_STAGES - 1)
+        share = min(1.0, 2 * value / ((value + _INDEX) * self.communicator.size * self.ratio))
         sent = max(0, t - self.warmup_steps) * share
-        for stage in range(1, _STAGES if warm else 1):
-            begun = max(t - (stage - 1) * warm, Fraction(0))
-            sent += min(begun, warm) * Fraction(float(share) ** (stage / _STAGES))
-        return int(sent * d)
+        for stage in range(1, _STAGES):
+            sent += min(max(t - (stage - 1) * warm, 0.0), warm) * share ** (stage / _STAGES)
+        return int(sent * self.flat.numel)
 
     def buffers(self) -> dict[str, Tensor]:
         return super().buffers() | {"error": self.v}
