@@ -139,6 +139,14 @@ class RunConfig(Shared):
         by_method=True,
         free="it is searched",
     )
+    residual_in_model: float = setting(
+        0.25,
+        "Share of what a message leaves behind that is put into the model: 1 is error reset, 0 error feedback.",
+        by_method=True,
+        least=0,
+        most=1,
+        free="it is searched",
+    )
     lr: float = setting(0.1, "Learning rate before warm-up and decay.", above=0, below=math.inf, free="it is searched")
     outer_lr: float = setting(
         0.7, "Learning rate of an outer optimizer.", option=False, by_method=True, above=0, free="one method has it"

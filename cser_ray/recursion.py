@@ -47,8 +47,9 @@ def recursion(
     t = 0
     while True:
         t += 1
-        m = momentum * m + gradient(x, t)
-        p = lr * (momentum * m + gradient(x, t))
+        g = gradient(x, t)
+        m = momentum * m + g
+        p = lr * (momentum * m + g)
         q = c2(p, t)
         c = c - q.mean(0)
         x = x - (p - q + q.mean(0))

@@ -67,6 +67,10 @@ def test_the_page_names_no_method() -> None:
         assert not set(METHODS.builtin) & set(re.findall(r"[\"'`]([\w-]+)[\"'`]", text)), path.name
 
 
+FURTHER = {"outer_lr", "outer_momentum", "residual_in_model"}
+"""Settings of single methods that cost no bytes."""
+
+
 @every_method
 def test_its_class_takes_its_arguments(name: str) -> None:
     """The record's arguments and variants are those of the class, and each is given a setting of a run."""
@@ -76,7 +80,7 @@ def test_its_class_takes_its_arguments(name: str) -> None:
     assert method.spread is None or any(name.endswith("compressor") for name in method.arguments)
     assert {{"delay": "reset_delay", "overlap": "overlap"}[variant] for variant in method.variants} <= takes
     assert set(method.arguments.values()) <= {each.name for each in declared(RunConfig)}
-    assert set(method.knobs) <= set(method.arguments.values()) <= {*method.knobs, "outer_lr", "outer_momentum"}
+    assert set(method.knobs) <= set(method.arguments.values()) <= {*method.knobs, *FURTHER}
 
 
 @every_method

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 
 from cser_ray.compressors.identity import Identity
 from cser_ray.optimizers.arguments import Common
-from cser_ray.optimizers.forms.form import Form
+from cser_ray.optimizers.forms.form import RecursionForm
 from cser_ray.optimizers.forms.outer_step import OuterStep
 from cser_ray.optimizers.partial_reset import PartialReset
 
@@ -52,5 +52,5 @@ class DiLoCo(PartialReset):
             **common,
         )
 
-    def _form(self, implementation: str, overlap: bool) -> Form:
+    def _form(self, implementation: str, overlap: bool) -> RecursionForm:
         return OuterStep(self.reset_interval, self.outer_lr, self.outer_momentum, self.x)  # also where it does nothing

@@ -16,7 +16,7 @@ from cser_ray.optimizers.arguments import Common, whole_steps
 from cser_ray.optimizers.base import FlatOptimizer
 from cser_ray.optimizers.forms.delayed import DelayedWithError, DelayedWithoutError
 from cser_ray.optimizers.forms.feedback import Feedback
-from cser_ray.optimizers.forms.form import Form
+from cser_ray.optimizers.forms.form import RecursionForm
 from cser_ray.optimizers.forms.general import General
 from cser_ray.optimizers.forms.outer_step import OuterStep
 from cser_ray.optimizers.forms.overlapped import Overlapped
@@ -90,7 +90,7 @@ class PartialReset(FlatOptimizer):
         self.form = self._form(implementation, overlap)
         """What takes the steps, and keeps what they need beyond the local step's state."""
 
-    def _form(self, implementation: str, overlap: bool) -> Form:
+    def _form(self, implementation: str, overlap: bool) -> RecursionForm:
         """The cheapest one that is the recursion at this point; all of them give its iterates."""
         c1, c2, h, delay, x = (
             self.reset_compressor,
@@ -116,7 +116,7 @@ class PartialReset(FlatOptimizer):
         outer = self.outer_lr, self.outer_momentum
         return General(c1, c2, h, self.residual_in_model, self.error_decay, outer, delay, x)
 
-    def _error_reset(self, implementation: str, overlap: bool) -> Form:
+    def _error_reset(self, implementation: str, overlap: bool) -> RecursionForm:
         c1, c2, h, delay = self.reset_compressor, self.gradient_compressor, self.reset_interval, self.reset_delay
         private = [c for c in (c1, c2) if not isinstance(c, SharedCompressor)]
         if private and implementation == "II":

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 from cser_ray.compressors.base import Compressor
 from cser_ray.optimizers.arguments import Common
 from cser_ray.optimizers.forms.feedback import Feedback
-from cser_ray.optimizers.forms.form import Form
+from cser_ray.optimizers.forms.form import RecursionForm
 from cser_ray.optimizers.partial_reset import PartialReset
 
 
@@ -48,5 +48,5 @@ class QSparseLocalSGD(PartialReset):
             **common,
         )
 
-    def _form(self, implementation: str, overlap: bool) -> Form:
+    def _form(self, implementation: str, overlap: bool) -> RecursionForm:
         return Feedback(self.reset_compressor, self.reset_interval, self.x)  # also where nothing is left behind

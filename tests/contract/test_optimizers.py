@@ -13,6 +13,7 @@ from cser_ray.compressors import COMPRESSORS, GRBS, Compressor, Identity
 from cser_ray.config import BLOCK_ORDERS
 from cser_ray.optimizers import CSER
 from cser_ray.paper import Compress, Gradient, m_cser, qsparse_local_sgd
+from cser_ray.recursion import recursion
 from cser_ray.seeds import Purpose
 from tests.contract import graph_cases
 from tests.contract.system_cases import SYSTEMS
@@ -105,6 +106,11 @@ CASES = {
     "csea": Case(
         lambda c1, c2: {"reset_compressor": c1},
         lambda x, g, c1, c2, beta: m_cser(x, g, c1, nothing, 1, LR, beta),
+        private=True,
+    ),
+    "partial-reset": Case(
+        lambda c1, c2: {"reset_interval": H, "reset_compressor": c1, "residual_in_model": 0.4},
+        lambda x, g, c1, c2, beta: recursion(x, g, c1, nothing, H, LR, beta, gamma=0.4),
         private=True,
     ),
     "cser-pl": Case(

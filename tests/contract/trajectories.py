@@ -33,6 +33,7 @@ STRUCTURED = {
     "csea": 4.0,
     "qsparse": 8.0,
     "cser-pl": 8.0,
+    "partial-reset": 8.0,
     "cser": 8.0,
     "cser-release": 8.0,
     "sgd-bf16": 2.0,

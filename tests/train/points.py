@@ -9,6 +9,7 @@ import torch
 from cser_ray.budget import structure_for
 from cser_ray.config import RunConfig
 from cser_ray.methods import METHODS
+from cser_ray.structure import Structure
 
 CPU = torch.device("cpu")
 N = 4
@@ -31,9 +32,14 @@ _CHOSEN: dict[str, dict[str, Any]] = {
     "csea-adamw": {"ratio": 4.0, "reset_ratio": 4.0},
     "cser-adamw": {"ratio": 4.0, "reset_interval": 2, "reset_ratio": 4.0, "gradient_ratio": 8.0},
 }
-POINTS: dict[str, dict[str, Any]] = {
-    name: _CHOSEN.get(name) or {"ratio": 4.0, **asdict(structure_for(name, 4.0))} for name in METHODS.builtin
-}
+
+
+def _point(name: str) -> dict[str, Any]:
+    ratio = 4.0 if METHODS[name].has_ratio else METHODS[name].formula(Structure())
+    return {"ratio": ratio, **asdict(structure_for(name, ratio))}
+
+
+POINTS: dict[str, dict[str, Any]] = {name: _CHOSEN.get(name) or _point(name) for name in METHODS.builtin}
 """Method -> its structure at R_C = 4 where it has one: a new one stands at the one that its record completes."""
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from cser_ray.communication.communicator import Pending
 from cser_ray.compressors.base import Compressor, Selection, SharedCompressor, start_average
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.optimizers.forms.form import Form
+from cser_ray.optimizers.forms.form import RecursionForm
 from cser_ray.optimizers.forms.with_error import WithError
 from cser_ray.optimizers.forms.without_error import WithoutError
 from cser_ray.partial_sync import partial_sync
@@ -33,7 +33,7 @@ class InFlight:
     """A `Selection` in implementation II; whole vectors are sent in I."""
 
 
-class Delayed(Form):
+class Delayed(RecursionForm):
     """What both implementations with delayed resets have in common: the resets in flight, the oldest first."""
 
     in_flight: deque[InFlight]
@@ -71,7 +71,7 @@ class Delayed(Form):
 
 
 class DelayedWithError(Delayed, WithError):
-    """Form I whose resets arrive `delay` steps late."""
+    """Implementation I whose resets arrive `delay` steps late."""
 
     def __init__(self, c1: Compressor, c2: Compressor, interval: int, x: Tensor, delay: int):
         super().__init__(c1, c2, interval, x)
@@ -93,7 +93,7 @@ class DelayedWithError(Delayed, WithError):
 
 
 class DelayedWithoutError(Delayed, WithoutError):
-    """Form II whose resets arrive `delay` steps late."""
+    """Implementation II whose resets arrive `delay` steps late."""
 
     def __init__(self, c1: SharedCompressor, c2: SharedCompressor, interval: int, delay: int):
         super().__init__(c1, c2, interval)

@@ -5,11 +5,11 @@ from torch import Tensor
 
 from cser_ray.compressors.base import Compressor
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.optimizers.forms.form import Form
+from cser_ray.optimizers.forms.form import RecursionForm
 from cser_ray.partial_sync import error_feedback_
 
 
-class Feedback(Form):
+class Feedback(RecursionForm):
     """The paper's Algorithm 1 for any compressor C1; `interval`: H; `x`: the first models."""
 
     keeps_model = True

@@ -8,7 +8,7 @@ from torch import Tensor
 from cser_ray.optimizers.base import FlatOptimizer
 
 
-class Form(ABC):
+class RecursionForm(ABC):
     """One way to run the recursion at some of its points. Whatever is kept, beyond the local step's, is here."""
 
     name = ""

@@ -17,7 +17,7 @@ from cser_ray.communication.communicator import Pending
 from cser_ray.compressors.base import Compressor, Selection, SharedCompressor, start_average
 from cser_ray.compressors.identity import Zero
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.optimizers.forms.form import Form
+from cser_ray.optimizers.forms.form import RecursionForm
 from cser_ray.partial_sync import partial_sync
 
 
@@ -40,7 +40,7 @@ class Sent:
             self.blocks.add_(v, values)
 
 
-class General(Form):
+class General(RecursionForm):
     """For any compressors C1, C2, share gamma, outer step, error decay and delay.
 
     Args:

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.optimizers.forms.form import Form
+from cser_ray.optimizers.forms.form import RecursionForm
 
 
-class OuterStep(Form):
+class OuterStep(RecursionForm):
     """DiLoCo's Algorithm 1; `interval`: H; `lr`, `momentum`: of the outer step; `x`: the first models."""
 
     keeps_model = True

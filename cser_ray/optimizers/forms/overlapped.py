@@ -14,7 +14,7 @@ from cser_ray.optimizers.forms.without_error import WithoutError
 
 
 class Overlapped(DelayedWithoutError):
-    """Form II, begun by `launch` in the backward pass; `delay`: of resets, 0 for none."""
+    """Implementation II, begun by `launch` in the backward pass; `delay`: of resets, 0 for none."""
 
     def __init__(self, c1: SharedCompressor, c2: SharedCompressor, interval: int, delay: int):
         super().__init__(c1, c2, interval, delay)

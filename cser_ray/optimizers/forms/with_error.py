@@ -10,11 +10,11 @@ from torch import Tensor
 
 from cser_ray.compressors.base import Compressor
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.optimizers.forms.form import Form
+from cser_ray.optimizers.forms.form import RecursionForm
 from cser_ray.partial_sync import partial_sync
 
 
-class WithError(Form):
+class WithError(RecursionForm):
     """Algorithm 4 for any compressors C1 (of resets) and C2 (of updates); `interval`: H; `x`: the first models."""
 
     name = "implementation I"

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from cser_ray.compressors.base import Selection, SharedCompressor, start_average
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.optimizers.forms.form import Form
+from cser_ray.optimizers.forms.form import RecursionForm
 
 
-class WithoutError(Form):
+class WithoutError(RecursionForm):
     """Algorithm 4 for compressors C1 (of resets) and C2 (of updates) that pick alike on every worker; `interval`: H."""
 
     name = "implementation II"
