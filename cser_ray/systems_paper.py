@@ -163,3 +163,122 @@ def adacomp(
         residue = g_plus - sent
         x, m = _after(x, m, sent, lr(t), momentum, decay)
         yield x, residue
+
+
+def dgc(
+    x: Tensor, gradient: Gradient, kept: Callable[[int], int], lr: Rate, momentum: float, decay: float
+) -> Trajectory:
+    """Deep gradient compression; each worker sends `kept(t)` coordinates in step t. Residual: v, a gradient.
+
+    u is momentum as the released code has it, u = beta (u + g), which is beta times the usual one.
+    """
+    u, v = torch.zeros_like(x), torch.zeros_like(x)
+    for t in itertools.count(1):
+        g = gradient(x, t) + decay * x
+        u = momentum * (u + g)  # momentum correction
+        v = v + u + g
+        sent = top_k(v, kept(t))
+        u = torch.where(sent != 0, 0.0, u)  # momentum factor masking
+        v = v - sent
+        x = x - lr(t) * sent.mean(0)
+        yield x, v
+
+
+def gram_schmidt(p: Tensor) -> Tensor:
+    """The columns of p `[rows, r]` made orthonormal, one after the other."""
+    p = p.clone()
+    for i in range(p.shape[1]):
+        for j in range(i):
+            p[:, i] -= (p[:, j] @ p[:, i]) * p[:, j]
+        p[:, i] /= p[:, i].norm()
+    return p
+
+
+def powersgd(
+    x: Tensor,
+    gradient: Gradient,
+    shapes: Sequence[torch.Size],
+    first: Sequence[Tensor | None],
+    lr: Rate,
+    momentum: float,
+    decay: float,
+) -> Trajectory:
+    """PowerSGD on parameters of these shapes, one after the other in x, each with its first Q `[columns, r]`.
+
+    Without a Q, a parameter is sent as it is. Residual: e, a gradient.
+    """
+    queries = list(first)
+    e, m = torch.zeros_like(x), torch.zeros_like(x[0])
+    for t in itertools.count(1):
+        left, step = [], []
+        parts = (gradient(x, t) + e).split_with_sizes([shape.numel() for shape in shapes], 1)
+        for k, part in enumerate(parts):
+            q = queries[k]
+            if q is None:
+                mean = part.mean(0)
+                left.append(torch.zeros_like(part))
+            else:
+                matrices = part.view(len(x), shapes[k][0], -1)
+                p = gram_schmidt((matrices @ q).mean(0))
+                queries[k] = q = (matrices.mT @ p).mean(0)
+                mean = (p @ q.T).flatten()
+                left.append(part - mean)
+            step.append(mean)
+        e = torch.cat(left, 1)
+        g = torch.cat(step) + decay * x[0]
+        m = momentum * m + g
+        x = x - lr(t) * (g + momentum * m)
+        yield x, e
+
+
+def metropolis(neighbours: Sequence[Sequence[int]]) -> Tensor:
+    """W_ij = 1 / (1 + max(deg i, deg j)) for neighbours, and W_ii the rest of the row: symmetric, doubly stochastic."""
+    n = len(neighbours)
+    w = torch.zeros(n, n, dtype=torch.float64)
+    for i in range(n):
+        for j in neighbours[i]:
+            w[i, j] = 1 / (1 + max(len(neighbours[i]), len(neighbours[j])))
+        w[i, i] = 1 - w[i].sum()
+    return w
+
+
+def d_psgd(x: Tensor, gradient: Gradient, w: Tensor, lr: Rate, momentum: float, decay: float) -> Trajectory:
+    """D-PSGD with the mixing matrix W `[n, n]`. Nothing is left over."""
+    m = torch.zeros_like(x)
+    for t in itertools.count(1):
+        g = gradient(x, t) + decay * x  # at the model before it is averaged
+        m = momentum * m + g
+        half = w @ x
+        x = half - lr(t) * (momentum * m + g)
+        yield (x,)
+
+
+def choco_sgd(
+    x: Tensor, gradient: Gradient, c: Compress, w: Tensor, gamma: float, lr: Rate, momentum: float, decay: float
+) -> Trajectory:
+    """CHOCO-SGD with the mixing matrix W and the consensus rate gamma. Residual: x_hat, what others know of x."""
+    m, x_hat = torch.zeros_like(x), x
+    for t in itertools.count(1):
+        g = gradient(x, t) + decay * x
+        m = momentum * m + g
+        half = x - lr(t) * (momentum * m + g)
+        q = c(half - x_hat, t)
+        x_hat = x_hat + q
+        x = half + gamma * (w @ x_hat - x_hat)
+        yield x, x_hat
+
+
+def deep_squeeze(
+    x: Tensor, gradient: Gradient, c: Compress, w: Tensor, gamma: float, lr: Rate, momentum: float, decay: float
+) -> Trajectory:
+    """DeepSqueeze with the mixing matrix W and the consensus rate gamma. Residual: e, what messages have dropped."""
+    m, e = torch.zeros_like(x), torch.zeros_like(x)
+    for t in itertools.count(1):
+        g = gradient(x, t) + decay * x
+        m = momentum * m + g
+        half = x - lr(t) * (momentum * m + g)
+        v = half + e
+        sent = c(v, t)
+        e = v - sent
+        x = half + gamma * (w @ sent - sent)
+        yield x, e

@@ -43,6 +43,10 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         "cser",
         {"reset_interval": 6, "reset_compressor": GRBS(3), "gradient_compressor": GRBS(7), "reset_delay": 4},
     ),
+    "dgc": ("dgc", {"ratio": 4}),
+    "d-psgd": ("d-psgd", {}),
+    "choco-sgd": ("choco-sgd", {"compressor": TopK(3), "consensus_rate": 0.3}),
+    "deepsqueeze": ("deepsqueeze", {"compressor": GRBS(3)}),
 }
 Outcome = tuple[Tensor, Ledger]
 

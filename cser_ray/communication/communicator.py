@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cser_ray.communication.graph import Graph
 from cser_ray.communication.wire import dense_bytes, ring_bytes
 
 IN_RATIO = ("gradient", "reset")
@@ -194,6 +195,53 @@ class Communicator:
         dist.all_to_all_single(got, sent, group=self.group)
         self._waited(start, name)
         return got.movedim(0, -4).flatten(-4, -3).transpose(-3, -2)
+
+    def exchange(self, v: Tensor, graph: Graph, name: str) -> Tensor:
+        """The v `[..., w, k]` of the workers that live here and of all their neighbours: `[..., m, k]`.
+
+        In the order of `graph.heard(worker_ids)`. Each worker sends its v to every neighbour; where their numbers differ,
+        the ledger has the mean over workers, so that it is the same for all.
+        """
+        self._charge(name, graph.messages * v.shape[-1] * v.element_size(), v)
+        if self.group is None or v.numel() == 0:
+            return v if self.group is None else v.new_empty(*v.shape[:-2], len(graph.heard(self.worker_ids)), 0)
+        rows = {worker: v[..., at : at + 1, :] for at, worker in enumerate(self.worker_ids)}
+        arrived = self._exchange_ranks(rows, self._edges(graph), name)
+        return torch.cat([arrived[worker] for worker in graph.heard(self.worker_ids)], -2)
+
+    def _edges(self, graph: Graph) -> dict[int, tuple[list[int], list[int]]]:
+        """Rank -> (my workers that have a neighbour there, its workers that have one here); only ranks with such."""
+        mine, w = self.worker_ids, self.workers
+        out = {(j // w, i) for i in mine for j in graph.neighbours[i] if j not in mine}
+        into = {(j // w, j) for i in mine for j in graph.neighbours[i] if j not in mine}
+        return {
+            rank: (sorted(i for r, i in out if r == rank), sorted(j for r, j in into if r == rank))
+            for rank in sorted({r for r, _ in out})
+        }
+
+    def _exchange_ranks(
+        self, rows: dict[int, Tensor], edges: dict[int, tuple[list[int], list[int]]], name: str
+    ) -> dict[int, Tensor]:
+        """My workers' rows `[..., 1, k]` and those of their neighbours elsewhere, by worker id; one message a rank."""
+        like = next(iter(rows.values()))
+        sent = {rank: torch.cat([rows[i] for i in out], -2).contiguous() for rank, (out, _) in edges.items()}
+        got = {rank: like.new_empty(*like.shape[:-2], len(j), like.shape[-1]) for rank, (_, j) in edges.items()}
+        group = self.group
+        assert group is not None
+        start = time.perf_counter()
+        peers = {rank: dist.get_global_rank(group, rank) for rank in edges}
+        # all at once, so that no two ranks wait for each other to receive
+        operations = [dist.P2POp(dist.isend, sent[rank], peers[rank], group) for rank in edges]
+        operations += [dist.P2POp(dist.irecv, got[rank], peers[rank], group) for rank in edges]
+        for work in dist.batch_isend_irecv(operations) if operations else ():
+            work.wait()
+        self._waited(start, name)
+        arrived = {
+            j: part
+            for rank, (_, into) in edges.items()
+            for j, part in zip(into, got[rank].split_with_sizes([1] * len(into), -2), strict=True)
+        }
+        return rows | arrived
 
     def total(self, v: Tensor, name: str) -> Tensor:
         """The sum over processes of something each holds a part of, any shape; charged as if n hosts had summed it."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cser_ray.communication.communicator import HOST, Communicator, Pending, alive
+from cser_ray.communication.graph import Graph
 
 
 class HostCommunicator(Communicator):
@@ -92,6 +93,24 @@ class HostCommunicator(Communicator):
                 dist.all_to_all_single(got, mine, group=alive(self._link))
         rows = self._join(got, messages[0].numel(), v.shape[:-3].numel(), name)
         return rows.view_as(messages).movedim(0, -2)
+
+    def exchange(self, v: Tensor, graph: Graph, name: str) -> Tensor:
+        self._charge(name, graph.messages * v.shape[-1] * v.element_size(), v)
+        heard = graph.heard(self.worker_ids)
+        mine = self._part(v)
+        parts = {self.rank: mine}
+        if mine.numel():
+            link, others = alive(self._link), graph.neighbours[self.rank]
+            got = {j: torch.empty_like(mine) for j in others}
+            peers = {j: dist.get_global_rank(link, j) for j in others}
+            operations = [dist.P2POp(dist.isend, mine.contiguous(), peers[j], link) for j in others]
+            operations += [dist.P2POp(dist.irecv, got[j], peers[j], link) for j in others]
+            with self._timed(name):
+                for work in dist.batch_isend_irecv(operations) if operations else ():
+                    work.wait()
+            parts |= got
+        rows = self._join(torch.stack([parts.get(j, mine) for j in heard]), v.numel(), v.shape[:-2].numel(), name)
+        return torch.cat([row.view_as(v) for row in rows], -2)
 
     def total(self, v: Tensor, name: str) -> Tensor:
         if self.size > 1:

@@ -43,6 +43,8 @@ class Method:
         sharded: further floats a parameter that the n workers share out: each keeps 1/n of them.
         sent: the bytes that leave a worker each step, in words, for d parameters of fp32.
         collectives: how many one synchronisation takes.
+        spread: by what the ratio of its compressor exceeds R_C at n workers, where messages go other ways than around a ring;
+            None where it does not.
         bytes_sent: `sent` as a function of (d, n), where it does not follow from the ratio: then the ratio follows from
             it, and `formula` gives what it is at the 8 workers of a study that names no other number.
     """
@@ -70,6 +72,7 @@ class Method:
     sharded: float = 0.0
     sent: str = "2(n-1)/n 4d / R_C"
     collectives: int = 1
+    spread: Callable[[int], float] | None = None
     bytes_sent: Callable[[int, int], float] | None = None
 
     @property

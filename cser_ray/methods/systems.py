@@ -49,6 +49,11 @@ def _fixed(sent: Callable[[int, int], float]) -> Mapping[str, Any]:
     return {"formula": _at_eight(sent), "bytes_sent": sent}
 
 
+def _resnet18_at_rank_2(structure: Structure) -> float:
+    """11 173 962 parameters as ResNet-18 has them for CIFAR-10, over 82 260 values in factors and vectors."""
+    return 135.8
+
+
 _RECORDS = (
     Method(
         name="dist-ef-sgd",
@@ -140,6 +145,34 @@ _RECORDS = (
         memory=1,
         sent="(n-1) (4 + 4k + 4 a layer), k of the worker that chooses most",
         collectives=2,
+    ),
+    Method(
+        name="dgc",
+        help="deep gradient compression: the largest coordinates, momentum inside the error; R_C = RC1",
+        rule="sends the largest coordinates, one in n RC1, every step: RC1 = R_C",
+        formula=overall_ratio,
+        optimizer="cser_ray.optimizers.systems.dgc:DGC",
+        knobs=("reset_ratio",),
+        arguments={"ratio": "reset_ratio"},
+        passes=6,
+        look=("ef-sgd", "star"),
+        source="Lin et al., arXiv 1712.01887; code synxlin/deep-gradient-compression",
+        travels="all-gather",
+        memory=1,
+        sent="(n-1) 8k with k = d / (n R_C)",
+    ),
+    Method(
+        name="powersgd",
+        help="PowerSGD of rank 2: each matrix of gradients as two thin factors, with error feedback",
+        rule="sends factors of rank 2 of each matrix, so R_C follows from the model: 136 for ResNet-18",
+        formula=_resnet18_at_rank_2,
+        optimizer="cser_ray.optimizers.systems.powersgd:PowerSGD",
+        passes=8,
+        look=("ef-sgd", "cross"),
+        source="Vogels et al., arXiv 1905.13727; code epfml/powersgd",
+        memory=1,
+        collectives=2,
+        sent="2(n-1)/n 4 (2 (rows + columns) of each matrix + vectors)",
     ),
 )
 SYSTEMS = {method.name: method for method in _RECORDS}

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from cser_ray.methods.graphs import GRAPHS
 from cser_ray.methods.record import ALL_KNOBS, Method
 from cser_ray.methods.systems import SYSTEMS
 from cser_ray.structure import Structure, overall_ratio, qsparse_term, released_ratio, theorem1_term
@@ -224,5 +225,5 @@ def _around_adamw(name: str, method: Method, help: str, shape: str) -> Method:
 
 RECORDS = {method.name: method for method in _RECORDS}
 RECORDS |= {name: _around_adamw(name, RECORDS[of], help, shape) for name, (of, help, shape) in _ADAMW.items()}
-RECORDS |= SYSTEMS
+RECORDS |= SYSTEMS | GRAPHS
 """Name -> record."""

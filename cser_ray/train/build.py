@@ -33,7 +33,11 @@ def own_arguments(config: RunConfig) -> dict[str, Any]:
     given: dict[str, Any] = {name: load(path) for name, path in method.constants.items()}
     for name, setting in method.arguments.items():
         value = getattr(config, setting)
-        given[name] = compressor(value, config.block_order) if name.endswith("compressor") else value
+        if name.endswith("compressor"):
+            ratio = value if method.spread is None else value * method.spread(config.workers)
+            given[name] = compressor(ratio, config.block_order)
+        else:
+            given[name] = value
     if config.reset_delay:
         if "reset_delay" not in method.reads:
             raise ValueError(f"reset_delay = {config.reset_delay} would be ignored by {config.method}: leave it out")

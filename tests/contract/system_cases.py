@@ -15,16 +15,18 @@ from cser_ray.systems_paper import (
     Rate,
     Trajectory,
     adacomp,
+    dgc,
     dist_ef_sgd,
     ecq_sgd,
     mem_sgd,
+    powersgd,
     qsgd,
     quantised,
     scaled_sign,
     signum,
     top_k,
 )
-from tests.stacked import D
+from tests.stacked import SHAPES, D
 
 BLOCKS = [slice(0, 4), slice(4, 8), slice(8, D)]
 LAYERS = [slice(0, 6), slice(6, D)]
@@ -39,6 +41,8 @@ class System:
     arguments: dict[str, Any] = field(default_factory=dict)
     residuals: Callable[[Any, float], list[Tensor]] = lambda optimizer, eta: []
     """What the specification's residuals are in the optimizer, given the learning rate of the last step."""
+    tolerance: float = 1e-12
+    """To which the models are the specification's; a power iteration makes more of rounding."""
 
 
 def whole(v: Tensor, t: int) -> Tensor:
@@ -68,6 +72,18 @@ def largest(n: int) -> Compress:
     """Of float64 a coordinate costs 12 bytes: k = 2 * 8 d / (12 n R_C), so many on average, and at most all."""
     k = min(float(D), 16 * D / (12 * n * RATIO))
     return lambda v, t: top_k(v, int(t * k) - int((t - 1) * k))
+
+
+def so_many(n: int) -> Callable[[int], int]:
+    """How many coordinates DGC sends in step t, by the same count."""
+    k = min(float(D), 16 * D / (12 * n * RATIO))
+    return lambda t: int(t * k) - int((t - 1) * k)
+
+
+def queries() -> list[Tensor | None]:
+    """The first Q of each parameter at rank 1, of seed 0: the matrix of 2 x 3 has one, the vector none."""
+    drawn = private_draws(lambda generator: generator.standard_normal(3), (0,), Purpose.GRADIENT_BLOCKS, range(1), 1)
+    return [torch.from_numpy(drawn).view(3, 1), None]
 
 
 def error(optimizer: Any, eta: float) -> list[Tensor]:
@@ -105,5 +121,12 @@ SYSTEMS = {
     ),
     "adacomp": System(
         lambda x, g, eta, beta, decay: adacomp(x, g, LAYERS, BIN, eta, beta, decay), {"bin_size": BIN}, error
+    ),
+    "dgc": System(lambda x, g, eta, beta, decay: dgc(x, g, so_many(len(x)), eta, beta, decay), {"ratio": RATIO}, error),
+    "powersgd": System(
+        lambda x, g, eta, beta, decay: powersgd(x, g, [torch.Size(s) for s in SHAPES], queries(), eta, beta, decay),
+        {"rank": 1},
+        error,
+        tolerance=1e-9,
     ),
 }

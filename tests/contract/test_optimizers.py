@@ -15,6 +15,7 @@ from cser_ray.optimizers import CSER
 from cser_ray.paper import Compress, Gradient, m_cser, qsparse_local_sgd
 from cser_ray.recursion import recursion
 from cser_ray.seeds import Purpose
+from tests.contract import graph_cases
 from tests.contract.system_cases import SYSTEMS
 from tests.stacked import (
     COMPRESSOR_EXAMPLES,
@@ -31,7 +32,7 @@ from tests.stacked import (
 )
 
 H = 3
-Run = Iterator[tuple[Tensor, Tensor]]
+Run = Iterator[tuple[Tensor, ...]]
 
 
 def everything(v: Tensor, call: int) -> Tensor:
@@ -126,6 +127,9 @@ CASES = {
         lambda c1, c2: {"reset_interval": H, "reset_compressor": c1, "gradient_compressor": c2},
         lambda x, g, c1, c2, beta: released_form(x, g, c1, c2, LR, beta),
     ),
+    "d-psgd": Case(lambda c1, c2: {}, graph_cases.d_psgd_on_a_ring),
+    "choco-sgd": Case(graph_cases.compressed_gossip, graph_cases.choco_sgd_on_a_ring, private=True),
+    "deepsqueeze": Case(graph_cases.compressed_gossip, graph_cases.deep_squeeze_on_a_ring, private=True),
 }
 TWO_FORMS = [name for name, kind in OPTIMIZERS.items() if issubclass(kind, CSER)]
 FORMS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in CASES] + [
@@ -170,7 +174,7 @@ def check(method: str, n: int, c1: Compressor, c2: Compressor, momentum: float, 
         compressed(c2, Purpose.GRADIENT_BLOCKS, n),
         momentum,
     )
-    for x, (x_specified, _) in zip(trajectory(optimizer, logistic(n)), specification, strict=False):
+    for x, (x_specified, *_) in zip(trajectory(optimizer, logistic(n)), specification, strict=False):
         assert distance(x, x_specified) < 1e-13
 
 
@@ -243,7 +247,7 @@ def test_when_the_learning_rate_drops(method: str, form: dict[str, Any], order: 
         compressed(c2, Purpose.GRADIENT_BLOCKS, 3),
         momentum,
     )
-    for x, (x_specified, _) in zip(trajectory(optimizer, logistic(3), lr=dropping), specification, strict=False):
+    for x, (x_specified, *_) in zip(trajectory(optimizer, logistic(3), lr=dropping), specification, strict=False):
         assert distance(x, x_specified) < 1e-13
 
 

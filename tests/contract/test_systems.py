@@ -22,7 +22,7 @@ from tests.processes import run_processes
 from tests.stacked import LR, OPTIMIZERS, STEPS, D, build, distance, logistic, models, start, take_step, trajectory
 
 N = 3
-STEPPED = ("qsgd", "ecq-sgd", "adacomp")
+STEPPED = ("qsgd", "ecq-sgd", "adacomp", "powersgd")
 """Take torch's fused step on the mean: its last bit depends on where a row lies in memory."""
 every_system = pytest.mark.parametrize("method", SYSTEMS)
 
@@ -45,10 +45,13 @@ def test_it_takes_the_steps_of_its_specification(method: str, n: int, momentum: 
     optimizer = of(method, n, momentum=momentum, weight_decay=decay)
     specified = SYSTEMS[method].specification(start(n), logistic(n), dropping, momentum, decay)
     for x, (x_specified, *residuals) in zip(trajectory(optimizer, logistic(n), lr=dropping), specified, strict=False):
-        assert distance(x, x_specified) < 1e-12
+        assert distance(x, x_specified) < SYSTEMS[method].tolerance
         found = SYSTEMS[method].residuals(optimizer, dropping(optimizer.t))
         assert len(found) == len(residuals)
-        assert all(distance(ours, theirs) < 1e-11 for ours, theirs in zip(found, residuals, strict=True))
+        assert all(
+            distance(ours, theirs) < 10 * SYSTEMS[method].tolerance
+            for ours, theirs in zip(found, residuals, strict=True)
+        )
 
 
 @every_system

@@ -1,0 +1,122 @@
+"""Deep gradient compression: momentum inside the error, so that what waits arrives as if it had not (Lin et al. 2018)."""
+
+from collections.abc import Iterable
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+
+from cser_ray.compressors.gathered import GatheredMessage, pack, unpack
+from cser_ray.compressors.top_k import check_kept_ratio
+from cser_ray.optimizers.arguments import Common, whole_steps
+from cser_ray.optimizers.base import FlatOptimizer
+
+_STAGES = 5
+"""The last is the whole ratio, the others are warm-up."""
+_INDEX = 4
+"""Bytes of a coordinate's number."""
+
+
+class DGC(FlatOptimizer):
+    """v_i += beta m_i + g_i, the largest coordinates of v_i are sent and x -= eta mean of them; there, v_i = m_i = 0.
+
+    m_i = beta m_i + g_i is momentum before it is sent (momentum correction), and forgets what was sent (momentum factor
+    masking). Models stay equal. Errors are gradients: a new learning rate holds for what waits, too.
+
+    Args:
+        params, lr, momentum, weight_decay: as in torch.optim.SGD; these and further ones by name: see `FlatOptimizer`.
+        ratio: R_C >= 1, of bytes: n workers send d / (n R_C) coordinates each, values of fp32 and int32 indices, to
+            everybody. Fractions are carried over. 1 sends all in one all-reduce, and is synchronous SGD.
+        warmup_steps: in four equal stages over so many steps, >= 0, the share s that is sent falls from s^(1/5) to
+            s^(4/5); at s = 1/1000 those are the paper's 25, 6.25, 1.6 and 0.4 %. By default there is none; it sends more
+            than `ratio` says, and the ledger has it.
+        clip_norm: > 0; each worker's gradient is scaled down to a 2-norm of clip_norm / sqrt(n). None: it is not.
+
+    Raises:
+        ValueError: besides what `FlatOptimizer` raises, for a value outside its range, and for `betas`: there is no momentum
+            to correct in AdamW.
+
+    Source: Lin et al., arXiv 1712.01887; synxlin/deep-gradient-compression, dgc/memory.py and compression.py. That code
+    picks in each matrix apart, above a threshold that it samples, and sends vectors whole; here the largest of all
+    coordinates are sent, exactly so many. Its weight decay is added after the exchange, with a momentum of its own; here,
+    as in every method, it is part of the gradient.
+
+    >>> model = torch.nn.Linear(4, 2)
+    >>> optimizer = DGC(model.parameters(), lr=0.1, ratio=100)
+    >>> model(torch.ones(1, 4)).sum().backward()
+    >>> optimizer.step()
+    """
+
+    models_equal = True
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *args: float,
+        ratio: float,
+        warmup_steps: int = 0,
+        clip_norm: float | None = None,
+        **common: Unpack[Common],
+    ):
+        check_kept_ratio("DGC", ratio)
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm is the largest 2-norm of a gradient, > 0, not {clip_norm}; None clips nothing")
+        if common.get("betas") is not None:
+            raise ValueError("DGC corrects SGD's momentum, and AdamW has none: leave betas out, or take another method")
+        self.ratio, self.clip_norm = ratio, clip_norm
+        self.warmup_steps = whole_steps("The warm-up", warmup_steps, least=0)
+        super().__init__(params, *args, **common)
+        self.v = torch.zeros_like(self.x)
+
+    def update(self, x: Tensor, g: Tensor, t: int) -> None:
+        if self.clip_norm is not None:
+            g = _clipped(g, self.clip_norm / self.communicator.size**0.5)
+        if self.ratio == 1:
+            mean = self.communicator.mean(g.clone(), "gradient")
+            self.local_step_(x, mean.expand_as(x).contiguous())
+            return
+        self.draws.compare()
+        self.v += self.local.update(x, g, [group | {"lr": 1.0} for group in self.param_groups], t)
+        k = self.kept(t)
+        if not k:
+            return
+        indices = self.v.abs().topk(k, sorted=False).indices
+        mean = _message(self.v, indices).average(self.communicator, "gradient")
+        for s, group in zip(self.local.slices, self.param_groups, strict=True):
+            x[..., s].sub_(mean[..., s] * group["lr"])
+        for waiting in (self.v, self.local.buffers().get("momentum_buffer")):
+            if waiting is not None:
+                waiting.scatter_(-1, indices, 0.0)
+
+    def kept(self, t: int) -> int:
+        """How many coordinates each worker sends in step t."""
+        return self._sent_by(t) - self._sent_by(t - 1)
+
+    def _sent_by(self, t: int) -> int:
+        """And after step t in all."""
+        value, warm = self.value_bytes, self.warmup_steps / (_STAGES - 1)
+        share = min(1.0, 2 * value / ((value + _INDEX) * self.communicator.size * self.ratio))
+        sent = max(0, t - self.warmup_steps) * share
+        for stage in range(1, _STAGES):
+            sent += min(max(t - (stage - 1) * warm, 0.0), warm) * share ** (stage / _STAGES)
+        return int(sent * self.flat.numel)
+
+    def buffers(self) -> dict[str, Tensor]:
+        return super().buffers() | {"error": self.v}
+
+
+def _clipped(g: Tensor, norm: float) -> Tensor:
+    """Each row `[..., d]` at a 2-norm of at most `norm`."""
+    found: Tensor = torch.linalg.vector_norm(g, dim=-1, keepdim=True)
+    return g.mul(norm / found.clamp(min=norm))
+
+
+def _message(v: Tensor, indices: Tensor) -> GatheredMessage:
+    """The coordinates `indices` `[..., w, k]` of v `[..., w, d]`, with their numbers."""
+    k, d = indices.shape[-1], v.shape[-1]
+
+    def decode(payload: Tensor, workers: range) -> Tensor:
+        values, at = unpack(payload, (v.dtype, k), (torch.int32, k))
+        return values.new_zeros(*values.shape[:-1], d).scatter_(-1, at.long(), values)
+
+    return GatheredMessage(v, pack(v.gather(-1, indices), indices.to(torch.int32)), range(v.shape[-2]), decode)
