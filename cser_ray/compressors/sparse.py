@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.compressors.base import Budgeted, Message
+from cser_ray.compressors.base import Budgeted, Message, Reading
 from cser_ray.compressors.formats import Format, decode_groups, encode_groups
 from cser_ray.compressors.gathered import check_rows
 
@@ -36,6 +36,15 @@ class SparseMessage(Message):
         places = places.clamp(max=d - 1)
         # added, as what stands in for padding shares the last place
         return self.v.clone().scatter_add_(-1, places, torch.where(inside, -values, 0))
+
+    def wire(self) -> tuple[Tensor, Reading]:
+        return self.payload, self._dense
+
+    def _dense(self, payload: Tensor, workers: range) -> Tensor:
+        places, values = self.read(payload, workers)
+        d = self.v.shape[-1]
+        dense = self.v.new_zeros(*payload.shape[:-1], d)
+        return dense.scatter_add_(-1, places.clamp(max=d - 1), torch.where(places < d, values, 0))
 
     def average(self, communicator: Communicator, name: str) -> Tensor:
         gathered = communicator.all_gather(self.payload, name)

@@ -1,6 +1,6 @@
 """What the methods have in common whose workers send to their neighbours in a graph, and to nobody else."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Unpack
 
@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.graph import Graph, graph_of
-from cser_ray.compressors.base import Compressor, Message, SelectionMessage
-from cser_ray.compressors.gathered import GatheredMessage
+from cser_ray.compressors.base import Compressor, Reading
 from cser_ray.optimizers.arguments import Common
 from cser_ray.optimizers.base import FlatOptimizer
 
@@ -62,10 +61,10 @@ class Gossip(FlatOptimizer):
     def send(self, v: Tensor, compressor: Compressor, call: int) -> tuple[Tensor, Tensor]:
         """C(v) of the workers that live here, and how their neighbours' pull at it, each `[..., w, d]`."""
         self.draws.compare_messages(v, (compressor, call))
-        payload, decode = _taken_apart(compressor.compress(v, call))
-        arrived = decode(
-            self.communicator.exchange(payload, self.graph, "reset"), self.graph.heard(self.communicator.worker_ids)
-        )
+        payload, read = compressor.compress(v, call).wire()
+        heard = self.communicator.exchange(payload, self.graph, "reset")
+        here = self.communicator.worker_ids
+        arrived = _decoded(read, heard, self.graph.heard(here), here)
         return self.own(arrived), self.pull(arrived)
 
 
@@ -78,31 +77,12 @@ def consensus(rate: float | None, compressor: Compressor) -> float:
     return rate
 
 
-def _taken_apart(message: Message) -> tuple[Tensor, Callable[[Tensor, Sequence[int]], Tensor]]:
-    """What a message puts on the wire, and how C(v) `[..., m, d]` follows from payloads `[..., m, k]` of m workers."""
-    if isinstance(message, SelectionMessage):
-        selection, v = message.selection, message.v
-
-        def placed(values: Tensor, workers: Sequence[int]) -> Tensor:
-            dense = v.new_zeros(*v.shape[:-2], len(workers), v.shape[-1])
-            selection.put_(dense, values)
-            return dense
-
-        return selection.take(v), placed
-    if isinstance(message, GatheredMessage):
-        decode, here = message.decode, message.workers
-
-        def decoded(payload: Tensor, workers: Sequence[int]) -> Tensor:
-            if list(workers) == list(here):
-                return decode(payload, here)
-            parts = payload.split_with_sizes([1] * len(workers), -2)
-            return torch.cat([decode(row, range(i, i + 1)) for row, i in zip(parts, workers, strict=True)], -2)
-
-        return message.payload, decoded
-    raise TypeError(
-        f"A {type(message).__name__} cannot be sent to neighbours: take a compressor whose messages are SelectionMessage or "
-        "GatheredMessage, as those of cser_ray.compressors are"
-    )
+def _decoded(read: Reading, payload: Tensor, workers: Sequence[int], here: range) -> Tensor:
+    """C(v) `[..., m, d]` of m workers, given what each of them sent, `[..., m, k]`; `here`: those of this process."""
+    if list(workers) == list(here):
+        return read(payload, here)
+    parts = payload.split_with_sizes([1] * len(workers), -2)
+    return torch.cat([read(row, range(i, i + 1)) for row, i in zip(parts, workers, strict=True)], -2)
 
 
 @lru_cache(maxsize=64)
