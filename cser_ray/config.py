@@ -140,6 +140,13 @@ class RunConfig(Shared):
         by_method=True,
         free="it is searched",
     )
+    compressor: str = setting(
+        Knobs.compressor,
+        "What compresses, as text: see `cser-ray compressors`; --reset-ratio and --gradient-ratio say how much, in bytes.",
+        unit="text",
+        by_method=True,
+        free="it is searched",
+    )
     residual_in_model: float = setting(
         Knobs.residual_in_model,
         "Share of what a message leaves behind that is put into the model: 1 is error reset, 0 error feedback.",

@@ -1,4 +1,4 @@
-"""Knobs: what a study searches beside a structure. They move no byte of the budget, but for the compressor's kind."""
+"""Knobs: what a study searches beside a structure. None of them moves a byte of the budget."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,12 +16,14 @@ class Knobs:
         residual_in_model: gamma, the share of what a message leaves behind that is put into the model.
         outer_lr, outer_momentum: of an outer optimizer on the mean message.
         reset_delay: the steps that a message may travel while others compute.
+        compressor: what C1 and C2 are, as text (`cser_ray.compressors.text`); RC1 and RC2 say how much of it.
     """
 
     residual_in_model: float = 0.25
     outer_lr: float = 0.7
     outer_momentum: float = 0.9
     reset_delay: int = 0
+    compressor: str = "grbs"
 
 
 USUAL_KNOBS = Knobs()
@@ -70,13 +72,14 @@ def read_from(method: str, knobs: Knobs) -> dict[str, Any]:
 
 
 def in_words(values: Mapping[str, Any]) -> str:
-    """Knobs by name as tables write them; what is missing or None is left out, and so is a delay of 0.
+    """Knobs by name as tables write them; what is missing or None is left out, and so are GRBS and a delay of 0.
 
     >>> in_words(read_from("partial-reset", Knobs(residual_in_model=0.5))), in_words(read_from("diloco", Knobs()))
     ('gamma 0.5', 'outer 0.7/0.9')
     """
-    gamma, rate, momentum, delay = map(values.get, KNOBS)
+    gamma, rate, momentum, delay, compressor = map(values.get, KNOBS)
     said = {
+        f"{compressor}": compressor not in (None, Knobs.compressor),
         f"gamma {gamma}": gamma is not None,
         f"outer {rate}/{momentum}": rate is not None,
         f"delay {delay}": bool(delay),

@@ -211,6 +211,22 @@ def parse(text: str) -> Kind:
     return Kind(family, order, size, form, two_way)
 
 
+def check_kind(method: str, text: str) -> Kind:
+    """The kind that a run of a method can be asked for. Raises ValueError for one that the method has no use for."""
+    from cser_ray.methods import METHODS
+
+    kind, record = parse(text), METHODS[method]
+    if "compressor" not in record.reads:
+        raise ValueError(f"compressor = {text} would be ignored by {method}: leave it out")
+    if record.shared_only and not kind.shared:
+        raise ValueError(
+            f"{method} averages what all workers chose alike, in fp32, and {text} is not that: take grbs, or another method"
+        )
+    if kind.two_way:
+        raise ValueError(f"{text}: what owners of parts keep is not saved with a run yet; leave {TWO_WAY} out")
+    return kind
+
+
 def _family(name: str, text: str) -> tuple[str, str]:
     """(family, block order) of the text before slash and colon."""
     if name in FAMILIES:

@@ -32,6 +32,7 @@ class Method:
         theorem1: the error term of the paper's Theorem 1, where that covers the method.
         variants: what else it can do: "delay" a reset, "overlap" its sending with the backward pass.
         passes: operations on a whole model that it needs beside its local step, whenever it synchronises.
+        shared_only: whether its compressors keep the same coordinates on every worker, in fp32, as GRBS does.
         simple: whether it is preferred where no other method is told apart from it.
         by_default: whether a study that names no methods compares it.
         rehearsal: which method runs again on real workers first, where not all do: the one with the smallest number.
@@ -62,6 +63,7 @@ class Method:
     theorem1: Callable[[Structure], float] | None = None
     variants: tuple[Literal["delay", "overlap"], ...] = ()
     passes: int = 0
+    shared_only: bool = False
     simple: bool = False
     by_default: bool = False
     rehearsal: int = 100
@@ -98,7 +100,8 @@ class Method:
     @property
     def reads(self) -> frozenset[str]:
         """The settings of a run that only some methods read, and this one does."""
-        further = {"beta2": self.inner == "adamw", "reset_delay": "delay" in self.variants}
+        compresses = any(name.endswith("compressor") for name in self.arguments)
+        further = {"beta2": self.inner == "adamw", "reset_delay": "delay" in self.variants, "compressor": compresses}
         return frozenset({*self.knobs, *self.arguments.values(), *(name for name, reads in further.items() if reads)})
 
     @property

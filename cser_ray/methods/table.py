@@ -187,6 +187,7 @@ _RECORDS = (
         rule="1/R_C = (1-1/H)/RC2 + 1/(RC1*H)",
         formula=released_ratio,
         optimizer="cser_ray.optimizers.cser_release:CSERRelease",
+        shared_only=True,
         knobs=ALL_KNOBS,
         arguments=_H | _C1 | _C2,
         by_default=True,

@@ -8,18 +8,30 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.compressors import GRBS, Identity, Zero
+from cser_ray.compressors import GRBS, Compressor, Identity, Zero
+from cser_ray.compressors.text import check_kind, parse
 from cser_ray.config import RunConfig
+from cser_ray.knobs import Knobs
 from cser_ray.methods import METHODS
 from cser_ray.optimizers import FlatOptimizer, Placement
 from cser_ray.registry import load
 
 
-def compressor(ratio: float, order: str) -> GRBS | Identity | Zero:
-    """The compressor for a ratio: GRBS, the identity at 1, zero at infinity."""
+def compressor(text: str, ratio: float, order: str, d: int | None = None, n: int = 1) -> Compressor:
+    """The compressor of a kind for a ratio in bytes: the identity at 1, zero at infinity.
+
+    `order`: of GRBS's blocks, where the text says none. Others than GRBS take the number of parameters d and of workers n
+    for whole chunks: ValueError where what they send is more than 2 % off.
+    """
     if ratio == 1:
         return Identity()
-    return Zero() if math.isinf(ratio) else GRBS(ratio, order)
+    if math.isinf(ratio):
+        return Zero()
+    if text == Knobs.compressor or n == 1:  # one worker sends nothing, whatever it is
+        return GRBS(ratio, order)
+    if d is None:
+        raise ValueError(f"{text} sends whole chunks: the number of parameters says how many meet a ratio")
+    return parse(text).at(ratio, d=d, n=n)
 
 
 def optimizer_class(method: str) -> type[FlatOptimizer]:
@@ -27,15 +39,17 @@ def optimizer_class(method: str) -> type[FlatOptimizer]:
     return cast(type[FlatOptimizer], load(METHODS[method].optimizer))
 
 
-def own_arguments(config: RunConfig) -> dict[str, Any]:
-    """The constructor's arguments beyond those that all methods have."""
+def own_arguments(config: RunConfig, d: int | None = None) -> dict[str, Any]:
+    """The constructor's arguments beyond those that all methods have; `d`: the parameters of a worker's model."""
     method = METHODS[config.method]
+    if config.compressor != Knobs.compressor:
+        check_kind(config.method, config.compressor)
     given: dict[str, Any] = {name: load(path) for name, path in method.constants.items()}
     for name, setting in method.arguments.items():
         value = getattr(config, setting)
         if name.endswith("compressor"):
             ratio = value if method.spread is None else value * method.spread(config.workers)
-            given[name] = compressor(ratio, config.block_order)
+            given[name] = compressor(config.compressor, ratio, config.block_order, d, config.workers)
         else:
             given[name] = value
     if config.reset_delay:
@@ -55,11 +69,14 @@ def make_optimizer(
     seeds: Sequence[int],
 ) -> FlatOptimizer:
     """The optimizer of `config` over stacked parameters `[runs * workers, ...]`."""
+    parameters = list(parameters)
+    rows = len(seeds) * communicator.workers
+    d = sum(p.numel() for p in parameters if p.requires_grad) // rows
     return optimizer_class(config.method)(
         parameters,
         lr=lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         placement=Placement(communicator, tuple(seeds), stacked=True),
-        **own_arguments(config),
+        **own_arguments(config, d),
     )

@@ -6,6 +6,7 @@ Nothing is decided here. Every number and mark is the comparison's own, so the p
 from dataclasses import asdict
 from typing import Any
 
+from cser_ray.knobs import Knobs
 from cser_ray.methods import has_ratio
 from cser_ray.structure import number
 from tuning.compare.comparison import Cell, Comparison, spread
@@ -97,7 +98,8 @@ def structure_text(cell: Cell) -> str:
         ("outer momentum", cell.outer_momentum),
         ("delay", cell.reset_delay or None),
     )
-    return ", ".join(f"{name} {number(value).replace('inf', '∞')}" for name, value in knobs if value is not None)
+    said = [f"{name} {number(value).replace('inf', '∞')}" for name, value in knobs if value is not None]
+    return ", ".join([*said, cell.compressor] if cell.compressor not in (None, Knobs.compressor) else said)
 
 
 def _number(value: float | None) -> str:

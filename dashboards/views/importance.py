@@ -14,6 +14,7 @@ TITLES_OF_KNOBS = {
     "reset_interval": "H",
     "reset_ratio": "RC1",
     "gradient_ratio": "RC2",
+    "compressor": "compressor",
     "residual_in_model": "residual in the model",
     "outer_lr": "outer rate",
     "outer_momentum": "outer momentum",

@@ -1,7 +1,7 @@
 """Every configuration of a ratio: its knobs on parallel axes, and structures as a map of H against RC1."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cser_ray.knobs import KNOBS
@@ -17,6 +17,7 @@ AXES = {
     "reset_interval": "H",
     "reset_ratio": "RC1",
     "gradient_ratio": "RC2",
+    "compressor": "compressor",
     "share": "share",
     "residual_in_model": "γ",
     "outer_lr": "outer lr",
@@ -64,18 +65,18 @@ def frame(rows: Sequence[ConfigurationRow]) -> "pd.DataFrame":
 
     columns = ["method", "ratio", *AXES, "chosen", "n", "diverged"]
     kept = [r for r in rows if r.rung == "virtual" and r.n and has_ratio(r.method)]
-    return pd.DataFrame([[getattr(r, name) for name in columns] for r in kept], columns=columns).astype(
-        dict.fromkeys(AXES, "float64")
-    )
+    numbers = dict.fromkeys([name for name in AXES if name != "compressor"], "float64")
+    return pd.DataFrame([[getattr(r, name) for name in columns] for r in kept], columns=columns).astype(numbers)
 
 
 def _axes(table: "pd.DataFrame") -> dict[str, Any]:
     axes, places = [], {}
     titles = {name: title for name, title in AXES.items() if name not in KNOBS or table[name].nunique() > 1}
     for name, title in titles.items():
-        scale = _scale(table[name], linear=name in LINEAR)
+        values, words = (table[name], None) if name != "compressor" else _numbered(table[name])
+        scale = _scale(values, linear=name in LINEAR)
         places[name] = column(scale)
-        axes.append({"name": name, "title": title, "ticks": _ticks(table[name], scale)})
+        axes.append({"name": name, "title": title, "ticks": _ticks(values, scale, words)})
     lines = [
         {
             "method": row.method,
@@ -88,6 +89,12 @@ def _axes(table: "pd.DataFrame") -> dict[str, Any]:
         for k, row in enumerate(table.itertuples())
     ]
     return {"axes": axes, "lines": lines}
+
+
+def _numbered(texts: "pd.Series") -> tuple["pd.Series", dict[float, str]]:
+    """Texts as numbers, evenly spaced in alphabetical order, and what each number stands for."""
+    words = {float(k): text for k, text in enumerate(sorted(set(texts.dropna())))}
+    return texts.map({text: k for k, text in words.items()}).astype("float64"), words
 
 
 def _scale(values: "pd.Series", linear: bool) -> "pd.Series":
@@ -104,15 +111,15 @@ def _scale(values: "pd.Series", linear: bool) -> "pd.Series":
     return places.mask(infinite, 1.0)
 
 
-def _ticks(values: "pd.Series", places: "pd.Series") -> list[dict[str, Any]]:
-    """Some of the values themselves, at most TICKS, none on top of another."""
+def _ticks(values: "pd.Series", places: "pd.Series", words: Mapping[float, str] | None = None) -> list[dict[str, Any]]:
+    """Some of the values themselves, or what they stand for, at most TICKS, none on top of another."""
     found: list[dict[str, Any]] = []
     pairs = sorted({(place, value) for place, value in zip(places, values, strict=True) if not math.isnan(place)})
     for place, value in pairs:
         if not found or place - found[-1]["place"] >= 1 / TICKS or place == 1.0:
             if found and place == 1.0 and place - found[-1]["place"] < 0.5 / TICKS:
                 found.pop()
-            text = "∞" if math.isinf(value) else number(float(f"{value:.3g}"))
+            text = words[value] if words else "∞" if math.isinf(value) else number(float(f"{value:.3g}"))
             found.append({"place": drawn(place), "text": text})
     return found
 
@@ -122,6 +129,6 @@ def _text(row: Any) -> str:
     knobs = [
         f"{title} {'∞' if math.isinf(value) else number(float(f'{value:.4g}'))}"
         for name, title in AXES.items()
-        if name != "val_acc" and not math.isnan(value := getattr(row, name))
+        if name not in ("val_acc", "compressor") and not math.isnan(value := getattr(row, name))
     ]
-    return ", ".join(knobs)
+    return ", ".join([row.compressor, *knobs] if isinstance(row.compressor, str) else knobs)

@@ -11,7 +11,7 @@ from cser_ray.budget import Structure
 from tests.stacked import OPTIMIZERS
 from tests.tuning.study_factory import small
 from tuning.study.grid import refine
-from tuning.study.study import Study
+from tuning.study.study import Candidate, Study
 
 
 def test_a_method_without_structure_searches_learning_rates() -> None:
@@ -91,7 +91,7 @@ def test_the_fingerprint_is_every_setting() -> None:
 def test_run_configurations_carry_the_studys_settings() -> None:
     """Every field that a study and a run share."""
     study = small(momentum=0.5, weight_decay=0.01, schedule="cosine", warmup_steps=4, batch_size=8, evaluations=2)
-    config = study.run_config("cser", 16.0, Structure(4, 8, 32), 0.1, 2)
+    config = study.run_config("cser", 16.0, Candidate(0, Structure(4, 8, 32), (0.1,)), 0.1, 2)
     assert (config.momentum, config.weight_decay, config.schedule, config.warmup_steps) == (0.5, 0.01, "cosine", 4)
     assert (config.batch_size, config.evaluations, config.steps, config.repeat) == (8, 2, 256, 2)
     assert config.structure == Structure(4, 8, 32)

@@ -30,6 +30,7 @@ class Cell:
     reset_interval: int | None
     reset_ratio: float | None
     gradient_ratio: float | None
+    compressor: str | None
     residual_in_model: float | None
     outer_lr: float | None
     outer_momentum: float | None
@@ -185,6 +186,7 @@ class ConfigurationRow:
     reset_interval: int | None
     reset_ratio: float | None
     gradient_ratio: float | None
+    compressor: str | None
     residual_in_model: float | None
     outer_lr: float | None
     outer_momentum: float | None

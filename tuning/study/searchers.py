@@ -47,6 +47,12 @@ class Wanted:
     """Tried first, in this order: what earlier studies chose. Points of this cell's lattice."""
     knobs: tuple[Knobs, ...] = (USUAL_KNOBS,)
     """What each structure may be tried with."""
+    fits: Callable[[Structure, Knobs], bool] = lambda structure, knobs: True
+    """Whether a compressor meets a structure's ratios, in whole chunks."""
+
+    def product(self, structures: Iterable[Structure]) -> list["Point"]:
+        """Every structure with all knobs that fit it."""
+        return [(s, k) for s, k in product(structures, self.knobs) if self.fits(s, k)]
 
 
 Point = tuple[Structure, Knobs]
@@ -64,8 +70,8 @@ def points_of(proposed: Sequence[Structure] | Sequence[Point], wanted: Wanted) -
     structures = [each for each in proposed if isinstance(each, Structure)]
     if not structures:
         return [each for each in proposed if not isinstance(each, Structure)]
-    pairs = islice(crossed(len(structures), len(wanted.knobs)), wanted.count)
-    return [(structures[a], wanted.knobs[b]) for a, b in pairs]
+    pairs = ((structures[a], wanted.knobs[b]) for a, b in crossed(len(structures), len(wanted.knobs)))
+    return list(islice((point for point in pairs if wanted.fits(*point)), wanted.count))
 
 
 def spread(wanted: Wanted, losses: Losses) -> list[Structure]:
@@ -75,7 +81,7 @@ def spread(wanted: Wanted, losses: Losses) -> list[Structure]:
 
 def uniform(wanted: Wanted, losses: Losses) -> list[Point]:
     """Random search: points of the whole lattice and the knobs, each as likely, none twice."""
-    there = list(product(pool(wanted.method, wanted.ratio, wanted.steps), wanted.knobs))
+    there = wanted.product(pool(wanted.method, wanted.ratio, wanted.steps))
     starts = [(structure, wanted.knobs[0]) for structure in wanted.starts]
     drawn = random.Random(_keyed(wanted)).sample(there, min(wanted.count, len(there)))
     return list(dict.fromkeys([*starts, *drawn]))[: wanted.count]
@@ -90,7 +96,7 @@ def tpe(wanted: Wanted, losses: Losses) -> list[Point]:
     method, ratio, count, steps = wanted.method, wanted.ratio, wanted.count, wanted.steps
     first = replace(wanted, count=min(STARTUP, count))
     found = points_of(_first(first, candidates(method, ratio, first.count, steps)), first)
-    there = [*found, *(point for point in product(pool(method, ratio, steps), wanted.knobs) if point not in found)]
+    there = [*found, *(point for point in wanted.product(pool(method, ratio, steps)) if point not in found)]
     left = there[len(found) :]
     longest = math.log2(max((structure.reset_interval for structure, _ in there), default=2)) or 1.0
     places = {

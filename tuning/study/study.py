@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from cser_ray.config import RunConfig, Shared
@@ -17,7 +18,7 @@ from cser_ray.structure import Structure, number
 from tuning.compare.selection import RUNG, SELECT
 from tuning.study.grid import nearest_rates, refine
 from tuning.study.lattice import candidates
-from tuning.study.searchers import SEARCHERS, Losses, Wanted, points_of
+from tuning.study.searchers import SEARCHERS, Losses, Point, Wanted, points_of
 
 REAL = "real"
 """The stage that runs on real workers."""
@@ -61,6 +62,11 @@ class Study(Shared):
         "Candidate structures for each method and ratio; methods without structure try more learning rates.",
         least=1,
     )
+    compressors: tuple[str, ...] = setting(
+        (Knobs.compressor,),
+        "Compressors, as text, that methods which take one try, the first one first: see `cser-ray compressors`.",
+        unit="text",
+    )
     residuals: tuple[float, ...] = setting(
         (Knobs.residual_in_model, 0.5, 0.0, 1.0),
         "Shares of the residual in the model that methods which have that knob try, the first one first.",
@@ -103,7 +109,7 @@ class Study(Shared):
         super().__post_init__()
         if not self.methods or not self.lrs:
             raise ValueError("A study needs at least one method and one learning rate")
-        for name in ("methods", "ratios", "lrs", "residuals", "outer", "delays"):
+        for name in ("methods", "ratios", "lrs", "compressors", "residuals", "outer", "delays"):
             values = [v if isinstance(v, str) else f"{v:.6g}" for v in getattr(self, name)]  # as ids name them
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names {next(v for v in values if values.count(v) > 1)} twice")
@@ -120,7 +126,7 @@ class Study(Shared):
                 f"rungs are steps of shorter runs, increasing, from the number of evaluations ({self.evaluations}) to "
                 f"under {self.steps}, not {', '.join(map(str, self.rungs))}"
             )
-        for name in ("residuals", "outer", "delays"):
+        for name in ("compressors", "residuals", "outer", "delays"):
             if not getattr(self, name):
                 raise ValueError(f"{name} names no value to try: leave it out for the usual ones")
         for method, ratio in self.cells():
@@ -128,9 +134,33 @@ class Study(Shared):
 
     def knobs(self, method: str) -> tuple[Knobs, ...]:
         """What a method's structures are tried with: every combination of what it reads, the first of each first."""
+        reads = METHODS[method].reads
+        kinds = [{"compressor": text} for text in self.compressors if _takes(method, text)]
+        if "compressor" in reads and not kinds:
+            raise ValueError(f"{method} takes none of the compressors {', '.join(self.compressors)}: add grbs")
         residuals = [{"residual_in_model": share} for share in self.residuals]
         delays = [{"reset_delay": steps} for steps in self.delays]
-        return tuple(choices_of(method, [residuals, [_outer_pair(text) for text in self.outer], delays]))
+        return tuple(choices_of(method, [kinds, residuals, [_outer_pair(text) for text in self.outer], delays]))
+
+    def why_not(self, method: str, structure: Structure, knobs: Knobs) -> str:
+        """Why a compressor cannot meet a structure's ratios in whole chunks, for this task's model; empty where it can."""
+        if knobs.compressor == Knobs.compressor:
+            return ""
+        from cser_ray.train.build import own_arguments
+
+        try:
+            own_arguments(self.run_config(method, 1.0, Candidate(0, structure, (), knobs), self.lrs[0], 0), self._d)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    @cached_property
+    def _d(self) -> int:
+        """Trained parameters of the task's model."""
+        from cser_ray.tasks import make_task
+
+        task = make_task(self.task, model=self.model, data_dir=self.data_dir, coarse_labels=self.coarse_labels)
+        return sum(p.numel() for p in task.model().parameters() if p.requires_grad)
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings that make two studies the same; what may differ when going on is left out."""
@@ -154,11 +184,15 @@ class Study(Shared):
 
     def unreachable(self) -> dict[tuple[str, float], str]:
         """Cells that stay empty, with the reason: local SGD needs a whole R_C, and no H is longer than a run."""
+        return dict(self._unreachable)
+
+    @cached_property
+    def _unreachable(self) -> dict[tuple[str, float], str]:
         reasons: dict[tuple[str, float], str] = {}
         for method in self.methods:
             for ratio in self.ratios if has_ratio(method) else ():
                 try:
-                    candidates(method, ratio, self.trials, self.steps)
+                    self.candidates(method, ratio)
                 except ValueError as error:
                     reasons[method, ratio] = str(error)
         if reasons and len(reasons) == len(self.ratios) * sum(map(has_ratio, self.methods)):
@@ -177,8 +211,17 @@ class Study(Shared):
             return [Candidate(0, Structure(), self.lrs)]
         starts = tuple(Structure(h, rc1, rc2) for name, at, h, rc1, rc2 in self.starts if (name, at) == (method, ratio))
         knobs = self.knobs(method)
-        wanted = Wanted(method, ratio, self.trials, self.steps, self.seed, starts, knobs)
-        points = points_of(SEARCHERS[self.searcher].propose(wanted, losses), wanted)
+        wanted = Wanted(
+            method,
+            ratio,
+            self.trials,
+            self.steps,
+            self.seed,
+            starts,
+            knobs,
+            lambda s, k: not self.why_not(method, s, k),
+        )
+        points = self._points(wanted, losses)
         learning = SEARCHERS[self.searcher].learns and None in [*losses, None][: len(points)]
         rates, found = list(self.lrs), []
         for k in range(len(points) if learning else self.trials):
@@ -193,6 +236,20 @@ class Study(Shared):
                 rates += more
                 found.append(Candidate(k, points[0][0], more, points[0][1]))
         return found
+
+    def _points(self, wanted: Wanted, losses: Losses) -> list[Point]:
+        """What the searcher proposes, as many as are wanted where there are enough that fit. ValueError where none does."""
+        searcher = SEARCHERS[self.searcher]
+        points, asked = points_of(searcher.propose(wanted, losses), wanted), wanted
+        while len(points) < wanted.count and not searcher.learns and asked.count < 64 * wanted.count:
+            if all(each.compressor == Knobs.compressor for each in wanted.knobs):
+                break  # they fit everywhere: there are no more
+            asked = replace(asked, count=2 * asked.count)
+            points = points_of(searcher.propose(asked, losses), asked)[: wanted.count]
+        if not points:
+            first = candidates(wanted.method, wanted.ratio, 1, wanted.steps)[0]
+            raise ValueError(f"{wanted.method}: {self.why_not(wanted.method, first, wanted.knobs[0])}")
+        return points
 
     def further_lrs(self, first_lr: float | None) -> tuple[float, ...]:
         """Those that come after the first look at a cell: all, or with `transfer_lrs` those nearest to its best."""
@@ -244,6 +301,18 @@ class Study(Shared):
         cells = self.cells()
         cells.sort(key=lambda at: (not has_ratio(at[0]), at[1] != middle, METHODS[at[0]].rehearsal, at[1]))
         return cells[: self.distributed]
+
+
+def _takes(method: str, text: str) -> bool:
+    """Whether a method has a use for a compressor. Raises ValueError for text that means none."""
+    from cser_ray.compressors.text import check_kind, parse
+
+    parse(text)
+    try:
+        check_kind(method, text)
+    except ValueError:
+        return False
+    return True
 
 
 def _outer_pair(text: str) -> dict[str, float]:
