@@ -8,8 +8,9 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from cser_ray.budget import ratio_of, structure_for
+from cser_ray.compressors.text import check_kind
 from cser_ray.config import RunConfig
-from cser_ray.knobs import in_words, read_from
+from cser_ray.knobs import Knobs, in_words, read_from
 from cser_ray.methods import ALL_KNOBS, METHODS
 from cser_ray.settings import declared
 from cser_ray.store.checkpoint import CheckpointStore
@@ -56,6 +57,8 @@ def single_config(settings: Mapping[str, Any]) -> RunConfig:
         default = RATIO if METHODS[method].has_ratio else METHODS[method].formula(Structure())
         ratio = default if ratio is None else ratio
         structure = structure_for(method, ratio, **knobs)
+    if settings.get("compressor", Knobs.compressor) != Knobs.compressor:
+        check_kind(method, settings["compressor"])
     values = with_task_defaults(RunConfig, settings) | asdict(structure) | {"method": method, "ratio": ratio}
     return RunConfig(**values, rung="distributed" if settings.get("distributed") else "virtual")
 
