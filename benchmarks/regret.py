@@ -80,7 +80,7 @@ def tpe_search(table: Table, draw: random.Random, search: Search) -> None:
     losses: list[float | None] = []
     wanted = Wanted("cser", table.ratio, len(table.structures), steps=None, seed=draw.randrange(1 << 30))
     while len(losses) < 64:
-        proposed = tpe(wanted, losses)[len(losses) :]
+        proposed = [structure for structure, _ in tpe(wanted, losses)[len(losses) :]]
         proposed = [p for p in proposed if p in number_of]
         if not proposed:
             return

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cser_ray.communication.communicator import Communicator
     from cser_ray.communication.host_communicator import HostCommunicator
     from cser_ray.compressors import GRBS
+    from cser_ray.integrations.workers import load_worker, save_workers
     from cser_ray.optimizers import (
         CSEA,
         CSER,
@@ -39,6 +40,7 @@ _PLACES = {
     "GRBS": "cser_ray.compressors",
     "Communicator": "cser_ray.communication.communicator",
     "HostCommunicator": "cser_ray.communication.host_communicator",
+    **dict.fromkeys(("load_worker", "save_workers"), "cser_ray.integrations.workers"),
     "Study": "tuning.study.study",
     "run_study": "tuning.execute.run",
     "compare": "tuning.compare.compare",
@@ -64,9 +66,11 @@ __all__ = [
     "QSparseLocalSGD",
     "Study",
     "compare",
+    "load_worker",
     "read_history",
     "read_runs",
     "run_study",
+    "save_workers",
 ]
 
 

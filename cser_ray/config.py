@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cser_ray.budget import ratio_of, structure_for
+from cser_ray.knobs import KNOBS, Knobs
 from cser_ray.methods import METHODS
 from cser_ray.registry import Registry
 from cser_ray.settings import check_settings, declared, setting
@@ -140,7 +141,7 @@ class RunConfig(Shared):
         free="it is searched",
     )
     residual_in_model: float = setting(
-        0.25,
+        Knobs.residual_in_model,
         "Share of what a message leaves behind that is put into the model: 1 is error reset, 0 error feedback.",
         by_method=True,
         least=0,
@@ -149,10 +150,23 @@ class RunConfig(Shared):
     )
     lr: float = setting(0.1, "Learning rate before warm-up and decay.", above=0, below=math.inf, free="it is searched")
     outer_lr: float = setting(
-        0.7, "Learning rate of an outer optimizer.", option=False, by_method=True, above=0, free="one method has it"
+        Knobs.outer_lr,
+        "Learning rate of an outer optimizer.",
+        by_method=True,
+        above=0,
+        below=math.inf,
+        free="it is searched",
     )
     outer_momentum: float = setting(
-        0.9, "Momentum of an outer optimizer.", option=False, by_method=True, least=0, below=1, free="one method has it"
+        Knobs.outer_momentum, "Momentum of an outer optimizer.", by_method=True, least=0, below=1, free="it is searched"
+    )
+    reset_delay: int = setting(
+        Knobs.reset_delay,
+        "Steps after which a reset's mean is applied, so that it may travel while they compute.",
+        unit="steps",
+        by_method=True,
+        least=0,
+        free="it is searched",
     )
     repeat: int = setting(
         0,
@@ -174,6 +188,11 @@ class RunConfig(Shared):
     def structure(self) -> Structure:
         """(H, R_C1, R_C2)."""
         return Structure(self.reset_interval, self.reset_ratio, self.gradient_ratio)
+
+    @property
+    def knobs(self) -> Knobs:
+        """What is searched beside it."""
+        return Knobs(**{name: getattr(self, name) for name in KNOBS})
 
     @property
     def run_steps(self) -> int:

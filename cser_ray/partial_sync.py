@@ -11,11 +11,17 @@ far the worker has thereby moved from the others:
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.compressors.base import Compressor, SharedCompressor, start_average
+from cser_ray.compressors.base import (
+    AgreeingCompressor,
+    Compressor,
+    RememberingCompressor,
+    SharedCompressor,
+    start_average,
+)
 
 
 def partial_sync(
-    v: Tensor, compressor: Compressor, communicator: Communicator, call: int, name: str
+    v: Tensor, compressor: Compressor, communicator: Communicator, call: int, name: str, memory: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """PSync(v, C) in two parts: the mean over workers of C(v) `[..., 1, d]`, and each worker's r = v - C(v) `[..., w, d]`.
 
@@ -28,6 +34,7 @@ def partial_sync(
         communicator: reaches the other workers.
         call: counts the uses of this compressor: 1, 2, ...
         name: the ledger's entry that is charged, "gradient" or "reset".
+        memory: what a `RememberingCompressor` keeps, changed in place.
 
     Source: CSER (arXiv 2007.13221), Algorithm 3.
 
@@ -38,7 +45,12 @@ def partial_sync(
     (tensor([[2., 4.]]), tensor([[0., 1.],
             [2., 0.]]))
     """
-    message = compressor.compress(v, call)  # line 4
+    if isinstance(compressor, RememberingCompressor) and memory is not None:
+        return compressor.synchronise(v, memory, communicator, name)
+    if isinstance(compressor, AgreeingCompressor):
+        message = compressor.agree(v, communicator, call, name)
+    else:
+        message = compressor.compress(v, call)  # line 4
     r = message.residual()  # line 5
     return message.average(communicator, name), r  # line 7
 

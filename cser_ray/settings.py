@@ -29,6 +29,7 @@ class Setting:
         kind: what such a name is, in a sentence.
         least, above, most, below: bounds of a number, or of each number in it; `above` and `below` are not reached, so
             that below infinity is finite.
+        before: what it stood at before it was a setting, where that is not its default: so folders of that time are read.
         alike: where it need not be equal bit by bit: "multiple of H" allows rounding up to whole intervals.
     """
 
@@ -46,6 +47,7 @@ class Setting:
     above: float | None = None
     most: float | None = None
     below: float | None = None
+    before: Any = None
     alike: Literal["exactly", "multiple of H"] = "exactly"
 
     def check(self, name: str, value: Any, kind: type) -> None:

@@ -1,9 +1,11 @@
 """Runs a function in n processes joined by gloo: forked, so that it costs tenths of a second and takes closures."""
 
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
 import pickle
+import socket
 import sys
 import tempfile
 import time
@@ -21,12 +23,15 @@ import torch.distributed as dist
 T = TypeVar("T")
 
 
-def run_processes(n: int, function: Callable[[], T], timeout: float = 300.0) -> list[T]:
+def run_processes(n: int, function: Callable[[], T], timeout: float = 300.0, joined: bool = True) -> list[T]:
     """What `function()` returns in each of n processes, in order of rank; inside, the default group is n ranks of gloo.
 
     The processes are forks of this one: import everything before, and touch no CUDA. The first exception in any of them
     is raised here, with its rank in a note. Raises TimeoutError after `timeout` seconds; nothing outlives the call.
+
+    With `joined=False` they are a program's own to join: it finds RANK and its like in the environment, as torchrun has it.
     """
+    port = None if joined else free_port()
     context = multiprocessing.get_context("fork")
     processes: list[BaseProcess] = []
     pipes: list[Connection] = []
@@ -35,7 +40,9 @@ def run_processes(n: int, function: Callable[[], T], timeout: float = 300.0) -> 
             for rank in range(n):
                 here, there = context.Pipe(duplex=False)
                 process: BaseProcess = context.Process(
-                    target=_child, args=(rank, n, str(Path(folder) / "store"), function, there, timeout), daemon=True
+                    target=_child,
+                    args=(rank, n, str(Path(folder) / "store"), function, there, timeout, port),
+                    daemon=True,
                 )
                 process.start()
                 there.close()
@@ -77,16 +84,32 @@ def _answer(rank: int, pipe: Connection) -> Any:
     return value
 
 
-def _child(rank: int, n: int, store: str, function: Callable[[], object], pipe: Connection, timeout: float) -> None:
+def free_port() -> int:
+    """A port of this machine that nobody listens to."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+    return port
+
+
+def _child(
+    rank: int, n: int, store: str, function: Callable[[], object], pipe: Connection, timeout: float, port: int | None
+) -> None:
+    gc.freeze()  # what the test runner holds needs no look at, here or where all objects are searched for a wrapper
     torch.set_num_threads(1)  # a forked OpenMP pool would hang
     if sys.platform == "linux":
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # else gloo asks the resolver for this host's name
     try:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{store}", rank=rank, world_size=n, timeout=timedelta(seconds=timeout)
-        )
+        if port is None:
+            dist.init_process_group(
+                "gloo", init_method=f"file://{store}", rank=rank, world_size=n, timeout=timedelta(seconds=timeout)
+            )
+        else:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n, "MASTER_PORT": port}
+            os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
         value = function()
-        dist.barrier()  # nobody leaves while another still reads from it
+        if dist.is_initialized():
+            dist.barrier()  # nobody leaves while another still reads from it
         answer = pickle.dumps((True, value))
     except BaseException as error:
         answer = _failure(error)

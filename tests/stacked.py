@@ -36,8 +36,14 @@ COMPRESSOR_EXAMPLES: dict[str, Compressor] = {
     "qsgd": COMPRESSORS["qsgd"](3, bucket_size=4),
     "identity": COMPRESSORS["identity"](),
     "zero": COMPRESSORS["zero"](),
+    "chunked-top-k": COMPRESSORS["chunked-top-k"](2, 4),
+    "chunked-top-k int4": COMPRESSORS["chunked-top-k"](2, 4, "int4"),
+    "chunked-top-k int2": COMPRESSORS["chunked-top-k"](3, 8, "int2"),
+    "shared-top": COMPRESSORS["shared-top"](4, block_size=1),
+    "formatted": COMPRESSORS["formatted"](GRBS(3), "int8"),
+    "formatted top-k": COMPRESSORS["formatted"](COMPRESSORS["top-k"](3), "int4"),
 }
-"""At least one of every entry of COMPRESSORS; GRBS in every block order."""
+"""At least one of every entry of COMPRESSORS; GRBS in every block order. None whose mean is rounded, as bf16's is."""
 
 
 def logistic(n: int, decay: float = 0.0) -> Gradient:

@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from cser_ray.commands import cli
+from cser_ray.compressors.text import parse
 from cser_ray.config import BLOCK_ORDERS, SCHEDULES
 from cser_ray.methods import METHODS
 from cser_ray.tasks import TASKS
@@ -56,6 +57,23 @@ def test_methods_in_full_fit_a_terminal() -> None:
     assert max(map(len, lines)) <= 80
     for label in ("travels", "bytes", "ratio", "memory", "source"):
         assert sum(line.startswith(f"  {label} ") for line in lines) == len(METHODS)
+
+
+def test_compressors_are_listed_as_they_are_written() -> None:
+    """Each first word is the text of a kind; what travels, bytes, delta and formats stand behind it."""
+    head, *lines = CliRunner().invoke(cli.main, ["compressors"]).output.splitlines()
+    assert [str(parse(line.split()[0])) for line in lines] == [line.split()[0] for line in lines]
+    assert all(word in head for word in ("travels by", "bytes a call", "delta", "CSER keeps", "formats", "source"))
+
+
+def test_compressors_say_how_much_meets_a_ratio() -> None:
+    """Of every one in every format; what is off by more than 2 % is marked."""
+    result = CliRunner().invoke(cli.main, ["compressors", "--params", "1000000", "--ratio", "16", "--workers", "4"])
+    found = {line.split()[0]: line for line in result.output.splitlines()}
+    assert "ChunkedTopK(kept=" in found["top-k/4096:int2"]
+    assert "more than 2 % off" not in found["top-k/4096:int2"]
+    assert found["identity"].endswith("more than 2 % off")
+    assert CliRunner().invoke(cli.main, ["compressors", "--ratio", "16"]).exit_code != 0
 
 
 @pytest.mark.parametrize("table", [BLOCK_ORDERS, SCHEDULES, KEEP_MODELS, SEARCHERS, SCHEDULERS], ids=" ".join)

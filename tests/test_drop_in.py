@@ -87,6 +87,27 @@ def test_an_overflow_counts_as_a_zero_gradient() -> None:
     assert scaler.get_scale() == 65536 / 2
 
 
+@pytest.mark.parametrize("to_none", [False, True])
+@pytest.mark.parametrize("unscale", [False, True])
+def test_under_a_gradient_scaler_no_gradient_counts_as_zero(to_none: bool, unscale: bool) -> None:
+    """A worker without a batch steps with momentum alone; torch's scaler refuses a step in which it saw no gradient."""
+    mine, theirs = both()
+    scaler = torch.amp.GradScaler("cpu")
+    for t in range(STEPS):
+        idle = t % 5 == 1
+        mine[1].zero_grad(set_to_none=to_none)
+        if not idle:
+            scaler.scale(loss_of(mine[0], t)).backward()
+        if unscale:
+            scaler.unscale_(mine[1])
+        scaler.step(mine[1])
+        scaler.update()
+        theirs[1].zero_grad()
+        (loss_of(theirs[0], t) * (0 if idle else 1)).backward()
+        theirs[1].step()
+    assert difference((mine, theirs)) < 1e-14
+
+
 def test_gradient_accumulation() -> None:
     """Several backward passes add up before a step."""
 

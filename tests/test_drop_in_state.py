@@ -57,6 +57,38 @@ def test_momentum_turned_on_by_a_scheduler_survives_a_checkpoint() -> None:
         assert difference(((model, optimizer), (again, resumed))) == 0.0
 
 
+def test_momentum_that_rests_survives_a_checkpoint() -> None:
+    """A schedule sets it to 0 for a while, and the save falls into that time."""
+    model, again = network(), network()
+    optimizer, resumed = cser(model.parameters()), cser(again.parameters())
+    for t, momentum in ((0, 0.9), (1, 0.9), (2, 0.0)):
+        optimizer.param_groups[0]["momentum"] = momentum
+        plain(model, optimizer, t)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    again.load_state_dict(model.state_dict())
+    for one, other in ((model, optimizer), (again, resumed)):
+        other.param_groups[0]["momentum"] = 0.9
+        plain(one, other, 3)
+    assert difference(((model, optimizer), (again, resumed))) == 0.0
+
+
+@pytest.mark.parametrize("to_none", [False, True])
+def test_a_loaded_state_brings_no_gradient_back(to_none: bool) -> None:
+    """Gradients were cleared, and then an earlier checkpoint was loaded, as after a loss that jumped."""
+    model, again = network(), network()
+    optimizer, resumed = cser(model.parameters()), cser(again.parameters())
+    plain(model, optimizer, 0)
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    plain(model, optimizer, 1)
+    optimizer.zero_grad(set_to_none=to_none)
+    for one, other in ((model, optimizer), (again, resumed)):
+        one.load_state_dict(saved[0])
+        other.load_state_dict(saved[1])
+        loss_of(one, 2).backward()
+        other.step()
+    assert difference(((model, optimizer), (again, resumed))) == 0.0
+
+
 def test_averaged_parameters_are_given_back() -> None:
     """Also when evaluation fails."""
     model = network()

@@ -13,7 +13,7 @@ HEAVY = {"torch", "ray", "torchvision"}
 READING = {
     *(
         f"cser_ray.{name}"
-        for name in ("budget", "errors", "methods", "store.folder", "store.read", "store.rows", "structure")
+        for name in ("budget", "errors", "knobs", "methods", "store.folder", "store.read", "store.rows", "structure")
     ),
     *(f"tuning.advise.{name}" for name in ("constants", "step_time")),
     *(
@@ -84,7 +84,7 @@ def test_only_training_and_tuning_import_ray(module: str) -> None:
 
 LIGHT = (
     *("store.read", "store.rows", "store.write", "store.folder", "errors"),
-    *("config", "settings", "registry", "methods", "methods.record", "methods.table", "budget", "structure"),
+    *("config", "settings", "registry", "methods", "methods.record", "methods.table", "budget", "structure", "knobs"),
     *("methods.systems", "methods.graphs", "communication.wire"),
 )
 """Read by everybody who looks at results."""

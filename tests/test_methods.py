@@ -20,6 +20,8 @@ NAMED = {
     "cser_ray/methods/table.py": "the records",
     "cser_ray/methods/systems.py": "likewise",
     "cser_ray/compressors/__init__.py": "a compressor and a method are both called qsgd",
+    "cser_ray/compressors/solve.py": "likewise",
+    "cser_ray/compressors/text.py": "likewise",
     "cser_ray/methods/graphs.py": "likewise",
     "cser_ray/methods/record.py": "the reference of a record that names none",
     "cser_ray/config.py": "the method of a run that names none",
@@ -35,6 +37,8 @@ NAMED = {
     "cser_ray/bench/virtual/growth.py": "whose intervals are varied",
     "cser_ray/bench/virtual/run.py": "what steps where an optimizer is timed",
     "cser_ray/train/build.py": "AdamW as the local step",
+    "cser_ray/optimizers/arguments.py": "likewise",
+    "cser_ray/optimizers/local_steps/__init__.py": "likewise",
     "tuning/advise/advice.py": "a kind of recommendation is called so in `plan --format json`",
 }
 """File that has a method's name as a value -> why."""

@@ -108,8 +108,10 @@ def test_it_begins_before_the_backward_pass_ends(name: str) -> None:
 def test_a_second_backward_pass_is_told_what_to_do() -> None:
     """What has been sent cannot be added to."""
     model = network()
-    SGD(model.parameters(), overlap=True, communicator=Communicator(1, group=None))
+    kept = SGD(model.parameters(), overlap=True, communicator=Communicator(1, group=None))
     loss(model, 0, 0).backward()
+    assert kept.overlap is not None  # nothing hears of gradients for an optimizer that is gone
+    assert kept.overlap.begun
     with pytest.raises(RuntimeError, match="Put all but the last one inside"):
         loss(model, 0, 0).backward()
 
@@ -123,6 +125,77 @@ def test_a_step_that_has_begun_cannot_be_skipped() -> None:
         optimizer.zero_grad()
     optimizer.step()
     optimizer.zero_grad()
+
+
+def test_a_state_cannot_be_loaded_into_a_step_that_has_begun() -> None:
+    """What has been sent belongs to the state before."""
+    model = network()
+    optimizer = SGD(model.parameters(), overlap=True, communicator=Communicator(1, group=None))
+    state = optimizer.state_dict()
+    loss(model, 0, 0).backward()
+    with pytest.raises(RuntimeError, match="has begun on all workers"):
+        optimizer.load_state_dict(state)
+
+
+def clamped(model: Branches) -> None:
+    with torch.no_grad():
+        model.middle.weight.clamp_(-0.1, 0.1)
+
+
+def replaced(model: Branches) -> None:
+    for p in model.parameters():
+        p.data.mul_(0.5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "csea", "cser"])
+@pytest.mark.parametrize("change", [clamped, replaced])
+def test_weights_changed_after_sending_are_refused(name: str, change: Callable[[Branches], None]) -> None:
+    """A reset sent in the backward pass would put the weights from before into the model; evaluating puts them back."""
+    model = network()
+    kind, arguments = METHODS[name]
+    optimizer = kind(model.parameters(), 0.05, overlap=True, communicator=Communicator(1, group=None), **arguments)
+    loss(model, 0, 0).backward()
+    with optimizer.averaged_parameters():
+        pass
+    optimizer.step()
+    optimizer.zero_grad()
+    loss(model, 0, 1).backward()
+    change(model)
+    with pytest.raises(RuntimeError, match=r"weights were changed after the backward pass.*after optimizer.step"):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["csea", "cser"])
+def test_momentum_asked_for_later_is_sent(name: str) -> None:
+    """By a schedule, of an optimizer that was built without."""
+
+    def work() -> float:
+        kind, arguments = METHODS[name]
+        models = [network(), network()]
+        for model, overlap in zip(models, (False, True), strict=True):
+            optimizer = kind(model.parameters(), 0.05, 0.0, overlap=overlap, **arguments)
+            optimizer.param_groups[0]["momentum"] = 0.9
+            for t in range(4):
+                optimizer.zero_grad()
+                loss(model, dist.get_rank(), t).backward()
+                optimizer.step()
+        return float((vector(models[0]) - vector(models[1])).abs().max())
+
+    assert max(run_processes(2, work)) < 1e-12
+
+
+@pytest.mark.parametrize("to_none", [False, True])
+def test_a_first_layer_without_a_gradient_is_no_change(to_none: bool) -> None:
+    """As of a stem that is frozen by detaching; everything behind it has been sent by then, and it is not."""
+    model = network()
+    optimizer = CSEA(model.parameters(), 0.05, reset_compressor=GRBS(3), overlap=True)
+    for t in range(3):
+        optimizer.zero_grad(set_to_none=to_none)
+        model.last(model.middle(torch.full((4, 7), 1.0 + t, dtype=torch.float64))).sum().backward()
+        assert optimizer.overlap is not None
+        assert optimizer.overlap.begun
+        optimizer.step()
+    assert optimizer.t == 3
 
 
 def test_a_scaler_comes_too_late() -> None:

@@ -32,7 +32,7 @@ from docs.generate import settings_page
 from tests.tuning.rows_factory import frame, grid, run
 from tuning.compare.compare import compare
 from tuning.execute.single import _trial_id
-from tuning.study.study import Study
+from tuning.study.study import Candidate, Study
 from tuning.take_home.push.runs import RESULTS, SETTINGS
 from tuning.take_home.reproduce import recorded_config, settings_of_run, train_command
 
@@ -60,7 +60,7 @@ print(json.dumps({
     "pushed": ["label_smoothing" in SETTINGS, "label_smoothing" in RESULTS],
     "command": train_command(settings_of_run(smooth)),
     "recorded": recorded_config(json.dumps({"task": "digits", "method": "cser", "label_smoothing": 0.3})).label_smoothing,
-    "study": Study(label_smoothing=0.3).run_config("sgd", 1.0, Structure(), 0.1, 0).label_smoothing,
+    "study": Study(label_smoothing=0.3).run_config("sgd", 1.0, Candidate(0, Structure(), (0.1,)), 0.1, 0).label_smoothing,
     "names": [_trial_id(RunConfig()), _trial_id(smooth)],
     "refused": refused,
     "documented": [line for line in settings_page().splitlines() if "smoothing" in line],

@@ -18,7 +18,8 @@ from cser_ray.bench.links.cases import Case, make_cases
 from cser_ray.bench.links.training import build_optimizer
 from cser_ray.bench.report.provenance import commit, hardware, today
 from cser_ray.bench.report.table import aligned, fixed
-from cser_ray.optimizers import FlatOptimizer
+from cser_ray.compressors.text import parse
+from cser_ray.optimizers import CSEA, FlatOptimizer
 from cser_ray.structure import number
 
 TRAFFIC = {"sgd": 20, "adamw": 28}
@@ -28,6 +29,8 @@ STATE = {"sgd": 12, "adamw": 16}
 TENSORS = 160
 """Parameters are split into so many tensors, as a ResNet-50's are."""
 TIMINGS = 9
+WORKERS = 8
+"""n for which a compressor meets its ratio, though one worker steps here: messages that are gathered grow with n."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,45 @@ class StepRow:
     """On a GPU: how often a step makes the processor wait for the device."""
 
 
-def measure(params: int, optimizer: str, methods: Sequence[str], ratios: Sequence[float], device: str) -> list[StepRow]:
-    """Rows for torch's fused optimizer and every method at every ratio, on "cpu" or "cuda"."""
+@dataclass(frozen=True)
+class Sent:
+    """CSEA as implementation I with a compressor, which meets the ratio among `WORKERS` workers."""
+
+    compressor: str
+    ratio: float
+
+    @property
+    def name(self) -> str:
+        """As `method` of a row has it."""
+        return f"csea I {self.compressor}"
+
+
+def measure(
+    params: int,
+    optimizer: str,
+    methods: Sequence[str],
+    ratios: Sequence[float],
+    device: str,
+    compressors: Sequence[str] = (),
+) -> list[StepRow]:
+    """Rows for torch's fused optimizer and every method at every ratio, on "cpu" or "cuda".
+
+    Then, for every text of `compressors` and every ratio, CSEA as implementation I, GRBS before the others.
+    """
     on = torch.device(device)
     floor = params * TRAFFIC[optimizer] / _copy_speed(on) * 1e3
     torchs = _measured(partial(_torchs, params, optimizer, on), on)
     rows = []
     cases = [case for case in dict.fromkeys(make_cases(methods, ratios, {}, optimizer)) if case.ratio is not None]
-    for case in (None, *cases):
-        step_ms, host_ms, held, waits = torchs if case is None else _measured(partial(_ours, params, case, on), on)
+    texts = list(dict.fromkeys(["grbs", *compressors])) if compressors else []
+    sent = [Sent(text, ratio) for ratio in ratios for text in texts]
+    for case in (None, *cases, *sent):
+        if case is None:
+            step_ms, host_ms, held, waits = torchs
+        elif isinstance(case, Sent):
+            step_ms, host_ms, held, waits = _measured(partial(_sends, params, case, optimizer, on), on)
+        else:
+            step_ms, host_ms, held, waits = _measured(partial(_ours, params, case, on), on)
         rows.append(
             StepRow(
                 today(),
@@ -73,9 +106,9 @@ def measure(params: int, optimizer: str, methods: Sequence[str], ratios: Sequenc
                 torch.__version__,
                 params,
                 optimizer,
-                "torch fused" if case is None else case.method,
+                "torch fused" if case is None else case.name if isinstance(case, Sent) else case.method,
                 None if case is None else case.ratio,
-                None if case is None else case.reset_delay,
+                case.reset_delay if isinstance(case, Case) else None,
                 step_ms,
                 host_ms,
                 step_ms / torchs[0],
@@ -91,7 +124,11 @@ def measure(params: int, optimizer: str, methods: Sequence[str], ratios: Sequenc
 def render(rows: Sequence[StepRow]) -> str:
     """The rows as a table."""
     first = rows[0]
-    head = ("method", "R_C", "step ms", "over torch", "over floor", "host ms", "memory", "over state", "waits")
+    head = (
+        *("method", "R_C", "step ms", "over torch", "over floor", "over grbs I", "host ms", "memory", "over state"),
+        "waits",
+    )
+    blocks = {row.ratio: row.step_ms for row in rows if row.method == Sent("grbs", 1).name}
     lines = [
         (
             row.method + (f"+delay{row.reset_delay}" if row.reset_delay else ""),
@@ -99,6 +136,7 @@ def render(rows: Sequence[StepRow]) -> str:
             fixed(row.step_ms, 3),
             fixed(row.over_torch, 3),
             fixed(row.step_ms / row.floor_ms, 2),
+            fixed(row.step_ms / blocks[row.ratio], 3) if row.ratio in blocks and " I " in row.method else "",
             fixed(row.host_ms, 3),
             "" if row.bytes_held is None else f"{row.bytes_held / 1e9:.3f} GB",
             fixed(row.over_state, 3),
@@ -129,6 +167,17 @@ def _ours(params: int, case: Case, device: torch.device) -> FlatOptimizer:
     optimizer = build_optimizer(case, ParameterList(_tensors(params, device)))
     optimizer.flat.grad.fill_(1e-3)
     return optimizer
+
+
+def _sends(params: int, sent: Sent, optimizer: str, device: torch.device) -> FlatOptimizer:
+    compressor = parse(sent.compressor).at(sent.ratio, d=params, n=WORKERS)
+    betas = {"betas": (0.9, 0.95)} if optimizer == "adamw" else {}
+    made = CSEA(_tensors(params, device), 1e-4, reset_compressor=compressor, implementation="I", **betas)  # type: ignore[arg-type]
+    made.flat.grad.fill_(1e-3)
+    # an error that differs in every coordinate, so that what picks by value has something to choose from
+    assert made.e is not None
+    made.e.normal_(generator=torch.Generator(device).manual_seed(0))
+    return made
 
 
 def _measured(

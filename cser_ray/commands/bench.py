@@ -119,9 +119,21 @@ def links(
     show_default=True,
     help="Whose fused step stands beside; adamw goes with the methods around AdamW.",
 )
+@click.option(
+    "--compressors",
+    default="",
+    help="Compressors of `cser-ray compressors`, as in top-k/4096:int2: csea as implementation I with each, beside GRBS.",
+)
 @with_options(OUTPUT_OPTIONS)
 def step(
-    params: str, methods: str, ratios: tuple[float, ...], optimizer: str, device: str, form: str, out: Path | None
+    params: str,
+    methods: str,
+    ratios: tuple[float, ...],
+    optimizer: str,
+    compressors: str,
+    device: str,
+    form: str,
+    out: Path | None,
 ) -> None:
     """Time the optimizer's step alone, beside torch's fused one and the time that memory traffic takes at least."""
     with clear_errors():
@@ -129,7 +141,8 @@ def step(
 
         output = Output(StepRow, render, form, out)
         for size in params.split(","):
-            rows = measure(int(float(size)), optimizer, methods.split(","), ratios, device_type(device))
+            texts = [text for text in compressors.split(",") if text]
+            rows = measure(int(float(size)), optimizer, methods.split(","), ratios, device_type(device), texts)
             output.show(rows)
             output.keep(rows)
 

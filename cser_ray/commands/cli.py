@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cser_ray.commands.bench import bench
+from cser_ray.commands.compressors import compressors
 from cser_ray.commands.doctor import doctor
 from cser_ray.commands.options import (
     CONFIG,
@@ -41,6 +42,7 @@ def main() -> None:
 
 main.add_command(doctor)
 main.add_command(bench)
+main.add_command(compressors)
 main.add_command(best)
 main.add_command(export)
 main.add_command(push)

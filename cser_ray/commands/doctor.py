@@ -10,6 +10,7 @@ from cser_ray.commands.options import clear_errors
 if TYPE_CHECKING:
     from cser_ray.doctor.child import Ended
     from cser_ray.doctor.findings import Findings
+    from tuning.advise.plan import Plan
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -78,15 +79,7 @@ def _nothing(ended: "Ended", start_s: float) -> str:
 def _report(found: "Findings", form: str) -> None:
     from cser_ray.doctor.text import render, why_no_link
 
-    plan = None
-    if found.link:
-        from tuning.advise.measure import Measured
-        from tuning.advise.plan import make_plan
-
-        k = found.processes_per_host
-        link = Measured(found.world // k, found.link.latency_s, found.link.rate, _backend(found.first.backend))
-        settings: dict[str, Any] = {"params": found.first.params, "step_ms": float(f"{1e3 * found.compute_s:.4g}")}
-        plan = make_plan({**settings, "processes_per_worker": k}, link)
+    plan = plan_of(found)
     if form == "json":
         click.echo(_json(found, plan))
         return
@@ -102,6 +95,32 @@ def _report(found: "Findings", form: str) -> None:
             "One process: nothing to plan for. For several, `cser-ray plan` takes "
             f"--params {found.first.params} --step-ms {1e3 * found.step_s:.4g} --workers N --rate RATE"
         )
+
+
+def plan_of(found: "Findings") -> "Plan | None":
+    """The plan for what was found; None where no link was."""
+    if not found.link:
+        return None
+    from tuning.advise.measure import Measured
+    from tuning.advise.plan import make_plan
+    from tuning.advise.present import Present
+
+    k, sent = found.processes_per_host, found.first.sent.values()
+    link = Measured(found.world // k, found.link.latency_s, found.link.rate, _backend(found.first.backend))
+    present = Present(
+        found.manner,
+        found.step_s,
+        found.exposed_s,
+        found.most_s,
+        sum(each.sent for each in sent),
+        sum(each.calls for each in sent),
+    )
+    settings = {
+        "params": found.first.params,
+        "step_ms": float(f"{1e3 * present.compute_s:.4g}"),
+        "processes_per_worker": k,
+    }
+    return make_plan(settings, link, present)
 
 
 def _backend(name: str) -> str:

@@ -43,6 +43,19 @@ class Compressor(Protocol):
         ...
 
 
+@runtime_checkable
+class Budgeted(Compressor, Protocol):
+    """A compressor that knows what it sends before it has sent anything: all of this package's own."""
+
+    @abstractmethod
+    def bytes_per_call(self, d: int, n: int, itemsize: int = 4) -> float:
+        """Bytes that leave each of n workers, on average over calls, exactly as the ledger counts them.
+
+        `d`: the length of v, padding of a flat vector included; `itemsize`: of a value of v, 4 for fp32.
+        """
+        ...
+
+
 class Selection(Protocol):
     """The coordinates that one call of a shared compressor picks; the same on every worker."""
 
@@ -93,6 +106,37 @@ class SharedCompressor(Compressor, Protocol):
     @abstractmethod
     def select(self, v: Tensor, call: int) -> Selection:
         """The coordinates of v `[..., w, d]` that call number `call` (1, 2, ...) synchronises."""
+        ...
+
+
+@runtime_checkable
+class AgreeingCompressor(Compressor, Protocol):
+    """A compressor whose workers talk before they know which coordinates they all keep. Having `agree` makes one.
+
+    What it keeps is shared, so one all-reduce averages it; but nobody knows it beforehand, so CSER keeps the error.
+    """
+
+    @abstractmethod
+    def agree(self, v: Tensor, communicator: Communicator, call: int, name: str) -> Message:
+        """Compress v `[..., w, d]` once all workers have been asked; what asking them costs is charged to `name`."""
+        ...
+
+
+@runtime_checkable
+class RememberingCompressor(Compressor, Protocol):
+    """A compressor that keeps something from call to call, which whoever uses it holds and saves. Having `memory` makes one.
+
+    `compress` alone cannot do what it does, and raises ValueError.
+    """
+
+    @abstractmethod
+    def memory(self, v: Tensor, communicator: Communicator) -> Tensor:
+        """What is kept before the first call, zeros `[..., w, k]`, for vectors like v `[..., w, d]`."""
+        ...
+
+    @abstractmethod
+    def synchronise(self, v: Tensor, memory: Tensor, communicator: Communicator, name: str) -> tuple[Tensor, Tensor]:
+        """What `partial_sync` gives for v; `memory` is brought up to date in place."""
         ...
 
 

@@ -6,12 +6,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from cser_ray.compressors.base import Compressor
+from cser_ray.communication.wire import gather_bytes
+from cser_ray.compressors.base import Budgeted
 from cser_ray.compressors.gathered import GatheredMessage, in_blocks, pack, per_coordinate, unpack
 
 
 @dataclass(frozen=True)
-class BlockSign(Compressor):
+class BlockSign(Budgeted):
     """C(v_b) = (||v_b||_1 / d_b) sign(v_b) on each block b of `block_size` coordinates, with sign(0) = +1.
 
     delta = the least ||v_b||_1^2 / (d_b ||v_b||_2^2), at least 1 / block_size and 2 / pi = 0.64 for Gaussian values.
@@ -53,6 +54,9 @@ class BlockSign(Compressor):
             return torch.where(unpack_bits(bits, d), scale, -scale)
 
         return GatheredMessage(v, pack(bits, scales), range(v.shape[-2]), decode)
+
+    def bytes_per_call(self, d: int, n: int, itemsize: int = 4) -> float:
+        return gather_bytes(-(-d // 8) + itemsize * -(-d // self.block_size), n)
 
 
 def pack_bits(bits: Tensor) -> Tensor:

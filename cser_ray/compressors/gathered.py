@@ -24,7 +24,7 @@ class GatheredMessage(Message):
     """
 
     def __init__(self, v: Tensor, payload: Tensor, workers: range, decode: Callable[[Tensor, range], Tensor]):
-        _check_rows(v, workers)
+        check_rows(v, workers)
         self.v, self.payload, self.workers, self.decode = v, payload, workers, decode
 
     def residual(self) -> Tensor:
@@ -78,7 +78,8 @@ def private_draws(
     return runs[0] if len(runs) == 1 else np.stack(runs)
 
 
-def _check_rows(v: Tensor, workers: range) -> None:
+def check_rows(v: Tensor, workers: range) -> None:
+    """Raise ValueError unless v has a row for each of the workers that a compressor was keyed for."""
     if v.shape[-2] != len(workers):
         raise ValueError(
             f"v of shape {tuple(v.shape)} has {v.shape[-2]} workers along axis -2, the compressor was keyed for "

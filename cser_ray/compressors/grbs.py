@@ -15,14 +15,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cser_ray.budget import block_size
-from cser_ray.compressors.base import Selection, SelectionMessage, SharedCompressor
+from cser_ray.communication.wire import ring_bytes
+from cser_ray.compressors.base import Budgeted, Selection, SelectionMessage, SharedCompressor
 from cser_ray.compressors.block_orders import CALLS
 from cser_ray.config import BLOCK_ORDERS
 from cser_ray.registry import unknown
 
 
 @dataclass(frozen=True)
-class GRBS(SharedCompressor):
+class GRBS(SharedCompressor, Budgeted):
     """Keep one block in `ratio` of the flat vector, the same blocks on every worker.
 
     delta = 1 / ratio, in expectation, with equality.
@@ -77,6 +78,10 @@ class GRBS(SharedCompressor):
 
     def compress(self, v: Tensor, call: int) -> SelectionMessage:
         return SelectionMessage(v, self.select(v, call))
+
+    def bytes_per_call(self, d: int, n: int, itemsize: int = 4) -> float:
+        size = self.block_size or block_size(d)
+        return ring_bytes(itemsize * size * -(-d // size) / self.ratio, n)  # a short last block counts as whole
 
 
 @lru_cache(maxsize=16)

@@ -6,7 +6,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from cser_ray.compressors.base import Selection, SelectionMessage, SharedCompressor
+from cser_ray.communication.wire import ring_bytes
+from cser_ray.compressors.base import Budgeted, Selection, SelectionMessage, SharedCompressor
 
 
 class SelectAll(Selection):
@@ -79,7 +80,7 @@ class SelectNone(Selection):
 
 
 @dataclass(frozen=True)
-class Identity(SharedCompressor):
+class Identity(SharedCompressor, Budgeted):
     """C(v) = v: a dense all-reduce; delta = 1.
 
     Source: CSER (arXiv 2007.13221), Definition 1, at its upper end.
@@ -97,9 +98,12 @@ class Identity(SharedCompressor):
     def compress(self, v: Tensor, call: int) -> SelectionMessage:
         return SelectionMessage(v, SelectAll())
 
+    def bytes_per_call(self, d: int, n: int, itemsize: int = 4) -> float:
+        return ring_bytes(itemsize * d, n)
+
 
 @dataclass(frozen=True)
-class Zero(SharedCompressor):
+class Zero(SharedCompressor, Budgeted):
     """C(v) = 0: no communication; delta = 0 (allowed for C2).
 
     Source: CSER (arXiv 2007.13221), Definition 1, at its lower end.
@@ -116,3 +120,6 @@ class Zero(SharedCompressor):
 
     def compress(self, v: Tensor, call: int) -> SelectionMessage:
         return SelectionMessage(v, SelectNone())
+
+    def bytes_per_call(self, d: int, n: int, itemsize: int = 4) -> float:
+        return 0.0

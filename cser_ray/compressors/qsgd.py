@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cser_ray.compressors.base import Compressor
+from cser_ray.communication.wire import gather_bytes
+from cser_ray.compressors.base import Budgeted
 from cser_ray.compressors.gathered import GatheredMessage, in_blocks, pack, per_coordinate, private_draws, unpack
 
 
 @dataclass(frozen=True)
-class QSGD(Compressor):
+class QSGD(Budgeted):
     """Q(v)_j = ||v||_2 sign(v_j) xi_j / (s (1 + omega)) per bucket, xi_j in {0, ..., s} and E xi_j = s |v_j| / ||v||_2.
 
     The random rounding is each worker's own.
@@ -72,6 +73,9 @@ class QSGD(Compressor):
             return codes * per_coordinate(steps, self.bucket_size, d)
 
         return GatheredMessage(v, pack(codes, steps), self.workers, decode)
+
+    def bytes_per_call(self, d: int, n: int, itemsize: int = 4) -> float:
+        return gather_bytes(d + itemsize * -(-d // self.bucket_size), n)
 
     def _noise(self, v: Tensor, call: int) -> Tensor:
         """Uniform in [0, 1), from the CPU: the same on every device."""

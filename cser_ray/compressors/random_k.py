@@ -10,13 +10,15 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from cser_ray.compressors.base import Compressor
-from cser_ray.compressors.gathered import GatheredMessage, private_draws
+from cser_ray.communication.wire import gather_bytes
+from cser_ray.compressors.formats import AsItIs
+from cser_ray.compressors.gathered import private_draws
+from cser_ray.compressors.sparse import Picking, Picks, SparseMessage, picked_message
 from cser_ray.compressors.top_k import check_kept_ratio, kept
 
 
 @dataclass(frozen=True)
-class RandomK(Compressor):
+class RandomK(Picking):
     """Keep k = d / `ratio` coordinates at random, other ones on every worker: delta = k / d, in expectation, with equality.
 
     Values are not scaled up by d / k: unbiased would not be contractive.
@@ -45,19 +47,25 @@ class RandomK(Compressor):
     def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> Self:
         return replace(self, seeds=seeds, stream=stream, workers=workers)
 
-    def compress(self, v: Tensor, call: int) -> GatheredMessage:
+    def compress(self, v: Tensor, call: int) -> SparseMessage:
+        return picked_message(v, self.pick(v, call), AsItIs())
+
+    def pick(self, v: Tensor, call: int) -> Picks:
         own = self._indices(v, call, self.workers).expand(*v.shape[:-1], -1)
         first = self.workers.start
 
-        def decode(payload: Tensor, workers: range) -> Tensor:
-            here = workers.start in self.workers
-            indices = (
-                own[..., workers.start - first : workers.stop - first, :] if here else self._indices(v, call, workers)
-            )
-            dense = payload.new_zeros(*payload.shape[:-1], v.shape[-1])
-            return dense.scatter_(-1, indices.expand(payload.shape), payload)
+        def read(nothing: Tensor, workers: range) -> Tensor:
+            if workers.start in self.workers:
+                return own[..., workers.start - first : workers.stop - first, :]
+            return self._indices(v, call, workers).expand(*nothing.shape[:-1], -1)
 
-        return GatheredMessage(v, v.gather(-1, own), self.workers, decode)
+        return Picks(own, own.new_empty(*own.shape[:-1], 0, dtype=torch.uint8), self.workers, read)
+
+    def picks(self, d: int) -> tuple[int, int]:
+        return kept(d, self.ratio), 0
+
+    def bytes_per_call(self, d: int, n: int, itemsize: int = 4) -> float:
+        return gather_bytes(itemsize * kept(d, self.ratio), n)
 
     def _indices(self, v: Tensor, call: int, workers: range) -> Tensor:
         d = v.shape[-1]

@@ -10,12 +10,13 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from cser_ray.compressors.base import Compressor
-from cser_ray.compressors.gathered import GatheredMessage, pack, unpack
+from cser_ray.communication.wire import gather_bytes
+from cser_ray.compressors.formats import AsItIs, as_bytes, from_bytes
+from cser_ray.compressors.sparse import Picking, Picks, SparseMessage, picked_message
 
 
 @dataclass(frozen=True)
-class TopK(Compressor):
+class TopK(Picking):
     """Keep the k = d / `ratio` coordinates of largest magnitude of each row: delta >= k / d.
 
     Args:
@@ -39,17 +40,22 @@ class TopK(Compressor):
     def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> Self:
         return self  # nothing is random here
 
-    def compress(self, v: Tensor, call: int) -> GatheredMessage:
-        d = v.shape[-1]
-        k = kept(d, self.ratio)
-        indices = v.abs().topk(k, sorted=False).indices
-        payload = pack(v.gather(-1, indices), indices.to(torch.int32))
+    def compress(self, v: Tensor, call: int) -> SparseMessage:
+        return picked_message(v, self.pick(v, call), AsItIs())
 
-        def decode(payload: Tensor, workers: range) -> Tensor:
-            values, indices = unpack(payload, (v.dtype, k), (torch.int32, k))
-            return values.new_zeros(*values.shape[:-1], d).scatter_(-1, indices.long(), values)
+    def pick(self, v: Tensor, call: int) -> Picks:
+        indices = v.abs().topk(kept(v.shape[-1], self.ratio), sorted=False).indices
 
-        return GatheredMessage(v, payload, range(v.shape[-2]), decode)
+        def read(numbers: Tensor, workers: range) -> Tensor:
+            return from_bytes(numbers, torch.int32).long()
+
+        return Picks(indices, as_bytes(indices.to(torch.int32)), range(v.shape[-2]), read)
+
+    def picks(self, d: int) -> tuple[int, int]:
+        return kept(d, self.ratio), 4 * kept(d, self.ratio)
+
+    def bytes_per_call(self, d: int, n: int, itemsize: int = 4) -> float:
+        return gather_bytes((itemsize + 4) * kept(d, self.ratio), n)
 
 
 def kept(d: int, ratio: float) -> int:

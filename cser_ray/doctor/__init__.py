@@ -1,5 +1,7 @@
 """What `cser-ray doctor` asks of somebody else's training run: a probe inside its processes, and what is made of its answers.
 
-The probe (`probe/`, `imports`, `waiting`, `ddp`, `watch`, `ending`, `sent`, `link`) imports nothing that the program has
-not imported itself; `child`, `findings` and `text` are the command's side; `record` is what goes from one to the other.
+The probe imports nothing that the program has not imported itself: `probe/` and `imports` put it there, `watch` marks the
+steps, `facts` and `steps` say what is trained and which steps count, `waiting` and `ddp` what they wait, `noise` and
+`gradients` sample norms, `sent`, `ending` and `link` are of the last step. `child`, `findings`, `noise_scale` and `text` are
+the command's side; `record` is what goes from one to the other.
 """

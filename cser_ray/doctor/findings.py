@@ -3,10 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cser_ray.doctor.noise_scale import NoiseScale, noise_scale
 from cser_ray.doctor.record import Link, RankRecord
 
 LATE_SHARE = 0.05
 """A rank is a straggler where the others wait so much of a step longer than it does."""
+
+ASIDE = 0.02
+"""Collectives that take less than this share of a step on streams of their own may be exposed or not: it is no matter."""
+HOOKS = {
+    "bf16_compress_hook": "ddp-bf16",
+    "fp16_compress_hook": "ddp-fp16",
+    "builtincommhooktype.fp16_compress": "ddp-fp16",
+    "allreduce_hook": "ddp",
+    "builtincommhooktype.allreduce": "ddp",
+}
+"""DDP's comm hooks, by the names in its log, as `cser-ray plan` names them."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +57,37 @@ class Findings:
     others_s: float | None
     straggler: Straggler | None
     link: LinkFound | None
+    noise: NoiseScale | None = None
 
     @property
     def first(self) -> RankRecord:
         """The record of the lowest rank, which speaks of what is equal on all."""
         return self.records[0]
+
+    @property
+    def manner(self) -> str:
+        """How it averages, by the name that `cser-ray plan` has for it where it has one: ddp, ddp-bf16, ddp-fp16."""
+        parallel = self.first.parallel
+        ddp = [said for said in parallel if said.startswith("DDP")]
+        if len(parallel) == len(ddp) == 1:
+            hook = ddp[0].partition("comm hook ")[2].partition(",")[0].lower()
+            return "ddp" if not hook else HOOKS.get(hook, f"DDP with {hook}")
+        return " and ".join(said.partition(",")[0].partition(" ")[0] for said in parallel) or "your own loop"
+
+    @property
+    def exposed_s(self) -> float | None:
+        """What a step waits for the network, where what of it may hide on streams of its own is small beside it."""
+        return None if self.network_s is None or self.side_s > ASIDE * self.step_s else self.network_s
+
+    @property
+    def most_s(self) -> float:
+        """What a step may wait for the network at most, whatever of its collectives hides."""
+        return self.step_s if self.network_s is None else min(self.step_s, self.network_s + self.side_s)
+
+    @property
+    def side_s(self) -> float:
+        """Seconds of collectives on CUDA streams of their own, of the rank that has least of them."""
+        return min(record.side_s for record in self.records)
 
     @property
     def processes_per_host(self) -> int:
@@ -75,6 +113,7 @@ def find(records: Sequence[RankRecord]) -> Findings:
         None if mean is None or network is None else mean - network,
         straggler(records) if known else None,
         links[0] if links else None,
+        noise_scale(records),
     )
 
 

@@ -42,7 +42,8 @@ class RankRecord:
     """One rank. Times in seconds, means over `steps` steps after the warm-up unless they say otherwise.
 
     `wait_s`: of a step in which the program waits for communication; None where it cannot be told.
-    `side_s`: of collectives on other CUDA streams, of which any part may be exposed. `sent`: by collective.
+    `side_s`: of collectives on other CUDA streams, of which any part may be exposed. `sent`: by collective. `noise`: of
+    sampled steps (step, squared norm of the rank's own gradient, of the average over ranks).
     """
 
     rank: int
@@ -63,6 +64,7 @@ class RankRecord:
     wait_samples: int
     sent_steps: int
     sent: Mapping[str, Traffic] = field(default_factory=dict)
+    noise: tuple[tuple[int, float, float], ...] = ()
     link: Link | None = None
     link_error: str = ""
 
@@ -82,6 +84,7 @@ def from_text(text: str) -> RankRecord:
     said: dict[str, Any] = json.loads(text)
     said["sent"] = {name: Traffic(**traffic) for name, traffic in said["sent"].items()}
     said["parallel"] = tuple(said["parallel"])
+    said["noise"] = tuple((step, own, mean) for step, own, mean in said.get("noise", ()))
     said["link"] = Link(**said["link"]) if said["link"] else None
     return RankRecord(**said)
 

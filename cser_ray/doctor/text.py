@@ -72,7 +72,23 @@ def _network(found: Findings) -> list[tuple[str, str]]:
         )
     else:
         lines.append(("link", f"not measured: {why_no_link(found)}"))
+    if noise := found.noise:
+        lines.append(
+            (
+                "noise",
+                f"the gradient's noise scale is {noise.batches:.3g} ± {noise.error:.2g} of a rank's batches "
+                f"({noise.samples} steps): {_worth(noise.batches, found.world)}",
+            )
+        )
     return lines
+
+
+def _worth(batches: float, world: int) -> str:
+    if batches > 2 * world:
+        return f"far above {world}, so larger batches or more ranks shorten the training"
+    if batches < world / 2:
+        return f"far below {world}, so smaller batches or fewer ranks train as well by the step"
+    return f"near {world}, the ranks that average: larger batches gain little"
 
 
 def why_no_link(found: Findings) -> str:

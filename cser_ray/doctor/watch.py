@@ -8,7 +8,6 @@ import atexit
 import functools
 import os
 import socket
-import statistics
 import sys
 import time
 from itertools import pairwise, takewhile
@@ -18,15 +17,13 @@ from typing import Any
 
 from cser_ray.doctor.ddp import Replicas
 from cser_ray.doctor.ending import Ending
+from cser_ray.doctor.facts import facts_of
 from cser_ray.doctor.imports import after_import
+from cser_ray.doctor.noise import GradientNoise
 from cser_ray.doctor.record import FOLDER_VARIABLE, SECONDS_VARIABLE, STARTED, RankRecord, to_text, write
 from cser_ray.doctor.sent import dumped, traffic
+from cser_ray.doctor.steps import counted, mean
 from cser_ray.doctor.waiting import Waiting
-
-WARM_UP, WARM_UP_SHARE = 10, 0.2
-"""Steps at the beginning that are not counted, at most that share of all."""
-PAUSE = 5.0
-"""A step of so many medians is no step: an evaluation or a checkpoint lay in it. It is left out."""
 
 
 class StepWatch:
@@ -35,6 +32,7 @@ class StepWatch:
     def __init__(self, folder: Path, seconds: float):
         self.folder, self.seconds, self.pid = folder, seconds, os.getpid()
         self.waiting, self.replicas, self.ending = Waiting(), Replicas(), Ending(self)
+        self.noise = GradientNoise(self.waiting, self.replicas)
         self.ends: list[float] = []
         self.ends_ns: list[int] = []
         self.marks: list[Any] = []
@@ -76,6 +74,7 @@ class StepWatch:
         self.waits.append(self.waiting.take())
         if (waited := self.replicas.waited(len(self.ends), step_s)) is not None:
             self.buckets.append((len(self.ends) - 2, waited))
+        self.noise.after_step(len(self.ends), (now - self.ends[0]) / max(1, len(self.ends) - 1))
         self.ending.after_step(len(self.ends), now - self.ends[0])
 
     def _mark(self) -> None:
@@ -95,50 +94,39 @@ class StepWatch:
     def _first(self, optimizer: Any) -> None:
         self.optimizer = id(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-        dist: Any = sys.modules.get("torch.distributed")
-        joined = dist is not None and dist.is_available() and dist.is_initialized()
-        self.facts = {
-            "rank": dist.get_rank() if joined else 0,
-            "world": dist.get_world_size() if joined else 1,
-            "backend": dist.get_backend() if joined else "",
-            "device": str(params[0].device) if params else "cpu",
-            **_sharding(params, dist.get_world_size() if joined else 1),
-        }
+        self.facts = facts_of(params)
+        self.noise.start(params, self.facts["world"])
         self.waiting.start("cuda" in self.facts["device"] and "nccl" in self.facts["backend"])
         write(self.folder, f"{STARTED}-{self.facts['rank']}", "")
 
     def record(self, **more: Any) -> RankRecord | None:
         """What is known now; None before the second step."""
-        durations = self._durations()
-        if not durations:
+        steps = counted(self._durations(), self.ending.quiet_steps)
+        if steps is None:
             return None
-        first = min(WARM_UP, int(WARM_UP_SHARE * len(durations)))
-        last = max(first + 1, min(len(durations), self.ending.quiet_steps or len(durations)))
-        median = statistics.median(durations[first:last])
-        kept = [i for i in range(first, last) if durations[i] <= PAUSE * median]
-        steps = sorted(durations[i] for i in kept)
-        waits = [self.waits[i + 1] for i in kept]
-        buckets = [wait for i, wait in self.buckets if first < i <= last and wait <= PAUSE * median]
-        wait_s = min(_mean(steps), _mean([wait for wait, _ in waits]) + _mean(buckets))
+        buckets = [wait for i, wait in self.buckets if steps.holds(i) and wait <= steps.longest_s]
+        waits = [self.waits[i + 1] for i in steps.kept]
+        wait_s = min(steps.mean_s, mean([wait for wait, _ in waits]) + mean(buckets))
         replicas = self.replicas.described()
         told = not replicas or bool(buckets)
-        sent, sent_steps = self._sent(first, last)
+        sent, sent_steps = self._sent(steps.first, steps.last)
         facts = dict(self.facts)
         facts["parallel"] = (*replicas, *facts["parallel"])
         return RankRecord(
             **facts,
             host=socket.gethostname(),
             pid=self.pid,
-            steps=len(kept),
-            left_out=last - first - len(kept),
-            step_s=_mean(steps),
-            median_s=median,
-            p95_s=steps[min(len(steps) - 1, int(0.95 * len(steps)))],
+            steps=len(steps.kept),
+            left_out=steps.left_out,
+            step_s=steps.mean_s,
+            median_s=steps.median_s,
+            p95_s=steps.p95_s,
             wait_s=wait_s if told else None,
-            side_s=_mean([side for _, side in waits]),
-            wait_samples=len(buckets) if replicas else len(kept),
+            side_s=mean([side for _, side in waits]),
+            wait_samples=len(buckets) if replicas else len(steps.kept),
             sent_steps=sent_steps,
             sent=sent,
+            noise=tuple(self.noise.samples()),
             **more,
         )
 
@@ -159,27 +147,10 @@ class StepWatch:
 
     def remove(self) -> None:
         """Take the hooks out again; for who measures what they cost."""
+        self.noise.stop()
         self.waiting.remove()
         if self._handle is not None:
             self._handle.remove()
-
-
-def _sharding(params: list[Any], world: int) -> dict[str, Any]:
-    """The trained parameters as a whole, and what shards them."""
-    kinds = {type(p).__name__ for p in params}
-    count = sum(p.numel() for p in params)
-    if "FlatParameter" in kinds:
-        return {"params": count * world, "parallel": ("FSDP (FlatParameter)",)}
-    if "DTensor" in kinds:
-        tensors = [p for p in params if type(p).__name__ == "DTensor"]
-        fsdp = "FSDP2 (fully_shard)" if "torch.distributed.fsdp._fully_shard" in sys.modules else "DTensor"
-        places = sorted({str(tuple(p.placements)) for p in tensors})
-        return {"params": count, "parallel": (f"{fsdp}, placements {', '.join(places)}",)}
-    return {"params": count, "parallel": ()}
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
 
 
 def install() -> None:

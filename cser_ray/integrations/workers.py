@@ -2,7 +2,10 @@
 
     FOLDER/cser_ray_rank0.pt   worker 0's model, optimizer and bytes sent, and what the caller adds
            cser_ray_rank1.pt   worker 1's, and so on
-           cser_ray.json       how many workers, and at which step: without it, the others are no checkpoint
+           cser_ray.json       how many workers, at which step, in which save: without it, the others are no checkpoint
+
+A save into the same folder takes the place of the earlier one as a whole. Until all workers have written, its files have
+`.next` behind their names; then the manifest says which save is the checkpoint, and only then are files renamed.
 
 A framework's own checkpoint holds one model and one optimizer. Resumed from it, all workers would begin at the same
 point with rank 0's momentum, and the error that each has kept would be lost.
@@ -12,6 +15,7 @@ import json
 import os
 import random
 import re
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,8 @@ import torch.distributed as dist
 from torch import nn
 
 from cser_ray.communication.communicator import Entry
+from cser_ray.flat import local
+from cser_ray.fsdp import like, parts
 from cser_ray.optimizers.base import FlatOptimizer
 
 _MANIFEST = "cser_ray.json"
@@ -62,79 +68,113 @@ def check_processes(optimizer: Any, seen: int, way_out: str) -> FlatOptimizer:
 def save_workers(
     folder: str | os.PathLike[str], model: nn.Module, optimizer: Any, state: Mapping[str, Any] | None = None
 ) -> None:
-    """Save every worker's model and optimizer; all processes call it. Whole on every rank when it returns, or not there.
+    """Save every worker's model and optimizer; all processes call it. Whole on every rank when it returns.
 
-    `optimizer` may be wrapped by a framework. `state`: what else belongs to this worker, of tensors, numbers, strings
-    and containers. An earlier checkpoint in the folder is no longer one from the moment this begins. The folder may be
-    shared by all, or each process's own.
+    It takes the place of an earlier checkpoint in the folder, which stays whole until this one is: whenever processes are
+    killed, one of the two is there.
 
-    Raises OSError on every rank where one of them could not write.
+    Args:
+        folder: made if it is not there; shared by all, or each process's own.
+        model: as it is trained, without a wrapper.
+        optimizer: of this package, also inside a framework's wrapper.
+        state: what else belongs to this worker, of tensors, numbers, strings and containers.
+
+    Raises:
+        OSError: on every rank, where one of them could not write.
+        ValueError: for an optimizer of another package.
+
+    >>> import tempfile
+    >>> from cser_ray import CSEA, GRBS
+    >>> model = nn.Linear(4, 2)
+    >>> optimizer = CSEA(model.parameters(), lr=0.1, reset_compressor=GRBS(4))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_workers(folder, model, optimizer, {"epoch": 3})
+    ...     load_worker(folder, model, optimizer)
+    {'epoch': 3}
     """
     flat, path = flat_optimizer(optimizer), Path(folder)
-    group = flat.communicator.group
+    group, shards = _processes(flat)
+    save = _together(group, lambda: secrets.token_hex(8))[0]
     content = {
         "version": _VERSION,
+        "save": save,
         "t": flat.t,
-        "model": model.state_dict(),
-        "optimizer": flat.state_dict(),  # may wait for a mean that is under way, so before anything can fail
+        "model": _replaced(model.state_dict(), lambda _, value: local(value)),
+        "optimizer": parts(flat.state_dict()),  # may wait for a mean that is under way, so before anything can fail
         "sent": {name: (entry.bytes, entry.collectives) for name, entry in flat.communicator.ledger.entries.items()},
         "state": dict(state or {}),
     }
-
-    def begin() -> None:
-        path.mkdir(parents=True, exist_ok=True)
-        forget(path)
+    file = path / worker_file(_rank(group))
 
     def write() -> None:
-        _replace(path / worker_file(_rank(group)), lambda file: torch.save(content, file))
+        path.mkdir(parents=True, exist_ok=True)
+        _replace(_next(file), lambda out: torch.save(content, out))
 
     def commit() -> None:
         # written by every rank, with the same content: their disks may be different ones
-        text = json.dumps({"version": _VERSION, "workers": _size(group), "t": flat.t})
-        _replace(path / _MANIFEST, lambda file: file.write(text.encode()))
+        counts = {"workers": _size(group) // shards, "shards": shards}
+        text = json.dumps({"version": _VERSION, "save": save, **counts, "t": flat.t})
+        _replace(path / _MANIFEST, lambda out: out.write(text.encode()))
 
-    for act in (begin, write, commit):  # each only once all have done the one before
+    def settle() -> None:
+        _next(file).replace(file)
+
+    for act in (write, commit, settle):  # each only once all have done the one before
         _together(group, act)
 
 
 def load_worker(
-    folder: str | os.PathLike[str], model: nn.Module, optimizer: Any, strict: bool = True
+    folder: str | os.PathLike[str],
+    model: nn.Module,
+    optimizer: Any,
+    strict: bool = True,
+    default: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Give this worker its own model, optimizer and bytes sent back, and return its `state`; all processes call it.
 
-    The optimizer must have been built on the model, as for training: building it broadcasts worker 0's parameters. `strict`
-    as for `model.load_state_dict`.
+    Args:
+        folder: where `save_workers` wrote.
+        model: without a wrapper.
+        optimizer: built on the model, as for training: building it broadcasts worker 0's parameters.
+        strict: as for `model.load_state_dict`.
+        default: what is returned, with nothing loaded, where no rank finds a whole checkpoint; by default that is an error.
 
-    Raises ValueError on every rank where the folder is no whole checkpoint, or one of another number of workers.
+    Raises:
+        ValueError: on every rank, where the folder is no whole checkpoint, or one of another number of workers.
+
+    >>> from cser_ray import CSEA, GRBS
+    >>> model = nn.Linear(4, 2)
+    >>> optimizer = CSEA(model.parameters(), lr=0.1, reset_compressor=GRBS(4))
+    >>> load_worker("checkpoint-that-is-not-there", model, optimizer, default={"epoch": 0})
+    {'epoch': 0}
     """
     flat, path = flat_optimizer(optimizer), Path(folder)
-    group = flat.communicator.group
+    group, shards = _processes(flat)
     found: list[dict[str, Any]] = []
+    manifests = _together(group, lambda: _manifest(path))
+    if default is not None and not any(manifests):
+        return default
 
     def read() -> None:
-        manifest = _manifest(path)
-        if manifest is None:
+        if manifests[_rank(group)] is None:
             raise ValueError(
                 f"{path} holds no whole checkpoint of workers ({_MANIFEST} is missing): take an earlier one"
             )
-        if manifest["workers"] != _size(group):
+        # on disks of their own, some may have been told of a new save when all were killed: all have the earlier one
+        manifest = min(filter(None, manifests), key=lambda each: int(each["t"]))
+        there, here = _count(manifest["workers"], manifest.get("shards", 1)), _count(_size(group) // shards, shards)
+        if there != here:
             raise ValueError(
-                f"{path} is a checkpoint of {manifest['workers']} workers, here are {_size(group)}: resume with as many, "
-                "or begin anew from its averaged model"
+                f"{path} is a checkpoint of {there}, here are {here}: resume with as many, or begin anew from its averaged "
+                "model"
             )
-        file = path / worker_file(_rank(group))
-        if not file.exists():
-            raise ValueError(f"{file} is missing: bring every worker's file to the folder that its process reads")
-        content = torch.load(file, map_location="cpu", weights_only=True)
-        if content["t"] != manifest["t"]:
-            raise ValueError(
-                f"{file} is of step {content['t']}, its checkpoint of step {manifest['t']}: take another one"
-            )
-        found.append(content)
+        found.append(_of_save(path / worker_file(_rank(group)), manifest))
 
     _together(group, read)
     (content,) = found
-    model.load_state_dict(content["model"], strict=strict)  # in place: the parameters stay views of the flat vector
+    held = model.state_dict()
+    own = _replaced(content["model"], lambda name, value: like(value, held.get(name)))
+    model.load_state_dict(own, strict=strict)  # in place: the parameters stay views of the flat vector
     flat.load_state_dict(content["optimizer"])
     ledger = flat.communicator.ledger
     ledger.entries.clear()  # what building it sent has been counted in the run that is resumed
@@ -211,23 +251,46 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _together(group: "dist.ProcessGroup | None", act: Callable[[], None]) -> None:
-    """Act on every rank; where it fails on one, raise on all: the others would wait for it in their next collective."""
+def _of_save(file: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A worker's file as the save of this manifest wrote it, also where its last rename was not reached."""
+    steps = []
+    for each in (file, _next(file)):
+        if each.exists():
+            content: dict[str, Any] = torch.load(each, map_location="cpu", weights_only=True)
+            if (content.get("save"), content["t"]) == (manifest.get("save"), manifest["t"]):
+                return content
+            steps.append(content["t"])
+    if not steps:
+        raise ValueError(f"{file} is missing: bring every worker's file to the folder that its process reads")
+    raise ValueError(
+        f"{file} is of step {steps[0]}, its checkpoint of step {manifest['t']} or of another save: take another one"
+    )
+
+
+def _together(group: "dist.ProcessGroup | None", act: Callable[[], Any]) -> list[Any]:
+    """Act on every rank, and return what came of it on each, which should be small. Where it fails on one, raise on all:
+    the others would wait for it in their next collective."""
     error: Exception | None = None
+    problem: tuple[type[Exception], str] | None = None
+    result = None
     try:
-        act()
+        result = act()
     except (OSError, ValueError, RuntimeError) as raised:
         error = raised
-    problems: list[tuple[type[Exception], str] | None] = [None] * _size(group)
-    mine = None if error is None else (OSError if isinstance(error, OSError) else ValueError, str(error))
-    if group is None:
-        problems[0] = mine
-    else:
-        dist.all_gather_object(problems, mine, group=group)
-    for rank, problem in enumerate(problems):
-        if problem is not None:
-            kind, text = problem
+        problem = OSError if isinstance(raised, OSError) else ValueError, str(raised)
+    answers: list[Any] = [(problem, result)] * _size(group)
+    if group is not None:
+        dist.all_gather_object(answers, (problem, result), group=group)
+    for rank, (each, _) in enumerate(answers):
+        if each is not None:
+            kind, text = each
             raise kind(text if rank == _rank(group) else f"rank {rank}: {text}") from error
+    return [each for _, each in answers]
+
+
+def _next(file: Path) -> Path:
+    """Where a worker's file lies until all have written theirs."""
+    return file.with_name(f"{file.name}.next")
 
 
 def _replace(path: Path, write: Callable[[Any], object]) -> None:
@@ -241,6 +304,25 @@ def _replace(path: Path, write: Callable[[Any], object]) -> None:
         half.replace(path)
     finally:
         half.unlink(missing_ok=True)
+
+
+def _replaced(state: dict[str, Any], change: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """A module's state with other values; torch's own note of versions, an attribute of it, stays."""
+    for name, value in state.items():
+        state[name] = change(name, value)
+    return state
+
+
+def _processes(optimizer: FlatOptimizer) -> "tuple[dist.ProcessGroup | None, int]":
+    """All processes that save, each a file, and how many of them share one worker's model."""
+    sharding = optimizer.flat.sharding
+    if sharding is None:
+        return optimizer.communicator.group, 1
+    return dist.group.WORLD, sharding.size
+
+
+def _count(workers: int, shards: int) -> str:
+    return f"{workers} workers" + (f" of {shards} shards" if shards > 1 else "")
 
 
 def _rank(group: "dist.ProcessGroup | None") -> int:

@@ -98,7 +98,8 @@ class Method:
     @property
     def reads(self) -> frozenset[str]:
         """The settings of a run that only some methods read, and this one does."""
-        return frozenset({*self.knobs, *self.arguments.values(), *({"beta2"} if self.inner == "adamw" else ())})
+        further = {"beta2": self.inner == "adamw", "reset_delay": "delay" in self.variants}
+        return frozenset({*self.knobs, *self.arguments.values(), *(name for name, reads in further.items() if reads)})
 
     @property
     def replaces(self) -> bool:

@@ -144,6 +144,7 @@ _RECORDS = (
         optimizer="cser_ray.optimizers.partial_reset:PartialReset",
         knobs=("reset_interval", "reset_ratio"),
         arguments=_H | _C1 | {"residual_in_model": "residual_in_model"},
+        variants=("delay",),
         passes=4,
         rehearsal=9,
         source="Xu, Huang 2004.05298, with a local step as CSER 2007.13221 has it",

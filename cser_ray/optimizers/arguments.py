@@ -1,12 +1,32 @@
 """What every optimizer takes by name, and the values that none takes."""
 
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.optimizers.placement import Placement
+
+Inner = Literal["nesterov", "adamw", "muon"]
+"""The local step: what each worker does with its own gradients."""
+AdjustLr = Literal["match_rms_adamw", "original", "spectral_unclamped"]
+"""What Muon multiplies a matrix's learning rate by, in torch's names."""
+
+GROUP_OPTIONS: dict[Inner, tuple[str, ...]] = {
+    "nesterov": ("momentum",),
+    "adamw": ("betas", "eps"),
+    "muon": ("momentum", "betas", "eps", "adjust_lr_fn", "muon"),
+}
+"""What each takes in a parameter group, besides `lr` and `weight_decay`."""
+RULES: dict[Inner, str] = {
+    "nesterov": "SGD's with Nesterov momentum",
+    "adamw": "AdamW's",
+    "muon": "Muon's for matrices and AdamW's for the rest",
+}
+BETAS = (0.9, 0.999)
+"""torch.optim.AdamW's."""
+ADJUST: AdjustLr = "match_rms_adamw"
 
 
 def whole_steps(name: str, steps: float, least: int = 1) -> int:
@@ -16,27 +36,58 @@ def whole_steps(name: str, steps: float, least: int = 1) -> int:
     return int(steps)
 
 
-def check_options(group: dict[str, Any], adamw: bool) -> None:
+def options_of(
+    inner: Inner | None,
+    momentum: float,
+    betas: tuple[float, float] | None,
+    eps: float,
+    adjust_lr_fn: AdjustLr | None,
+) -> tuple[Inner, dict[str, Any]]:
+    """The local step that is meant, and what its parameter groups have beyond a learning rate and weight decay.
+
+    Raises ValueError for an unknown one, and for an option that it would ignore.
+    """
+    chosen: Inner = inner or ("nesterov" if betas is None else "adamw")
+    if chosen not in GROUP_OPTIONS:
+        raise ValueError(f"inner={inner!r} is no local step: take {', '.join(GROUP_OPTIONS)}")
+    for name, value in {"betas": betas, "adjust_lr_fn": adjust_lr_fn}.items():
+        if value is not None and name not in GROUP_OPTIONS[chosen]:
+            raise ValueError(f"{name}={value!r} has no meaning with inner={chosen!r}: leave one of the two out")
+    given = {
+        "momentum": momentum,
+        "betas": BETAS if betas is None else betas,
+        "eps": eps,
+        "adjust_lr_fn": ADJUST if adjust_lr_fn is None else adjust_lr_fn,
+        "muon": True,
+    }
+    return chosen, {name: given[name] for name in GROUP_OPTIONS[chosen]}
+
+
+def check_options(group: dict[str, Any], inner: Inner) -> None:
     """Raise ValueError for an option that torch's optimizers know in a parameter group, and that would be ignored here."""
     ignored = {
         "maximize": bool(group.get("maximize")),
         "amsgrad": bool(group.get("amsgrad")),
         "dampening": bool(group.get("dampening")),
         "nesterov": not group.get("nesterov", True),
-        "momentum": adamw and "momentum" in group,
-        "betas": not adamw and "betas" in group,
-        "eps": not adamw and "eps" in group,
+        **{name: name in group for name in ("ns_coefficients", "ns_steps", "use_muon")},
+        **{
+            name: name in group
+            for names in GROUP_OPTIONS.values()
+            for name in names
+            if name not in GROUP_OPTIONS[inner]
+        },
     }
     for name in (name for name, is_so in ignored.items() if is_so):
-        rule = "the local step is AdamW's" if adamw else "the local step is SGD's with Nesterov momentum"
         raise ValueError(
-            f"A parameter group sets {name}={group[name]!r}, which has no meaning here: {rule} (`betas` given to the "
-            "optimizer make it AdamW's, without them it is SGD's), and it descends"
+            f"A parameter group sets {name}={group[name]!r}, which has no meaning here: the local step is {RULES[inner]} "
+            "(`inner` says which; `betas` alone make it AdamW's), it takes in a group lr, weight_decay, "
+            f"{', '.join(GROUP_OPTIONS[inner])}, and it descends"
         )
 
 
 def check_hyperparameters(group: dict[str, Any]) -> None:
-    """Raise ValueError for what neither SGD nor AdamW can step with."""
+    """Raise ValueError for what no local step can step with."""
     lr, momentum, betas = group["lr"], group.get("momentum", 0.0), group.get("betas", (0.0, 0.0))
     if not torch.all(torch.as_tensor(lr) >= 0):
         raise ValueError(f"The learning rate must be at least 0, not {lr}")
@@ -46,6 +97,8 @@ def check_hyperparameters(group: dict[str, Any]) -> None:
         raise ValueError(f"Both betas must lie in [0, 1), not {betas}")
     if not group.get("eps", 0.0) >= 0:
         raise ValueError(f"eps must be at least 0, not {group['eps']}")
+    if group.get("adjust_lr_fn", ADJUST) not in get_args(AdjustLr):
+        raise ValueError(f"adjust_lr_fn is one of {', '.join(get_args(AdjustLr))}, not {group['adjust_lr_fn']!r}")
     if not group["weight_decay"] >= 0:
         raise ValueError(f"Weight decay must be at least 0, not {group['weight_decay']}")
 
@@ -58,5 +111,7 @@ class Common(TypedDict, total=False):
     weight_decay: float
     betas: tuple[float, float] | None
     eps: float
+    inner: Inner | None
+    adjust_lr_fn: AdjustLr | None
     placement: Placement | None
     communicator: Communicator | None

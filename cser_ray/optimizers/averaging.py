@@ -63,6 +63,8 @@ def _average_buffers_(optimizer: "FlatOptimizer", module: nn.Module) -> None:
                 "batchnorm" if isinstance(module.get_submodule(name.rpartition(".")[0]), _BatchNorm) else "evaluation"
             )
             buffer.copy_(_mean(buffer, optimizer.communicator, entry))
+    if optimizer.flat.sharding is not None:  # those who share a model have buffers of their own
+        optimizer.flat.sharding.average_([buffer for _, buffer in numbers])
 
 
 def _mean(buffer: Tensor, communicator: Communicator, entry: str) -> Tensor:

@@ -8,7 +8,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -17,13 +17,14 @@ from torch.nn import Parameter
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import Compressor, Selection, check_compressor
-from cser_ray.flat import FlatParameters
-from cser_ray.optimizers.arguments import check_hyperparameters, check_options
+from cser_ray.flat import FlatParameters, local
+from cser_ray.fsdp import ShardedParameters, sharding_of
+from cser_ray.optimizers.arguments import AdjustLr, Inner, check_hyperparameters, check_options, options_of
 from cser_ray.optimizers.averaging import averaged
 from cser_ray.optimizers.construction import then_built
 from cser_ray.optimizers.draws import DrawChecks
 from cser_ray.optimizers.guard import Guard
-from cser_ray.optimizers.local_step import AdamW, LocalStep, Nesterov
+from cser_ray.optimizers.local_steps import LOCAL_STEPS, LocalStep
 from cser_ray.optimizers.overlap import BackwardOverlap, release_hooks
 from cser_ray.optimizers.placement import Placement
 from cser_ray.optimizers.saving import checked_state, entry_of, load_entry, publish, with_entry
@@ -32,7 +33,7 @@ from cser_ray.optimizers.settings import settings_of
 
 
 class FlatOptimizer(torch.optim.Optimizer, ABC):
-    """SGD with Nesterov momentum, or AdamW, on flat parameters; subclasses say what is communicated.
+    """SGD with Nesterov momentum, AdamW or Muon on flat parameters; subclasses say what is communicated.
 
     Construction broadcasts worker 0's parameters. Replicas then differ by design: use no DDP wrapper around the model,
     and evaluate inside `averaged_parameters()`. Momentum and moments are local to each worker and never averaged.
@@ -40,15 +41,21 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
     Parameters that need no gradient are left alone, an unused one counts as a zero gradient.
 
     Args:
-        params: tensors, or parameter groups, as torch.optim.SGD takes them; groups may set `lr`, `momentum`,
-            `weight_decay`, `betas` and `eps` apart.
+        params: tensors, or parameter groups, as torch.optim.SGD takes them; groups may set `lr`, `weight_decay` and what
+            their local step takes of `momentum`, `betas`, `eps` and `adjust_lr_fn` apart.
         lr: the learning rate, >= 0. Where runs are stacked, a tensor `[runs, 1, 1]` gives each its own.
-        momentum: Nesterov's beta, in [0, 1); 0 is plain SGD. `betas` take its place.
-        weight_decay: >= 0; by default none. Added to the gradient in SGD, as torch.optim.SGD does; decoupled in AdamW.
-        betas: of the two moments, each in [0, 1): the local step is AdamW's. None, the default: it is SGD's.
-        eps: AdamW's, >= 0, added to the root of the second moment; unused without `betas`.
+        momentum: Nesterov's beta, in [0, 1), in SGD (0 is plain SGD) and in Muon; AdamW has `betas`.
+        weight_decay: >= 0; by default none. Added to the gradient in SGD, as torch.optim.SGD does; decoupled in the others.
+        betas: of AdamW's two moments, each in [0, 1); by default (0.9, 0.999) where AdamW is part of the local step.
+        eps: AdamW's, >= 0, added to the root of the second moment; unused in SGD.
+        inner: the local step: "nesterov" (SGD), "adamw", or "muon": Muon for parameters of two or more axes, and AdamW for
+            the rest and for all of a parameter group that says `"muon": False`. By default SGD, and AdamW where `betas` are
+            given.
+        adjust_lr_fn: Muon's factor of a matrix's learning rate, as in torch.optim.Muon: "original", "spectral_unclamped", or
+            "match_rms_adamw", the default here, with which one `lr` suits Muon and AdamW.
         placement: which workers live in this process and how they reach the others: see `Placement`. By default one,
-            and the others in the processes of torch's default group.
+            and the others in the processes of torch's default group; of a model that `fully_shard` has sharded inside a
+            host, in those that hold the same shards: see `cser_ray.fsdp`.
         communicator: short for `placement=Placement(communicator)`.
 
     Raises:
@@ -80,16 +87,18 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         *,
         betas: tuple[float, float] | None = None,
         eps: float = 1e-8,
+        inner: Inner | None = None,
+        adjust_lr_fn: AdjustLr | None = None,
         placement: Placement | None = None,
         communicator: Communicator | None = None,
     ):
-        own = {"momentum": momentum} if betas is None else {"betas": betas, "eps": eps}
+        chosen, own = options_of(inner, momentum, betas, eps, adjust_lr_fn)
         defaults = {"lr": lr, **own, "weight_decay": weight_decay}
         check_hyperparameters(defaults)
         params = list(params)
         for group in params:
             if isinstance(group, dict):
-                check_options(group, adamw=betas is not None)
+                check_options(group, chosen)
         self._built = False
         super().__init__(params, defaults)
         self._built = True
@@ -97,7 +106,14 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
             check_hyperparameters(group)
         if placement is not None and communicator is not None:
             raise ValueError("A placement has its own communicator: give Placement(communicator, ...) alone")
-        self.placement = placement or Placement(communicator or Communicator())
+        sharding = sharding_of(p for group in self.param_groups for p in group["params"])
+        if sharding is None:
+            self.placement = placement or Placement(communicator or Communicator())
+        else:
+            self.placement = placement or Placement(communicator or sharding.communicator())
+            sharding.check(self.placement)
+            if chosen == "muon":
+                raise ValueError('Muon makes its updates of whole matrices, and FSDP has cut them: take inner="adamw"')
         self.communicator, self.seeds = self.placement.communicator, self.placement.seeds
         self.t = 0
         """Steps taken."""
@@ -107,26 +123,31 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         release_hooks(p for group in groups for p in group)
         self.guard = Guard(self)
         """Keeps this optimizer, its model and the other workers together."""
-        self.flat = FlatParameters([p for group in groups for p in group], self.placement.rows if stacked else None)
-        ends = [0]
-        for trained in groups:
-            ends.append(ends[-1] + sum(p.numel() for p in trained) // self.flat.rows)
+        trained = [p for group in groups for p in group]
+        if sharding is None:
+            self.flat = FlatParameters(trained, self.placement.rows if stacked else None)
+        else:
+            self.flat = ShardedParameters(trained, sharding)
+        counts = [0, *accumulate(len(group) for group in groups)]
+        ends = [self.flat.offsets[count] for count in counts]
         ends[-1] = self.flat.width  # the padding belongs to the last group; it stays zero whatever that group does
         slices = [slice(a, b) for a, b in pairwise(ends)]
         self.draws = DrawChecks(self)
         """Compares the blocks that the workers are about to average."""
         self.x = self.placement.shaped(self.flat.data)
         """The parameters `[w, d]`, or `[runs, w, d]` when stacked."""
-        self.local: LocalStep = Nesterov(slices) if betas is None else AdamW(slices)
+        self.local: LocalStep = LOCAL_STEPS[chosen](slices, self.flat)
         """Turns gradients into updates; holds momentum or moments."""
         self.local.allocate(self.x, self.param_groups)
         self.overlap: BackwardOverlap | None = None
+        self._scaled = False
+        """Whether a GradScaler has been seen."""
         frozen: list[Parameter] = [] if stacked else self._frozen
-        rows_of_frozen = [p.data.reshape(1, -1) for p in frozen]  # a copy where p is not contiguous
+        rows_of_frozen = [local(p).data.reshape(1, -1) for p in frozen]  # a copy where p is not contiguous
         with torch.no_grad():
             self.communicator.broadcast_([self.x, *rows_of_frozen])
             for p, row in zip(frozen, rows_of_frozen, strict=True):
-                p.copy_(row.view_as(p))
+                local(p).data.copy_(row.view_as(local(p)))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -185,13 +206,31 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         """x -= p without a buffer for p; return p on the selection's coordinates `[..., w, k]`, if any."""
         return self.local.step_(x, g, self.param_groups, self.t, selection)
 
-    def overlap_backward(self, launch: Callable[[slice], None]) -> None:
-        """From now on, launch the synchronisation of step `self.t + 1` range by range during the backward pass."""
+    def overlap_backward(self, launch: Callable[[slice], None], updates: bool = True) -> None:
+        """From now on, launch the synchronisation of step `self.t + 1` range by range during the backward pass.
+
+        `updates`: whether updates are sent, and not gradients. Raises ValueError where none is known before all gradients.
+        """
         if self.flat.stacked:
             raise ValueError("Virtual workers have no communication that could be overlapped: leave `overlap` out")
-        self.overlap = BackwardOverlap(
-            self.flat, torch.no_grad()(launch), self.communicator.average_in_host_, self.guard.rates
-        )
+        if isinstance(self.flat, ShardedParameters):
+            raise ValueError(
+                "`overlap` sends a gradient when autograd has made it, and a sharded one is there only after FSDP's "
+                "reduce-scatter: leave `overlap` out. A reset still overlaps with the next steps by `reset_delay`"
+            )
+        if updates and not self.local.by_range:
+            raise ValueError(
+                f"{self.local.name} makes its updates of whole matrices, so that none can be sent before all gradients are "
+                'there: leave `overlap` out, or take inner="adamw"'
+            )
+
+        @torch.no_grad()
+        def launch_whole(part: slice) -> None:
+            self.local.allocate(self.x, self.param_groups)  # a scheduler may be the first to ask for momentum
+            launch(part)
+
+        average, guard = self.communicator.average_in_host_, self.guard
+        self.overlap = BackwardOverlap(self.flat, launch_whole, average, guard.rates, guard.weights)
 
     # ------------------------------------------------------------------------------------------------ torch's interface
 
@@ -209,16 +248,17 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
                 "not part of its flat vector. Build the optimizer after unfreezing, or freeze them again."
             )
         self.guard.check_model(everything=False)
-        g = self.placement.shaped(self.flat.collect_gradients())
         if self.overlap is None:
-            unscale_(self, g, self.communicator)
+            g = self.placement.shaped(self.flat.collect_gradients())
+            self._scaled |= unscale_(self, g, self.communicator)
             self.communicator.average_in_host_(g)
         else:
             if getattr(self, "found_inf", None) is not None:
                 raise RuntimeError(
                     "A GradScaler unscales after the backward pass, when an overlapped one has already sent"
                 )
-            self.overlap.finish(self.guard.rates())
+            self.overlap.finish()
+            g = self.placement.shaped(self.flat.grad)
         self.local.allocate(self.x, self.param_groups)
         self.t += 1
         self.guard.compare(g)
@@ -236,14 +276,13 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
 
         With `set_to_none`, autograd makes tensors of its own and the step gathers them in one go. On a GPU this saves a
         small kernel a tensor (6 % of a step of ResNet-50 at batch 32 on an H200, where kernels follow each other closely),
-        for 4 bytes a parameter more at the end of the backward pass. torch's default is True, where it saves memory.
+        for 4 bytes a parameter more at the end of the backward pass. torch's default is True, where it saves memory. Once
+        a GradScaler has been seen, the smallest gradient is kept as zero: the scaler refuses a worker that has none.
         """
-        if self.overlap is not None and self.overlap.begun:
-            raise RuntimeError(
-                "The synchronisation of this step has begun on all workers, so it has to be taken: call step()"
-            )
+        if self.overlap is not None:
+            self.overlap.refuse_begun()
         if set_to_none:
-            self.flat.release_gradients()
+            self.flat.release_gradients(but_one=self._scaled)  # GradScaler.update() fails where it finds no gradient
         else:
             self.flat.zero_gradients()
 
@@ -278,6 +317,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         before or after, but both after the optimizer was built; the next step makes sure that they belong together. What
         torch.distributed.checkpoint.state_dict makes of it, with names in place of numbers, is taken as well.
         """
+        if self.overlap is not None:
+            self.overlap.refuse_begun()
         saved, state_dict = checked_state(state_dict, self.state_kind(), str(self.x.dtype))
         self.load_extra_state(saved)  # first: it may refuse
         super().load_state_dict(state_dict)
@@ -292,7 +333,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
 
     def state_kind(self) -> str:
         """What saved a `state_dict`; only the same kind can load it."""
-        return type(self).__name__ + (" with AdamW" if isinstance(self.local, AdamW) else "")
+        return type(self).__name__ + (f" with {self.local.name}" if self.local.name else "")
 
     def extra_state(self) -> dict[str, Any]:
         """State beyond buffers, for `state_dict`."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.digest import digest
+from cser_ray.fsdp import shard_of
 from cser_ray.optimizers.peers import Peers
 from cser_ray.optimizers.watch import ModelWatch
 from cser_ray.optimizers.wrapped import refuse_ddp
@@ -18,7 +19,7 @@ from cser_ray.optimizers.wrapped import refuse_ddp
 if TYPE_CHECKING:
     from cser_ray.optimizers.base import FlatOptimizer
 
-OPTIONS = ("lr", "momentum", "betas", "eps", "weight_decay")
+OPTIONS = ("lr", "momentum", "betas", "eps", "weight_decay", "adjust_lr_fn", "muon")
 """What a parameter group steps with."""
 
 
@@ -34,7 +35,9 @@ class Guard:
         communicator.check_reach()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.peers = Peers(communicator)
-        kinds = [(tuple(p.shape), str(p.dtype), "trained" if p.requires_grad else "frozen") for p in parameters]
+        kinds = [
+            (tuple(p.shape), str(p.dtype), "trained" if p.requires_grad else "frozen", *shard_of(p)) for p in parameters
+        ]
         class_name = type(optimizer).__name__
         self.peers.check(
             "the construction of an optimizer", {"the optimizer's class": class_name, "the parameters": kinds}
@@ -48,6 +51,8 @@ class Guard:
         self._idle: set[int] = set()
         """The parameters that have had no gradient so far."""
         self._watch: ModelWatch | None = None
+        self._own_writes = 0
+        """How many of the writes that torch has counted were ours."""
 
     def built(self) -> None:
         """The optimizer is whole: from now on its parameters are watched. Raises RuntimeError where settings differ."""
@@ -127,9 +132,16 @@ class Guard:
         self.peers.check(place, {"the steps taken": self.optimizer.t, **self.rates()})
 
     def written(self) -> None:
-        """x has been written to, by us. Autograd does not see it: a stale graph would give wrong gradients, silently."""
-        torch.autograd.graph.increment_version(self.optimizer.flat.parameters)
+        """x has been written to, by us."""
+        self.optimizer.flat.written()
+        self._own_writes += len(self.optimizer.flat.parameters)
         self.note()
+
+    def weights(self) -> Any:
+        """What differs, with another call's, where somebody else has changed the parameters in between."""
+        assert self._watch is not None, "virtual workers do not overlap"
+        writes, values = self._watch.traces()
+        return writes - self._own_writes, values
 
     def note(self) -> None:
         """What the parameters are now is what we left."""
@@ -149,7 +161,8 @@ class Guard:
     def _notice_idle(self, g: Tensor) -> None:
         """Warn of parameters that learn nothing in steps 1, 2, 4 and 8: their layer may have been replaced since."""
         flat, t = self.optimizer.flat, self.optimizer.t
-        moving = torch.stack([view.any() for view in flat.views(g.view(flat.rows, flat.width))]).tolist()
+        moves = torch.stack([view.any() for view in flat.views(g.view(flat.rows, flat.width))])
+        moving = flat.any_in_worker(moves.float()).tolist()
         idle = {number for number, moves in enumerate(moving) if not moves}
         self._idle = idle if t == 1 else self._idle & idle
         if t == 8 and self._idle and len(self._idle) < len(moving):
@@ -162,13 +175,17 @@ class Guard:
             )
 
     def _adopt(self) -> None:
-        """The parameters were written to. If they were replaced, it was on all workers alike, else this is refused."""
+        """The parameters were written to. If they were replaced, it was on all workers alike, else this is refused.
+
+        Where every value is another, only the other workers can tell whether it was a model that all of them loaded.
+        """
         assert self._watch is not None
         optimizer = self.optimizer
         common = self._watch.replaced()
         if common:
             models = self.peers.exchange(f"a changed model after step {optimizer.t}", digest(optimizer.x))
-            if len(set(models)) > 1:
+            common = len(set(models)) == 1
+            if not common and self._watch.far():
                 raise RuntimeError(
                     "The parameters were changed between two steps, not alike on all workers, and this method keeps their "
                     "common model, or resets under way, beside them. Give every worker the same values, or change them "

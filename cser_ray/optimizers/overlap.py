@@ -34,7 +34,7 @@ class BackwardOverlap:
     """Calls `launch(range)` for each of the ranges once the gradients of all its parameters are there.
 
     `average`: applied to a range's gradients `[1, k]` in place before its launch, for workers of several processes.
-    `rates`: what the launched updates are made with, and must still be when the step is taken.
+    `rates`, `weights`: what the launched updates are made with, and must still be when the step is taken.
     Needs exactly one backward pass a step; earlier ones, which only add to the gradients, belong inside `paused()`.
     """
 
@@ -44,8 +44,9 @@ class BackwardOverlap:
         launch: Callable[[slice], None],
         average: Callable[[Tensor], None],
         rates: Callable[[], Any],
+        weights: Callable[[], Any],
     ):
-        self.flat, self.launch, self.average, self.rates = flat, launch, average, rates
+        self.flat, self.launch, self.average, self.rates, self.weights = flat, launch, average, rates, weights
         edges = [round(edge * flat.width) for edge in EDGES]
         self.ranges = [slice(a, b) for a, b in pairwise(edges)]
         spans = list(pairwise(flat.offsets))
@@ -64,6 +65,7 @@ class BackwardOverlap:
         """Before the next backward pass: nothing is ready, nothing launched."""
         self._version = -1
         self._rates: Any = None
+        self._weights: Any = None
         self._missing = [sum(k in ranges for ranges in self._ranges_of) for k in range(len(self.ranges))]
         self._next = len(self.ranges) - 1
 
@@ -81,24 +83,43 @@ class BackwardOverlap:
         finally:
             self._paused = False
 
-    def finish(self, rates: Any) -> None:
+    def refuse_begun(self) -> None:
+        """Raise RuntimeError where other workers are in this step's collectives already, so that it cannot be left out."""
+        if self.begun:
+            raise RuntimeError(
+                "The synchronisation of this step has begun on all workers, so it has to be taken: call step(); where that "
+                "is refused, build a new optimizer"
+            )
+
+    def finish(self) -> None:
         """Launch what is left: ranges of parameters that took no part in the backward pass.
 
-        Raises RuntimeError where the gradients or the `rates` are others than those that were sent with.
+        Raises RuntimeError where the gradients, the rates or the weights are others than those that were sent with.
         """
-        if self.begun and self.flat.grad._version != self._version:
+        if self.begun:
+            self._check_sent()
+        while self._next >= 0:
+            self._launch_next()
+
+    def _check_sent(self) -> None:
+        # brings in gradients that were replaced, which counts as a change; those not sent yet may still be none
+        self.flat.collect({number for k in range(self._next + 1, len(self.ranges)) for number in self._members[k]})
+        if self.flat.grad._version != self._version:
             refuse_ddp(self.flat.parameters)
             raise RuntimeError(
                 "The gradients were changed after the backward pass (clipping?), when they had already been sent. Build the "
                 "optimizer without overlap to change them"
             )
-        if self.begun and rates != self._rates:
+        if self.rates() != self._rates:
             raise RuntimeError(
                 "The learning rate or another option was changed after the backward pass, when its updates had already been "
                 "sent. Call scheduler.step() after optimizer.step(), or build the optimizer without overlap"
             )
-        while self._next >= 0:
-            self._launch_next()
+        if self.weights() != self._weights:
+            raise RuntimeError(
+                "The weights were changed after the backward pass, when their updates had already been sent. Change them "
+                "after optimizer.step(), or build the optimizer without overlap"
+            )
 
     def _ready(self, number: int, p: Tensor) -> None:
         if self._paused:
@@ -117,7 +138,7 @@ class BackwardOverlap:
 
     def _launch_next(self) -> None:
         if not self.begun:
-            self._rates = self.rates()
+            self._rates, self._weights = self.rates(), self.weights()
         part = self.ranges[self._next]
         self.flat.collect(self._members[self._next])
         self._next -= 1

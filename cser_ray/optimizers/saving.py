@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from cser_ray.digest import digest
-from cser_ray.flat import FlatParameters
+from cser_ray.flat import FlatParameters, local
+from cser_ray.fsdp import own_part
 
 if TYPE_CHECKING:
     from cser_ray.optimizers.base import FlatOptimizer
@@ -17,7 +18,7 @@ ENTRY = "cser_ray"
 def publish(buffers: Mapping[str, Tensor], flat: FlatParameters, state: MutableMapping[Any, Any]) -> None:
     """Show buffers `[..., d]` by parameter, as views, where torch looks for them."""
     for name, buffer in buffers.items():
-        views = flat.views(buffer.view(flat.rows, flat.width))
+        views = flat.shown(buffer.view(flat.rows, flat.width))
         for p, view in zip(flat.parameters, views, strict=True):
             state[p][name] = view
 
@@ -28,7 +29,7 @@ def take_back(buffers: Mapping[str, Tensor], flat: FlatParameters, state: Mutabl
         views = flat.views(buffer.view(flat.rows, flat.width))
         for p, view in zip(flat.parameters, views, strict=True):
             if name in state[p]:  # momentum may have been asked for only after the last step before the save
-                view.copy_(state[p][name])
+                view.copy_(local(state[p][name]))
     publish(buffers, flat, state)
 
 
@@ -64,7 +65,7 @@ def checked_state(state_dict: Mapping[str, Any], kind: str, dtype: str) -> tuple
             f"This state_dict belongs to a model of {there}, and this one is of {dtype}: build the optimizer on a model of "
             f"{there}, or start from the converted model with a new optimizer"
         )
-    return saved, rest
+    return own_part(saved), rest
 
 
 def entry_of(optimizer: "FlatOptimizer") -> dict[str, Any]:
@@ -73,7 +74,7 @@ def entry_of(optimizer: "FlatOptimizer") -> dict[str, Any]:
     guard.settle()
     publish(optimizer.buffers(), optimizer.flat, optimizer.state)
     x = optimizer.x if guard.averaged_over is None else guard.averaged_over
-    return {
+    own = {
         "method": optimizer.state_kind(),
         "t": optimizer.t,
         "model": {"type": str(x.dtype), "digest": digest(x)},
@@ -81,16 +82,17 @@ def entry_of(optimizer: "FlatOptimizer") -> dict[str, Any]:
         "common": {name: buffer.clone() for name, buffer in optimizer.common_buffers().items()},
         **optimizer.extra_state(),
     }
+    return own if optimizer.flat.sharding is None else optimizer.flat.sharding.spread(own)
 
 
 def load_entry(optimizer: "FlatOptimizer", saved: Mapping[str, Any]) -> None:
     """Take back what `entry_of` gave, after torch has loaded the rest."""
     optimizer.local.forget()
-    optimizer.local.allocate(optimizer.x, optimizer.param_groups)
+    by_name = {name for saved_of in optimizer.state.values() for name in saved_of}
+    optimizer.local.allocate(optimizer.x, optimizer.param_groups, by_name)
     take_back(optimizer.buffers(), optimizer.flat, optimizer.state)
     for name, buffer in optimizer.common_buffers().items():
         buffer.copy_(saved["common"][name])
     optimizer.t = saved["t"]
     optimizer.guard.loaded(saved["model"]["digest"] if "model" in saved else None)  # not in files of earlier versions
     optimizer.draws.begin_anew()
-    optimizer.flat.attach_gradients()

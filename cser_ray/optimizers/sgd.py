@@ -12,7 +12,7 @@ from cser_ray.optimizers.base import FlatOptimizer
 
 
 class SGD(FlatOptimizer):
-    """Synchronous Nesterov SGD (with `betas`: AdamW): the gradients are averaged densely every step (R_C = 1).
+    """Synchronous Nesterov SGD (or AdamW, or Muon, by `inner`): the gradients are averaged densely every step (R_C = 1).
 
     Args:
         params, lr, momentum, weight_decay: as in torch.optim.SGD; these and further ones by name: see `FlatOptimizer`.
@@ -22,7 +22,8 @@ class SGD(FlatOptimizer):
     Raises:
         ValueError: besides what `FlatOptimizer` raises, for `overlap` with virtual workers.
 
-    Source: torch.optim.SGD with `nesterov=True`, and torch.optim.AdamW, whose steps it takes on the mean gradient.
+    Source: torch.optim.SGD with `nesterov=True`, torch.optim.AdamW and torch.optim.Muon, whose steps it takes on the mean
+    gradient.
 
     >>> model = torch.nn.Linear(4, 2)
     >>> optimizer = SGD(model.parameters(), 0.1, 0.9, 5e-4)
@@ -44,7 +45,7 @@ class SGD(FlatOptimizer):
         self.payload = payload
         self._launched: list[tuple[slice, Pending]] = []
         if overlap:
-            self.overlap_backward(self._launch)
+            self.overlap_backward(self._launch, updates=False)
 
     @property
     def value_bytes(self) -> int:

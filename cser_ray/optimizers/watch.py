@@ -6,7 +6,7 @@ from operator import attrgetter
 import torch
 from torch import Tensor
 
-from cser_ray.flat import FlatParameters
+from cser_ray.flat import FlatParameters, local
 
 SAMPLES = 32
 """Values of each parameter that are compared where a write through `.data`, which torch does not count, would do harm."""
@@ -14,15 +14,21 @@ NEIGHBOURS = 8
 AT_ONCE = 20
 """So many parameters are looked at in a step."""
 _VERSION = attrgetter("_version")
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 REPLACED = 0.95
-"""Where so many of them are others, the parameter has been replaced: clipped weights, say, are changed in part."""
+"""Where so many of them are others, the parameter may have been replaced: clipped weights, say, are changed in part."""
+FAR = 0.5
+"""What has moved by more than this part of its norm is another parameter, and not one that was scaled or moved a little."""
+SETTLED, EVERY = 16, 4
+"""On a GPU a sample is taken in so many steps, and then in one of so many as long as nothing was changed."""
 
 
 class ModelWatch:
     """Looks at the parameters of a flat vector from the end of one step to the next.
 
     torch counts what is done to a tensor in place, but not through its `.data`. A sample of the values shows that, and
-    how much of the model is another; it is taken only where `sampled`, because it needs a small kernel a step.
+    how much of the model is another; it is taken only where `sampled`, because it needs a small kernel a step, and on a GPU
+    not in every step of a loop that has changed nothing in its first ones.
     """
 
     def __init__(self, flat: FlatParameters):
@@ -38,6 +44,8 @@ class ModelWatch:
         places = [_sampled(a, b, self._at_once) for a, b in pairwise(flat.offsets)]
         self._sizes = [len(part) for part in places]
         self._places = torch.cat(places).to(flat.data.device)
+        self._sparing = flat.data.device.type == "cuda"
+        self._notes, self._age, self._touched = 0, 0, False
         self.note(sampled=False)
 
     def note(self, sampled: bool) -> None:
@@ -45,7 +53,11 @@ class ModelWatch:
         self._sampled = sampled
         if sampled:
             self._versions = self._counted()
-        self._sample = self._taken() if sampled else None
+        self._notes += 1
+        if sampled and self._sparing and self._notes > SETTLED and self._notes % EVERY and not self._touched:
+            self._age += 1
+            return
+        self._age, self._sample = 0, self._taken() if sampled else None
 
     def look(self, at_all: bool = True) -> None:
         """Raise RuntimeError for a parameter that is no longer part of the flat vector, or has been frozen.
@@ -55,7 +67,7 @@ class ModelWatch:
         self._turn = (self._turn + 1) % len(self._turns)
         for turn in self._turns if at_all else (self._turns[self._turn],):
             for p, address in turn:
-                if p.data_ptr() != address:
+                if local(p).data_ptr() != address:
                     raise RuntimeError(moved(p))
                 if not p.requires_grad:
                     raise RuntimeError(
@@ -69,13 +81,19 @@ class ModelWatch:
             return False
         written = self._counted() != self._versions
         sample = self._sample
-        if written or sample is None or sample.device.type != "cpu":
-            return written
-        return not torch.equal(self._taken(), sample)
+        if not written and sample is not None and sample.device.type == "cpu":
+            written = not torch.equal(self._taken(), sample)
+        self._touched |= written
+        return written
+
+    def traces(self) -> tuple[int, bytes | None]:
+        """How often torch has seen a write; and, except on a GPU, which would have to be waited for, the sampled values."""
+        on_cpu = self.flat.data.device.type == "cpu"
+        return self._counted(), self._taken().numpy().tobytes() if on_cpu else None
 
     def _taken(self) -> Tensor:
-        """The sampled values as they are now, in rows of neighbours."""
-        values = self.flat.data.view(-1)
+        """The sampled values as they are now, as bits (a NaN differs from itself), in rows of neighbours."""
+        values = self.flat.data.view(-1).view(_BITS[self.flat.data.element_size()])
         whole = values.numel() // self._at_once * self._at_once
         return values[:whole].view(-1, self._at_once).index_select(0, self._places)
 
@@ -84,13 +102,30 @@ class ModelWatch:
         return sum(map(_VERSION, self.flat.parameters))
 
     def replaced(self) -> bool:
-        """Whether all of the model, or of one parameter that is not tiny, seems to be another; False where not sampled."""
+        """Whether all of the model, or of one parameter that is not tiny, may be another; False where not sampled.
+
+        A sample that is some steps old cannot tell.
+        """
+        if self._sample is None or self._age:
+            return self._sample is not None
+        return max(self._by_parameter(self._taken() != self._sample)) > REPLACED
+
+    def far(self) -> bool:
+        """Whether the model, or a parameter that is not tiny, has moved so much since the sample that it is another."""
         if self._sample is None:
             return False
-        others = (self._taken() != self._sample).double().mean(1).cpu()
+        now, then = (bits.view(self.flat.data.dtype).double() for bits in (self._taken(), self._sample))
+        moved, norm = self._by_parameter((now - then).square()), self._by_parameter(then.square())
+        return any(a > FAR**2 * b for a, b in zip(moved, norm, strict=True))
+
+    def _by_parameter(self, values: Tensor) -> list[float]:
+        """Means of something over the sampled places: of all of them, then of each parameter that is not tiny."""
+        rows = values.double().mean(1).cpu()
         enough = SAMPLES // self._at_once
-        whole = [float(part.mean()) for part in torch.split(others, self._sizes) if len(part) == enough]
-        return max([float(others.mean()), *whole]) > REPLACED
+        return [
+            float(rows.mean()),
+            *(float(part.mean()) for part in torch.split(rows, self._sizes) if len(part) == enough),
+        ]
 
 
 def _sampled(start: int, end: int, row: int) -> Tensor:

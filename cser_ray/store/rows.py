@@ -115,7 +115,7 @@ class RunRow(SettingColumns):
     )
     host_bytes: int | None = opt("bytes", "sent by one process to others of its own worker, inside a host")
     dense_bytes: int | None = opt("bytes", "what dense fp32 ring all-reduce every step would have sent per worker")
-    realised_ratio: float | None = opt("×", "R_C by the ledger, over whole reset intervals")
+    realised_ratio: float | None = opt("×", "R_C by the ledger, over whole reset intervals; in float64 half")
     realised_ratio_bf16: float | None = opt("×", "the same against dense bf16: half of it")
     rounds: float | None = opt("1/step", "collectives a step")
     syncs_per_block: float | None = opt("1", "how often the average block was synchronised in the run")

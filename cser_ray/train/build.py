@@ -38,6 +38,10 @@ def own_arguments(config: RunConfig) -> dict[str, Any]:
             given[name] = compressor(ratio, config.block_order)
         else:
             given[name] = value
+    if config.reset_delay:
+        if "reset_delay" not in method.reads:
+            raise ValueError(f"reset_delay = {config.reset_delay} would be ignored by {config.method}: leave it out")
+        given["reset_delay"] = config.reset_delay
     if method.inner == "adamw":
         given["betas"] = (config.momentum, config.beta2)
     return given

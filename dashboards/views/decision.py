@@ -87,8 +87,16 @@ def _facts(cell: Cell) -> list[tuple[str, str]]:
 
 
 def structure_text(cell: Cell) -> str:
-    """H, RC1 and RC2 of a cell; empty for a method without a structure."""
-    knobs = (("H", cell.reset_interval), ("RC1", cell.reset_ratio), ("RC2", cell.gradient_ratio))
+    """H, RC1, RC2 and further knobs of a cell; empty for a method without a structure."""
+    knobs = (
+        ("H", cell.reset_interval),
+        ("RC1", cell.reset_ratio),
+        ("RC2", cell.gradient_ratio),
+        ("γ", cell.residual_in_model),
+        ("outer rate", cell.outer_lr),
+        ("outer momentum", cell.outer_momentum),
+        ("delay", cell.reset_delay or None),
+    )
     return ", ".join(f"{name} {number(value).replace('inf', '∞')}" for name, value in knobs if value is not None)
 
 

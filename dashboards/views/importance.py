@@ -9,11 +9,15 @@ from tuning.compare.selection import RUNG, SELECT
 if TYPE_CHECKING:
     import pandas as pd
 
-KNOBS = {
+TITLES_OF_KNOBS = {
     "method": "method",
     "reset_interval": "H",
     "reset_ratio": "RC1",
     "gradient_ratio": "RC2",
+    "residual_in_model": "residual in the model",
+    "outer_lr": "outer rate",
+    "outer_momentum": "outer momentum",
+    "reset_delay": "delay",
     "lr": "learning rate",
     "repeat": "repeat (chance)",
 }
@@ -34,7 +38,7 @@ def importance(runs: "pd.DataFrame", select: str) -> list[dict[str, Any]]:
     found = []
     for ratio, at in rows.groupby("ratio"):
         ranks = at["score"].rank(method="average", na_option="bottom")
-        for knob, title in KNOBS.items():
+        for knob, title in TITLES_OF_KNOBS.items():
             share = epsilon_squared(ranks, at[knob])
             if share is not None:
                 found.append({"ratio": ratio, "knob": title, "share": drawn(share), "n": len(at)})

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cser_ray.knobs import KNOBS
 from cser_ray.methods import METHODS, has_ratio
 from cser_ray.structure import number
 from dashboards.views.values import column, drawn
@@ -17,11 +18,15 @@ AXES = {
     "reset_ratio": "RC1",
     "gradient_ratio": "RC2",
     "share": "share",
+    "residual_in_model": "γ",
+    "outer_lr": "outer lr",
+    "outer_momentum": "outer momentum",
+    "reset_delay": "delay",
     "lr": "lr",
     "val_acc": "val. accuracy",
 }
-"""Columns of the parallel axes and their titles, in order."""
-LINEAR = ("share", "val_acc")
+"""Columns of the parallel axes and their titles, in order; those of `KNOBS` where they differ."""
+LINEAR = ("share", "val_acc", *KNOBS)
 """Axes that are not logarithmic."""
 TICKS = 7
 """Ticks of an axis at most."""
@@ -66,14 +71,15 @@ def frame(rows: Sequence[ConfigurationRow]) -> "pd.DataFrame":
 
 def _axes(table: "pd.DataFrame") -> dict[str, Any]:
     axes, places = [], {}
-    for name, title in AXES.items():
+    titles = {name: title for name, title in AXES.items() if name not in KNOBS or table[name].nunique() > 1}
+    for name, title in titles.items():
         scale = _scale(table[name], linear=name in LINEAR)
         places[name] = column(scale)
         axes.append({"name": name, "title": title, "ticks": _ticks(table[name], scale)})
     lines = [
         {
             "method": row.method,
-            "places": [places[name][k] for name in AXES],
+            "places": [places[name][k] for name in titles],
             "text": _text(row),
             "val_acc": drawn(row.val_acc),
             "chosen": bool(row.chosen),

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+import cser_ray.optimizers
 from cser_ray.compressors import GRBS, Identity, TopK, Zero
 from cser_ray.optimizers import CSEA, CSER, SGD, FlatOptimizer, LocalSGD, NoSync
-from cser_ray.optimizers.local_step import AdamW
+from cser_ray.optimizers.local_steps import AdamW
 from tests.contract.laws import lemma_1
 from tests.contract.test_optimizers import CASES
 from tests.stacked import LR, OPTIMIZERS, STEPS, D, build, distance, logistic, models, start, trajectory
@@ -72,6 +73,13 @@ def test_every_method_goes_around_it(name: str) -> None:
     if name == "diloco":
         arguments |= {"outer_lr": 1.0, "outer_momentum": 0.0}
     assert close(trajectory(method(OPTIMIZERS[name], 1, **arguments), logistic(1)), torchs(1))
+
+
+def test_no_class_is_left_out() -> None:
+    """Every optimizer that the package exports is one of these, as docs/methods.md says of `betas`."""
+    exported = [getattr(cser_ray.optimizers, name) for name in cser_ray.optimizers.__all__]
+    kinds = {each for each in exported if issubclass(each, FlatOptimizer) and each is not FlatOptimizer}
+    assert kinds == set(OPTIMIZERS.values())
 
 
 def test_averaging_every_update_is_not_synchronous_adamw() -> None:

@@ -44,6 +44,10 @@ STRUCTURED = {
     "cser-adamw": 8.0,
 }
 """Method -> the overall ratio at which it is recorded."""
+COMPRESSORS_THEN = (
+    *("grbs random", "grbs permuted", "grbs cyclic", "random-k", "top-k", "block-sign", "qsgd", "identity", "zero"),
+)
+"""Those that there were when the trajectories were recorded."""
 
 
 def environment() -> str:
@@ -58,7 +62,8 @@ def cases() -> Iterator[tuple[str, FlatOptimizer]]:
         for order in ORDERS:
             config = config_at(method, ratio, lr=lr, block_order=order, weight_decay=0.01)
             yield f"{method} {order}", made(config, (5, 6))
-    for name, compressor in COMPRESSOR_EXAMPLES.items():
+    for name in COMPRESSORS_THEN:
+        compressor = COMPRESSOR_EXAMPLES[name]
         both = {"reset_compressor": compressor, "gradient_compressor": COMPRESSOR_EXAMPLES["top-k"]}
         yield f"cser I {name}", build("cser", N, reset_interval=3, implementation="I", **both)
         yield f"ef-sgd {name}", build("ef-sgd", N, gradient_compressor=compressor, momentum=0.9)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -14,13 +13,17 @@ from cser_ray import CSER
 from tests.integrations.wire import counted
 from tests.integrations.workers import (
     ARGUMENTS,
-    DEATH,
     Outcome,
+    Whole,
     as_torchrun,
+    average,
     check_continued,
     check_sent,
     die,
+    kill,
+    model_at,
     network,
+    uninterrupted,
 )
 from tests.processes import run_processes
 
@@ -77,26 +80,10 @@ def run(folder: Path, resume: bool = False, dies_in: int | None = None) -> Calla
     return work
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """A run that nobody interrupts, and its folder."""
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, run_processes(2, run(folder), 60)
+whole = uninterrupted(run)
 
 
-def model_at(x: Tensor) -> Any:
-    """The model with these parameters."""
-    model = network(0).eval()
-    CSER(model.parameters(), **ARGUMENTS).x.copy_(x)
-    return model
-
-
-def average(parts: list[dict[str, Any]]) -> Tensor:
-    """Of both workers' parameters at the end."""
-    return parts[0]["end"].x / 2 + parts[1]["end"].x / 2
-
-
-def test_nothing_but_the_optimizer_sends(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_nothing_but_the_optimizer_sends(whole: Whole) -> None:
     """Every all-reduce is in the ledger, so no DDP averages gradients, once a step and not once a batch."""
     for part in whole[1]:
         ledger = part["end"].ledger
@@ -118,22 +105,21 @@ def test_plain_accelerate_would_send_more(tmp_path: Path) -> None:
     assert all(sum(sizes["c10d::allreduce_"]) > 100 for sizes in run_processes(2, work, 60))
 
 
-def test_a_killed_run_goes_on_bit_for_bit(whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(whole: Whole, tmp_path: Path) -> None:
     """Killed before the third epoch is saved by one worker, it resumes with every worker's model, momentum and bytes."""
-    with pytest.raises(RuntimeError, match=DEATH):
-        run_processes(2, run(tmp_path, dies_in=2), 60)
+    kill(run, tmp_path, dies_in=2)
     resumed = run_processes(2, run(tmp_path, resume=True), 60)
     check_continued(*([part["end"] for part in parts] for parts in (whole[1], resumed)))
     assert [part["losses"][2:] for part in whole[1]] == [part["losses"] for part in resumed]
     assert resumed[0]["rate"] == whole[1][0]["rate"]
 
 
-def test_evaluation_and_the_saved_model_are_the_average(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_evaluation_and_the_saved_model_are_the_average(whole: Whole) -> None:
     """In `averaged_parameters()`, and in what `save_model` writes."""
     from safetensors.torch import load_file
 
     folder, parts = whole
-    mean = model_at(average(parts))
+    mean = model_at(average([part["end"] for part in parts]))
     with torch.no_grad():
         loss = cross_entropy(mean(DATA.tensors[0]), DATA.tensors[1]).item()
     assert parts[0]["losses"][-1] == parts[1]["losses"][-1] == pytest.approx(loss, rel=1e-6)

@@ -13,7 +13,20 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cser_ray import CSER
 from tests.integrations.wire import counted
-from tests.integrations.workers import ARGUMENTS, DEATH, Outcome, as_torchrun, check_continued, check_sent, die, network
+from tests.integrations.workers import (
+    ARGUMENTS,
+    Outcome,
+    Whole,
+    as_torchrun,
+    average,
+    check_continued,
+    check_sent,
+    die,
+    kill,
+    model_at,
+    network,
+    uninterrupted,
+)
 from tests.processes import run_processes
 
 with warnings.catch_warnings():
@@ -92,26 +105,10 @@ def run(folder: Path, resume: bool = False, dies_in: int | None = None) -> Calla
     return work
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """A run that nobody interrupts, and its folder."""
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, run_processes(2, run(folder), 60)
+whole = uninterrupted(run)
 
 
-def model_at(x: Tensor) -> Any:
-    """The model with these parameters."""
-    model = network(0).eval()
-    CSER(model.parameters(), **ARGUMENTS).x.copy_(x)
-    return model
-
-
-def average(parts: list[dict[str, Any]]) -> Tensor:
-    """Of both workers' parameters at the end."""
-    return parts[0]["end"].x / 2 + parts[1]["end"].x / 2
-
-
-def test_nothing_but_the_optimizer_sends(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_nothing_but_the_optimizer_sends(whole: Whole) -> None:
     """Every all-reduce is in the ledger, so no DDP averages gradients, and the workers' models differ."""
     for part in whole[1]:
         ledger = part["end"].ledger
@@ -119,10 +116,9 @@ def test_nothing_but_the_optimizer_sends(whole: tuple[Path, list[dict[str, Any]]
         check_sent(part["sizes"], ledger)
 
 
-def test_a_killed_run_goes_on_bit_for_bit(whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(whole: Whole, tmp_path: Path) -> None:
     """Killed after the third epoch, it resumes with every worker's model, momentum, generators and bytes."""
-    with pytest.raises(RuntimeError, match=DEATH):
-        run_processes(2, run(tmp_path, dies_in=2), 60)
+    kill(run, tmp_path, dies_in=2)
     resumed = run_processes(2, run(tmp_path, resume=True), 60)
     check_continued(*([part["end"] for part in parts] for parts in (whole[1], resumed)))
     for part, other in zip(whole[1], resumed, strict=True):
@@ -130,10 +126,10 @@ def test_a_killed_run_goes_on_bit_for_bit(whole: tuple[Path, list[dict[str, Any]
         assert 0 < len(other["losses"]) < EPOCHS
 
 
-def test_validation_and_the_saved_module_are_the_average(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_validation_and_the_saved_module_are_the_average(whole: Whole) -> None:
     """The last validation's loss, the checkpoint's state_dict, and the module after `fit` on every rank."""
     folder, parts = whole
-    mean = model_at(average(parts))
+    mean = model_at(average([part["end"] for part in parts]))
     with torch.no_grad():
         loss = cross_entropy(mean(DATA.tensors[0]), DATA.tensors[1]).item()
     assert parts[0]["losses"][-1] == parts[1]["losses"][-1] == pytest.approx(loss, rel=1e-6)
@@ -145,7 +141,7 @@ def test_validation_and_the_saved_module_are_the_average(whole: tuple[Path, list
         assert all(torch.equal(value, part["model"][key]) for key, value in expected.items())
 
 
-def test_workers_files_go_with_their_checkpoint(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_workers_files_go_with_their_checkpoint(whole: Whole) -> None:
     """Of the last two epochs there is a file and a folder, and a folder holds one step."""
     names = sorted(path.name for path in whole[0].glob("*epoch*"))
     assert names == ["epoch=2.ckpt", "epoch=2.ckpt.workers", "epoch=3.ckpt", "epoch=3.ckpt.workers"]

@@ -13,7 +13,18 @@ from torch import Tensor
 
 from cser_ray import CSER
 from tests.integrations.wire import counted
-from tests.integrations.workers import ARGUMENTS, DEATH, Outcome, as_torchrun, check_continued, check_sent, die
+from tests.integrations.workers import (
+    ARGUMENTS,
+    Outcome,
+    Whole,
+    as_torchrun,
+    average,
+    check_continued,
+    check_sent,
+    die,
+    kill,
+    uninterrupted,
+)
 from tests.processes import run_processes
 
 transformers = pytest.importorskip("transformers")
@@ -105,14 +116,10 @@ def run(folder: Path, resume: bool = False, dies_at: int | None = None) -> Calla
     return work
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """A run that nobody interrupts, and its folder."""
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, run_processes(2, run(folder), 120)
+whole = uninterrupted(run)
 
 
-def model_at(x: Tensor) -> Any:
+def gpt2_at(x: Tensor) -> Any:
     """The model with these parameters."""
     model = gpt2(0)
     decayed = [p for name, p in model.named_parameters() if "bias" not in name and "ln" not in name]
@@ -122,37 +129,35 @@ def model_at(x: Tensor) -> Any:
     return model
 
 
-def average(parts: list[dict[str, Any]], step: int) -> Tensor:
-    """Of both workers' parameters at a step."""
-    a, b = (part["seen"][step].x for part in parts)
-    return a / 2 + b / 2
+def ends(parts: list[dict[str, Any]], step: int) -> list[Outcome]:
+    """What both workers held at a step."""
+    return [part["seen"][step] for part in parts]
 
 
-def test_nothing_but_the_optimizer_sends(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_nothing_but_the_optimizer_sends(whole: Whole) -> None:
     """Every all-reduce is in the ledger, so no DDP averages gradients, and the workers' models differ."""
     for part in whole[1]:
         check_sent(part["sizes"], part["ledger"])
         assert part["ledger"].entries["gradient"].collectives == STEPS
 
 
-def test_a_killed_run_goes_on_bit_for_bit(whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(whole: Whole, tmp_path: Path) -> None:
     """Killed while it saves step 8, it resumes at step 4, with every worker's model, momentum, scheduler and generator."""
-    with pytest.raises(RuntimeError, match=DEATH):
-        run_processes(2, run(tmp_path, dies_at=8), 60)
+    kill(run, tmp_path, dies_at=8)
     assert (tmp_path / "checkpoint-8" / "model.safetensors").exists(), "half a checkpoint"
     resumed = run_processes(2, run(tmp_path, resume=True), 60)
     assert min(resumed[0]["seen"]) == 5
-    check_continued(*([part["seen"][STEPS] for part in parts] for parts in (whole[1], resumed)))
+    check_continued(ends(whole[1], STEPS), ends(resumed, STEPS))
     losses = [[e["eval_loss"] for e in part["log"] if "eval_loss" in e] for part in (whole[1][0], resumed[0])]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 3
 
 
-def test_evaluation_and_the_saved_model_are_the_average(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_evaluation_and_the_saved_model_are_the_average(whole: Whole) -> None:
     """At step 8: what `from_pretrained` loads is the mean of the workers, and eval_loss is what a plain Trainer says of it."""
     folder, parts = whole
     saved = transformers.GPT2LMHeadModel.from_pretrained(folder / "checkpoint-8")
-    mean = model_at(average(parts, 8))
+    mean = gpt2_at(average(ends(parts, 8)))
     assert all(torch.equal(p, q) for p, q in zip(saved.parameters(), mean.parameters(), strict=True))
 
     def plain() -> float:
@@ -166,10 +171,10 @@ def test_evaluation_and_the_saved_model_are_the_average(whole: tuple[Path, list[
     assert logged == pytest.approx(loss, rel=1e-5)
 
 
-def test_after_training_every_worker_has_the_average(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_after_training_every_worker_has_the_average(whole: Whole) -> None:
     """In the model, and in what `save_model` writes."""
     folder, parts = whole
-    mean = model_at(average(parts, STEPS)).state_dict()
+    mean = gpt2_at(average(ends(parts, STEPS))).state_dict()
     final = transformers.GPT2LMHeadModel.from_pretrained(folder / "final").state_dict()
     for model in (parts[0]["model"], parts[1]["model"], final):
         assert all(torch.equal(mean[name], value) for name, value in model.items())
@@ -194,7 +199,7 @@ def test_the_best_model_is_the_average_that_was_best(tmp_path: Path) -> None:
     assert best > last
 
 
-def test_a_checkpoint_that_is_not_whole_is_refused(whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_a_checkpoint_that_is_not_whole_is_refused(whole: Whole, tmp_path: Path) -> None:
     """On every rank, with the reason: no manifest, another number of workers, one that lacks a worker."""
     for name in ("no-manifest", "of-three", "lacking"):
         shutil.copytree(whole[0] / "checkpoint-8", tmp_path / name)

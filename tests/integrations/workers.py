@@ -1,17 +1,23 @@
-"""What the tests of all frameworks share: the environment of torchrun, a small model, and what two workers ended with."""
+"""What the tests of all frameworks share: the environment of torchrun, a small model, a run that is killed and resumed, and
+what two workers ended with."""
 
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+import torch._dynamo  # which torch's state_dict() imports: once here, instead of seconds in each forked process
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cser_ray import GRBS
+from cser_ray import CSER, GRBS
 from cser_ray.communication.communicator import Ledger
 from cser_ray.integrations.workers import flat_optimizer
+from tests.processes import run_processes
 
 ARGUMENTS: dict[str, Any] = {
     "lr": 0.05,
@@ -22,6 +28,10 @@ ARGUMENTS: dict[str, Any] = {
 """Of CSER: between two steps workers differ, and at a reset they become alike in half of the blocks only."""
 DEATH = "died without a word|closed by peer|reset by peer"
 """What `run_processes` raises where a process was killed: its own word, or that of one who waited for it."""
+Run = Callable[..., Callable[[], dict[str, Any]]]
+"""Given a folder, `resume`, and where a worker dies: what a worker does, and then says of its end."""
+Whole = tuple[Path, list[dict[str, Any]]]
+"""The folder of a run, and what its two workers said."""
 
 
 @dataclass
@@ -54,6 +64,36 @@ def network(seed: int) -> nn.Sequential:
     model = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
     model[2].requires_grad_(False)
     return model
+
+
+def model_at(x: Tensor) -> nn.Module:
+    """The small network with these parameters, to be evaluated."""
+    model = network(0).eval()
+    CSER(model.parameters(), **ARGUMENTS).x.copy_(x)
+    return model
+
+
+def average(ends: list[Outcome]) -> Tensor:
+    """Of both workers' parameters."""
+    one, other = ends
+    return one.x / 2 + other.x / 2
+
+
+def uninterrupted(run: Run) -> Any:
+    """A fixture, once a module: a run of two workers that nobody interrupts."""
+
+    @pytest.fixture(scope="module")
+    def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+        folder = tmp_path_factory.mktemp("whole")
+        return folder, run_processes(2, run(folder), 120)
+
+    return whole
+
+
+def kill(run: Run, folder: Path, **dies: int) -> None:
+    """A run of two workers, one of which dies there."""
+    with pytest.raises(RuntimeError, match=DEATH):
+        run_processes(2, run(folder, **dies), 60)
 
 
 def die() -> None:

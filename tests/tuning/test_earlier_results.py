@@ -17,9 +17,10 @@ SAME_BITS = environment() == json.loads(FILE.read_text())["environment"]
 STUDY = (
     "tune --task digits --methods sgd,no-sync,local-sgd,diloco,ef-sgd,qsparse,csea,cser-pl,cser --ratios 16,64 "
     "--lrs .05,.2 --repeats 3 --trials 2 --steps 128 --evaluations 2 --workers 4 --distributed 0 --rungs 64 --confirm 1 "
-    "--extend-lrs 1"
+    "--extend-lrs 1 --outer 0.7/0.9"
 )
-"""The command of the study; the part on real workers is left out below, where it goes on."""
+"""The command of the study, with the outer step that was the only one then. The part on real workers is left out below,
+where it goes on."""
 TRAIN = (
     "train --task digits --method cser --ratio 64 --lr 0.1 --steps 512 --evaluations 8 --workers 4 --checkpoint-s 0 "
     "--keep-models none"

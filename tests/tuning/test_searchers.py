@@ -6,7 +6,7 @@ import pytest
 
 from cser_ray.budget import Structure, ratio_of, share
 from tuning.study.lattice import points
-from tuning.study.searchers import PROPOSED, SEARCHERS, STARTUP, Losses, Propose, Wanted, spread, tpe
+from tuning.study.searchers import PROPOSED, SEARCHERS, STARTUP, Losses, Propose, Wanted, points_of, spread, tpe
 
 METHODS = ("cser", "cser-pl", "qsparse", "cser-release", "csea", "local-sgd")
 
@@ -15,7 +15,8 @@ def run_to_the_end(searcher: Propose, method: str, ratio: float, count: int, los
     """As a study does it: losses become known, and the searcher is asked again, until it has no more."""
     losses: list[float | None] = []
     while True:
-        found = searcher(Wanted(method, ratio, count, 2048), losses)
+        wanted = Wanted(method, ratio, count, 2048)
+        found = [structure for structure, _ in points_of(searcher(wanted, losses), wanted)]
         if len(found) == len(losses):
             return found
         losses += [loss(p) if callable(loss) else 1.0 for p in found[len(losses) :]]
@@ -65,7 +66,7 @@ def test_random_search_depends_on_its_seed() -> None:
 def test_tpe_begins_as_spread_does_and_waits_for_losses() -> None:
     wanted = Wanted("cser", 64, 12, 2048)
     first = tpe(wanted, ())
-    assert first == spread(Wanted("cser", 64, STARTUP, 2048), ())
+    assert [structure for structure, _ in first] == spread(Wanted("cser", 64, STARTUP, 2048), ())
     assert tpe(wanted, [0.1, None, 0.3, 0.2]) == first
     assert len(tpe(wanted, [0.1, 0.2, 0.3, 0.4])) == STARTUP + PROPOSED
 

@@ -11,7 +11,8 @@ from cser_ray.methods import companions, is_simple
 from cser_ray.structure import number
 from tuning.advise.learned import Learned
 from tuning.advise.lines import Line
-from tuning.advise.peers import GAIN
+from tuning.advise.peers import GAIN, PEER_TRAFFIC
+from tuning.advise.present import Present
 from tuning.advise.step_time import Job, suffixed
 from tuning.compare.verdict import simplicity
 
@@ -33,10 +34,22 @@ class Recommendation:
     overlap: bool = False
 
 
-def recommend(job: Job, lines: Sequence[Line], study: Learned | None, max_loss: float = MAX_LOSS) -> Recommendation:
-    """The answer. With a study only what it ran is recommended, and only what costs at most `max_loss` points."""
+def recommend(
+    job: Job,
+    lines: Sequence[Line],
+    study: Learned | None,
+    max_loss: float = MAX_LOSS,
+    present: Present | None = None,
+) -> Recommendation:
+    """The answer. With a study only what it ran is recommended, and only what costs at most `max_loss` points.
+
+    `present`: a program that runs already, whose line is measured. What it does not wait for, nothing can gain, whatever
+    the other lines predict.
+    """
     if job.workers == 1:
         return Recommendation("nothing-to-send", "With one worker there is nothing to communicate: use plain SGD.")
+    if present is not None and (present.exposed_s or 0.0) < GAIN * present.step_s:
+        return _nothing_shown(present)
     ddp, bf16 = (next(line for line in lines if line.form.method == name) for name in ("ddp", "ddp-bf16"))
     ours = [line for line in lines if line.ratio is not None]
     able = ours if study is None else [line for line in ours if _accepted(line, max_loss)]
@@ -48,9 +61,35 @@ def recommend(job: Job, lines: Sequence[Line], study: Learned | None, max_loss: 
             f"no method of the study stays within {max_loss:g} points of {study.reference} ({_nearest(ours)})",
         )
     chosen = _with_accuracy(able) if study else _with_least_compression(able)
+    now = next((line for line in lines if line.measured), None)
+    if now is not None and now.time / min(ddp.time, bf16.time, chosen.time) - 1 < GAIN:
+        return _as_it_is(now, min((bf16, chosen), key=lambda line: line.time))
     if min(ddp.time, bf16.time) / chosen.time - 1 < GAIN:
         return _stay(ddp, bf16, chosen)
-    return _go(chosen, able, ddp, bf16, study, max_loss)
+    return _go(chosen, able, ddp, bf16, study, max_loss, now)
+
+
+def _nothing_shown(present: Present) -> Recommendation:
+    """Do not compress where a step is not seen to wait: what it waits is within what a step varies by."""
+    text = f"Do not compress: at most {present.most_s / present.step_s:.1%} of a step is to gain. "
+    text += f"{_titled(present.name)} takes {1e3 * present.step_s:.3g} ms a step as measured, "
+    if present.exposed_s is not None:
+        text += f"and waits {1e3 * present.exposed_s:.2g} ms of it for the network."
+    else:
+        text += "and what of it waits for the network is not told apart: look at that first."
+    return Recommendation("do-not-compress", text, present.name if present.form else None)
+
+
+def _as_it_is(now: Line, best: Line) -> Recommendation:
+    gain = max(0.0, now.time / best.time - 1)
+    text = f"Do not compress: {_titled(now.form.method)} takes {_step(now)}, as measured; {_name(best)} would gain {gain:.1%}."
+    return Recommendation("do-not-compress", text, now.form.method if now.form.method in PEER_TRAFFIC else None)
+
+
+def _titled(name: str) -> str:
+    """The present form at the beginning of a sentence."""
+    known = {"ddp": "DDP", "ddp-bf16": "DDP with the bf16 hook", "ddp-fp16": "DDP with the fp16 hook"}
+    return known.get(name, name[:1].upper() + name[1:])
 
 
 def _accepted(line: Line, max_loss: float) -> bool:
@@ -98,12 +137,21 @@ def _stay(ddp: Line, bf16: Line, best: Line, why: str = "") -> Recommendation:
 
 
 def _go(
-    chosen: Line, able: Sequence[Line], ddp: Line, bf16: Line, study: Learned | None, max_loss: float
+    chosen: Line,
+    able: Sequence[Line],
+    ddp: Line,
+    bf16: Line,
+    study: Learned | None,
+    max_loss: float,
+    now: Line | None = None,
 ) -> Recommendation:
     form = chosen.form
     simple = is_simple(form.method)
     head = "Plain local SGD is as good as anything here" if simple else "Compress"
-    text = f"{head}: {_name(chosen)} takes {_step(chosen)}, where DDP takes {_ms(ddp)} and its bf16 hook {_ms(bf16)}"
+    others = f"DDP takes {_ms(ddp)} and its bf16 hook {_ms(bf16)}"
+    if now is not None and not (ddp.measured or bf16.measured):
+        others = f"{now.form.method} takes {_ms(now)}, DDP would take {_ms(ddp)} and its bf16 hook {_ms(bf16)}"
+    text = f"{head}: {_name(chosen)} takes {_step(chosen)}, where {others}"
     text += "" if chosen.leaves_link else ", though communication still takes over 2 % of its step"
     if study is None:
         plain = [

@@ -28,7 +28,8 @@ class Line:
     """A row. `ratio`: R_C asked for, None for a peer. `cost`: points of test accuracy under dense, by the study.
 
     `seconds_to_target`: infinite where the study's curve never reaches it. Both are None where no study says. `curve`:
-    the study's validation loss against the seconds that its steps are predicted to take here.
+    the study's validation loss against the seconds that its steps are predicted to take here. `measured`: the form of a
+    program that runs already, as it runs.
     """
 
     prediction: Prediction
@@ -37,6 +38,7 @@ class Line:
     diverged: int = 0
     seconds_to_target: float | None = None
     curve: Curve = ()
+    measured: bool = False
 
     @property
     def form(self) -> Form:

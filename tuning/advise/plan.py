@@ -16,6 +16,7 @@ from tuning.advise.learned import TARGET_FACTOR, Learned, learned
 from tuning.advise.lines import PLANNED, Line, leaving, lines_of
 from tuning.advise.measure import Measured, measure_network, step_of
 from tuning.advise.peers import MATRIX_SIDE
+from tuning.advise.present import Present, anchored, with_present
 from tuning.advise.step_time import Job
 from tuning.compare.selection import read_chosen
 
@@ -49,12 +50,17 @@ class Plan:
     skipped: tuple[str, ...]
     """Why a method is missing at a ratio."""
     origins: Origins
+    present: Present | None = None
+    """The program as it runs, where one was watched; its line is measured."""
 
 
-def make_plan(settings: Mapping[str, Any], watched: Measured | None = None) -> Plan | None:
+def make_plan(
+    settings: Mapping[str, Any], watched: Measured | None = None, present: Present | None = None
+) -> Plan | None:
     """The plan for the settings of `cser-ray plan`; None on ranks of torchrun other than 0, which only help to measure.
 
     `watched`: the link, where `cser-ray doctor` has measured it and what the settings say; they then say nothing of a link.
+    `present`: besides, the program as it runs on that link, which all predictions are then anchored to.
     Raises ValueError where something is missing, given twice, or cannot be measured.
     """
     origins = Origins()
@@ -74,11 +80,19 @@ def make_plan(settings: Mapping[str, Any], watched: Measured | None = None) -> P
     study = _study(settings, job, origins)
     methods = settings.get("methods") or PLANNED
     ratios = settings.get("ratios") or (study.ratios if study else ()) or RATIOS
+    hidden = constants.hidden
+    if present is not None:
+        job, constants = anchored(present, job, constants)
+        _anchor(present, job, origins)
     lines, skipped = lines_of(job, constants, methods, sorted(ratios), study)
-    _assume(job, constants, study, origins)
+    if present is not None:
+        lines = with_present(present, job, lines)
+    _assume(job, constants, study, origins, hidden_known=constants.hidden != hidden)
     max_loss = settings.get("max_loss", MAX_LOSS)
-    answer = recommend(job, lines, study, max_loss)
-    return Plan(job, constants, answer, tuple(lines), leaving(job, constants, methods), tuple(skipped), origins)
+    answer = recommend(job, lines, study, max_loss, present)
+    return Plan(
+        job, constants, answer, tuple(lines), leaving(job, constants, methods), tuple(skipped), origins, present
+    )
 
 
 def _subject(settings: Mapping[str, Any], origins: Origins) -> tuple[int, float, Matrices | None]:
@@ -214,7 +228,27 @@ def _study(settings: Mapping[str, Any], job: Job, origins: Origins) -> Learned |
     return study
 
 
-def _assume(job: Job, c: Constants, study: Learned | None, origins: Origins) -> None:
+def _anchor(present: Present, job: Job, origins: Origins) -> None:
+    """Add to `origins` what the program itself said, and what was made of it."""
+    ms = f"{1e3 * present.step_s:.4g} ms a step of the program as it runs"
+    if present.exposed_s is None:
+        most = present.most_s / present.step_s
+        origins.measured.append(f"{ms}; what of it waits for the network is not known, at most {most:.0%}")
+        origins.assumed.append(
+            f"all of that step is computing: what {present.name} adds is in every row, an upper bound"
+        )
+        return
+    origins.measured.append(
+        f"{ms}, of which {1e3 * present.exposed_s:.3g} ms wait for the network; every other step is predicted from this one"
+    )
+    if job.skew_s:
+        origins.assumed.append(
+            f"{1e3 * job.skew_s:.3g} ms of what waits, which the measured link does not need for the bytes, are waited at "
+            "every synchronisation, however little it sends"
+        )
+
+
+def _assume(job: Job, c: Constants, study: Learned | None, origins: Origins, hidden_known: bool = False) -> None:
     """Add to `origins` what was neither given nor measured."""
     origins.assumed.append("all workers compute equally fast, and nothing else uses their links")
     if job.latency_s is None:
@@ -222,8 +256,9 @@ def _assume(job: Job, c: Constants, study: Learned | None, origins: Origins) -> 
         origins.assumed.append(f"{1e3 * latency:.2g} ms of latency a small collective of {job.workers} ({c.source})")
     if not job.payload:
         origins.assumed.append(f"payload reaches {c.efficiency:.0%} of the rate ({c.source})")
+    whose = "as the present form does here" if hidden_known else c.source
     origins.assumed.append(
-        f"DDP, and ours where they overlap, hide communication behind {c.hidden:.0%} of a step ({c.source})"
+        f"DDP, and ours where they overlap, hide communication behind {c.hidden:.0%} of a step ({whose})"
     )
     if job.processes_per_worker > 1:
         origins.assumed.append(

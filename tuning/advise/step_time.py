@@ -1,7 +1,7 @@
 """The time of one step under each method: a small physical model whose every constant is named and fitted.
 
     step    = compute + overhead + sum over synchronisations of (times a step) * exposed
-    exposed = started early * early + max(host, wire - cover, uncovered * wire)
+    exposed = started early * early + skew + max(host, wire - cover, uncovered * wire)
 
 A synchronisation that sends b bytes from each of n workers keeps the wire busy for latency + 8 b / (efficiency * rate),
 and takes a time of its own, the host's, from whoever computes, which never hides. The wire hides behind what computes
@@ -31,8 +31,8 @@ class Job:
     `latency_s`: of one small all-reduce; None takes the constants'. `payload`: the rate was measured on payload, so it
     loses nothing further. `matrices`: (rows, columns) of each parameter, for PowerSGD; None assumes square ones.
     `processes_per_worker`: k, where a worker is a host of several; averaging inside it belongs to its step. `burst`:
-    bytes of a synchronisation that a shaped link lets through at once; real ones have none. Raises ValueError for what
-    no job can be.
+    bytes of a synchronisation that a shaped link lets through at once; real ones have none. `skew_s`: what each
+    synchronisation waits besides, for ranks that are late by turns. Raises ValueError for what no job can be.
     """
 
     params: int
@@ -44,6 +44,7 @@ class Job:
     matrices: tuple[tuple[int, int], ...] | None = None
     processes_per_worker: int = 1
     burst: float = 0.0
+    skew_s: float = 0.0
 
     def __post_init__(self) -> None:
         counts = {"parameters": self.params, "workers": self.workers, "processes a worker": self.processes_per_worker}
@@ -183,8 +184,12 @@ def wire_s(sync: Sync, job: Job, c: Constants) -> float:
 def exposure_s(sync: Sync, job: Job, c: Constants) -> float:
     """By how much one synchronisation lengthens the step that it is in."""
     wire = wire_s(sync, job, c)
-    host = stages(sync) * c.host_hop_s + c.host_s_per_byte * sync.sent
-    return sync.early * c.early_s + max(host, wire - sync.cover_s, sync.uncovered * wire)
+    return sync.early * c.early_s + job.skew_s + max(host_s(sync, c), wire - sync.cover_s, sync.uncovered * wire)
+
+
+def host_s(sync: Sync, c: Constants) -> float:
+    """What one synchronisation takes from whoever computes, which nothing hides."""
+    return stages(sync) * c.host_hop_s + c.host_s_per_byte * sync.sent
 
 
 def stages(sync: Sync) -> float:

@@ -10,7 +10,6 @@ from typing import Any
 from cser_ray.store.read import jsonable
 from tuning.advise.advice import span
 from tuning.advise.lines import Line
-from tuning.advise.peers import PEER_TRAFFIC
 from tuning.advise.plan import Plan, described
 from tuning.compare.tables import NONE
 from tuning.compare.text import Table, paragraph
@@ -23,10 +22,10 @@ def rows_of(plan: Plan) -> list[dict[str, Any]]:
 
 def _row(plan: Plan, line: Line) -> dict[str, Any]:
     p, s = line.prediction, line.form.structure
-    ours = line.form.method not in PEER_TRAFFIC
+    ours = line.ratio is not None
     return {
         "method": line.form.method,
-        "ratio": line.ratio if ours else plan.job.dense_bytes(plan.job.ranks) / p.sent,
+        "ratio": line.ratio if ours else plan.job.dense_bytes(plan.job.ranks) / p.sent if p.sent else None,
         "reset_interval": s.reset_interval if ours else None,
         "reset_ratio": s.reset_ratio if ours else None,
         "gradient_ratio": s.gradient_ratio if ours else None,
@@ -41,6 +40,7 @@ def _row(plan: Plan, line: Line) -> dict[str, Any]:
         "accuracy_cost": line.cost,
         "diverged": line.diverged,
         "seconds_to_target": line.seconds_to_target,
+        "measured": line.measured,
     }
 
 
@@ -52,6 +52,7 @@ def render_plan(plan: Plan, form: str = "table") -> tuple[str, str]:
         value = {
             "recommendation": vars(plan.recommendation),
             "job": vars(plan.job),
+            "present": None if plan.present is None else vars(plan.present),
             "constants": None if plan.constants is None else vars(plan.constants),
             "lines": [row | {"curve": line.curve} for row, line in zip(rows_of(plan), plan.lines, strict=True)],
             "leaves_link_at": plan.leaving,
@@ -80,7 +81,10 @@ def _table(plan: Plan) -> Table:
     rows = rows_of(plan)
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "method": lambda r: (
-            r["method"] + "+overlap" * r["overlap"] + f"+delay{r['reset_delay']}" * bool(r["reset_delay"])
+            r["method"]
+            + "+overlap" * bool(r["overlap"])
+            + f"+delay{r['reset_delay']}" * bool(r["reset_delay"])
+            + ", measured" * r["measured"]
         ),
         "R_C": lambda r: _plain(r["ratio"]),
         "H": lambda r: _plain(r["reset_interval"]),

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cser_ray.methods import has_ratio
-from cser_ray.structure import Structure
+from cser_ray.knobs import KNOBS
+from cser_ray.methods import ALL_KNOBS, has_ratio, known
 from tuning.compare.comparison import Cell, ConfigurationRow, Reference, Twin
 from tuning.compare.fairness import name_cell
 from tuning.compare.rates import by_rate, good_range, untuned
@@ -57,9 +57,9 @@ def cell_of(
         value_retained=_value_retained(loss, beside.dense, beside.zero),
         under_floor=floor is not None and has_ratio(method) and (accuracy is None or accuracy < accuracy_of(floor)),
         winner=False,
-        **_knobs(configuration.structure),
+        **_knobs(method, configuration),
         lr=configuration.lr,
-        lr_edge=_edge(configuration.lr, {c.lr for c in tried if c.structure == configuration.structure}),
+        lr_edge=_edge(configuration.lr, set(rates)),
         **untuned(rates, untuned_lr),
         **good_range(rates, configuration.lr),
         block_order=configuration.block_order,
@@ -89,7 +89,7 @@ def configuration_row(runs: list[Run], chosen: Chosen) -> ConfigurationRow:
     return ConfigurationRow(
         method=first["method"],
         ratio=first["ratio"],
-        **_knobs(configuration.structure),
+        **_knobs(first["method"], configuration),
         block_order=configuration.block_order,
         lr=configuration.lr,
         paper_rate=any(math.isclose(configuration.lr, rate) for rate in PAPER_RATES),
@@ -167,6 +167,11 @@ def _means(runs: Sequence[Run], *names: str) -> dict[str, Any]:
     return {name: _mean_of(runs, name) for name in names}
 
 
-def _knobs(structure: Structure | None) -> dict[str, Any]:
-    names = ("reset_interval", "reset_ratio", "gradient_ratio")
-    return {name: getattr(structure, name, None) for name in names}
+def _knobs(method: str, configuration: Configuration) -> dict[str, Any]:
+    """Its structure's, and the others that the method reads; None for the rest."""
+    found = {name: getattr(configuration.structure, name, None) for name in ALL_KNOBS}
+    record = known(method)
+    return found | {
+        name: getattr(configuration.knobs, name) if record is not None and name in record.reads else None
+        for name in KNOBS
+    }

@@ -30,6 +30,10 @@ class Cell:
     reset_interval: int | None
     reset_ratio: float | None
     gradient_ratio: float | None
+    residual_in_model: float | None
+    outer_lr: float | None
+    outer_momentum: float | None
+    reset_delay: int | None
     lr: float
     lr_edge: str
     """"low", "high" or "only" where no smaller, larger or other rate was tried with this structure; else ""."""
@@ -181,6 +185,10 @@ class ConfigurationRow:
     reset_interval: int | None
     reset_ratio: float | None
     gradient_ratio: float | None
+    residual_in_model: float | None
+    outer_lr: float | None
+    outer_momentum: float | None
+    reset_delay: int | None
     block_order: str | None
     lr: float
     paper_rate: bool

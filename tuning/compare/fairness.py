@@ -193,7 +193,7 @@ def _cells(done: Iterable[Run], short: Iterable[Run]) -> Iterator[str]:
         return
     shorter = by_cell(short)
     anywhere = {cell: {*found, *shorter.get(cell, ())} for cell, found in cells.items()}
-    structures = {cell: len({c.structure for c in found}) for cell, found in anywhere.items()}
+    structures = {cell: len({(c.structure, c.knobs) for c in found}) for cell, found in anywhere.items()}
     grids = {cell: frozenset(c.lr for c in found) for cell, found in anywhere.items()}
     for competing in (True, False):
         group = {cell: found for cell, found in cells.items() if (has_ratio(cell[0])) == competing}

@@ -6,6 +6,7 @@ synchronous training, is a risk that its best result does not show.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cser_ray.methods import reference_of
@@ -24,9 +25,8 @@ def synchronous_rate(method: str, choices: Choices) -> float | None:
 
 
 def by_rate(chosen: Configuration, tried: Mapping[Configuration, Sequence[Run]]) -> dict[float, Sequence[Run]]:
-    """The runs of the chosen structure and block order, by learning rate."""
-    own = (chosen.structure, chosen.block_order)
-    return {c.lr: runs for c, runs in tried.items() if (c.structure, c.block_order) == own}
+    """The runs of the chosen configuration at other learning rates, by these."""
+    return {c.lr: runs for c, runs in tried.items() if replace(c, lr=chosen.lr) == chosen}
 
 
 def untuned(runs: ByRate, lr: float | None) -> dict[str, Any]:

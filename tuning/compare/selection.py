@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+from cser_ray.knobs import KNOBS, USUAL_KNOBS, Knobs
 from cser_ray.methods import has_ratio
 from cser_ray.registry import unknown
 from cser_ray.store.read import read_runs, read_study
@@ -44,13 +45,14 @@ class Configuration:
     structure: Structure | None
     lr: float
     block_order: str | None
+    knobs: Knobs = USUAL_KNOBS
 
     @property
-    def order(self) -> tuple[float, float, float, float, str]:
-        """Sorts by structure, then learning rate."""
+    def order(self) -> tuple[Any, ...]:
+        """Sorts by structure, then learning rate, then the other knobs."""
         s = self.structure
         point = (0.0, 0.0, 0.0) if s is None else (s.reset_interval, s.reset_ratio, s.gradient_ratio)
-        return (*point, self.lr, self.block_order or "")
+        return (*point, self.lr, self.block_order or "", self.knobs)
 
 
 class Run(dict[str, Any]):
@@ -62,7 +64,9 @@ class Run(dict[str, Any]):
         names = ("reset_interval", "reset_ratio", "gradient_ratio")
         knobs = {name: self[name] for name in names if self[name] is not None}
         structured = has_ratio(self["method"])  # rows of runs that failed hold the defaults for them
-        return Configuration(Structure(**knobs) if structured else None, self["lr"], self["block_order"])
+        others = {name: self[name] for name in KNOBS if self.get(name) is not None}  # older rows do not have them
+        structure = Structure(**knobs) if structured else None
+        return Configuration(structure, self["lr"], self["block_order"], Knobs(**others))
 
 
 Cells = Mapping[tuple[str, float], Mapping[Configuration, list[Run]]]

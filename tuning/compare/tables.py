@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+from cser_ray.knobs import KNOBS, USUAL_KNOBS, in_words
 from cser_ray.methods import has_ratio
 from cser_ray.structure import number
 from tuning.compare.comparison import Agreement, Cell, Comparison, ConfigurationRow, Twin, spread
@@ -70,13 +71,15 @@ def value_text(cell: Cell, c: Comparison) -> str:
 
 def chosen_configurations(c: Comparison) -> Table:
     """The configuration chosen for each method at each ratio, and what it reached."""
-    columns = ("R_C", "method", "H", "RC1", "RC2", "lr", "blocks", "test loss", "consensus", "own acc., %")
+    varied = _further_knobs(c.cells)
+    columns = ("R_C", "method", "H", "RC1", "RC2", *varied, "lr", "blocks", "test loss", "consensus", "own acc., %")
     rows = [
         (
             *_key(cell),
             _number(cell.reset_interval),
             _number(cell.reset_ratio),
             _number(cell.gradient_ratio),
+            *(_knobs_text(cell) for _ in varied),
             _rate(cell),
             cell.block_order or NONE,
             spread(cell.test_loss, cell.test_loss_std, 3),
@@ -179,9 +182,10 @@ def agreements_table(found: Iterable[Agreement]) -> Table:
 
 def every_configuration(rows: Sequence[ConfigurationRow]) -> Table:
     """For `--all`: a row a configuration and rung."""
+    varied = _further_knobs(rows)
     columns = (
-        "R_C", "method", "H", "RC1", "RC2", "lr", "n", "val. loss", "val. %", "test %", "Thm. 1", "share", "realised",
-        "rounds", "cons.",
+        "R_C", "method", "H", "RC1", "RC2", *varied, "lr", "n", "val. loss", "val. %", "test %", "Thm. 1", "share",
+        "realised", "rounds", "cons.",
     )  # fmt: skip
     lines = [
         (
@@ -190,6 +194,7 @@ def every_configuration(rows: Sequence[ConfigurationRow]) -> Table:
             _number(r.reset_interval),
             _number(r.reset_ratio),
             _number(r.gradient_ratio),
+            *(_knobs_text(r) for _ in varied),
             f"{r.lr:g}" + " p" * r.paper_rate,
             f"{r.n}" + f", {r.diverged} d" * bool(r.diverged) + f", {r.unfinished} u" * bool(r.unfinished),
             spread(r.val_loss, r.val_loss_std, 2),
@@ -207,7 +212,17 @@ def every_configuration(rows: Sequence[ConfigurationRow]) -> Table:
         "Every configuration (r: on real workers; a number: in so many steps; p: a learning rate of the paper's grid; "
         "d: diverged; u: unfinished; test accuracy of the chosen ones only)"
     )
-    return Table(name, columns, tuple(lines), keys=6)
+    return Table(name, columns, tuple(lines), keys=6 + len(varied))
+
+
+def _further_knobs(rows: Sequence[Cell | ConfigurationRow]) -> tuple[str, ...]:
+    """The heading of a column for knobs beyond the structure, where any stands elsewhere than usual."""
+    elsewhere = any(getattr(r, name) not in (None, getattr(USUAL_KNOBS, name)) for r in rows for name in KNOBS)
+    return ("knobs",) if elsewhere or any(r.residual_in_model is not None for r in rows) else ()
+
+
+def _knobs_text(row: Cell | ConfigurationRow) -> str:
+    return in_words({name: getattr(row, name) for name in KNOBS}) or NONE
 
 
 def _key(cell: Cell) -> tuple[str, str]:

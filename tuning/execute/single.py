@@ -9,6 +9,7 @@ from typing import Any
 
 from cser_ray.budget import ratio_of, structure_for
 from cser_ray.config import RunConfig
+from cser_ray.knobs import in_words, read_from
 from cser_ray.methods import ALL_KNOBS, METHODS
 from cser_ray.settings import declared
 from cser_ray.store.checkpoint import CheckpointStore
@@ -62,7 +63,8 @@ def single_config(settings: Mapping[str, Any]) -> RunConfig:
 def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Train it and `say` line by line how it goes; its rows are kept in `settings["out"]` where that is given."""
     config = single_config(settings)
-    say(f"{config.method} at R_C = {number(config.ratio)} ({config.structure}), lr {config.lr:g}, n = {config.workers}")
+    point = ", ".join(filter(None, (str(config.structure), in_words(read_from(config.method, config.knobs)))))
+    say(f"{config.method} at R_C = {number(config.ratio)} ({point}), lr {config.lr:g}, n = {config.workers}")
     with tempfile.TemporaryDirectory(prefix="cser-ray-") as scratch:
         store = Store(settings.get("out") or os.path.join(scratch, "results"))
         store.write_study({"fingerprint": {"kind": "train"}})

@@ -8,11 +8,13 @@ import math
 import random
 import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice, product
 
 from cser_ray.budget import share
 from cser_ray.errors import how_to_install
+from cser_ray.knobs import KNOBS, USUAL_KNOBS, Knobs, crossed
 from cser_ray.methods import METHODS
 from cser_ray.registry import Registry
 from cser_ray.structure import Structure, number
@@ -43,13 +45,27 @@ class Wanted:
     """The study's, the same for every cell; what a searcher draws is keyed by the cell besides."""
     starts: tuple[Structure, ...] = ()
     """Tried first, in this order: what earlier studies chose. Points of this cell's lattice."""
+    knobs: tuple[Knobs, ...] = (USUAL_KNOBS,)
+    """What each structure may be tried with."""
 
 
-Propose = Callable[[Wanted, Losses], list[Structure]]
+Point = tuple[Structure, Knobs]
+"""What one candidate tries."""
+Propose = Callable[[Wanted, Losses], list[Structure] | list[Point]]
 """The first structures, at most `count`, none twice; once losses are known there may be more, after the same ones.
+Whoever gives bare structures has them combined with the knobs by `points_of`.
 
 Raises ValueError as `candidates` does: a ratio that the method cannot meet, a run shorter than every interval.
 """
+
+
+def points_of(proposed: Sequence[Structure] | Sequence[Point], wanted: Wanted) -> list[Point]:
+    """What a searcher proposed as points: structures are crossed with the knobs, both changing from one to the next."""
+    structures = [each for each in proposed if isinstance(each, Structure)]
+    if not structures:
+        return [each for each in proposed if not isinstance(each, Structure)]
+    pairs = islice(crossed(len(structures), len(wanted.knobs)), wanted.count)
+    return [(structures[a], wanted.knobs[b]) for a, b in pairs]
 
 
 def spread(wanted: Wanted, losses: Losses) -> list[Structure]:
@@ -57,22 +73,34 @@ def spread(wanted: Wanted, losses: Losses) -> list[Structure]:
     return _first(wanted, candidates(wanted.method, wanted.ratio, wanted.count, wanted.steps))
 
 
-def uniform(wanted: Wanted, losses: Losses) -> list[Structure]:
-    """Random search: points of the whole lattice, each as likely, none twice."""
-    there = pool(wanted.method, wanted.ratio, wanted.steps)
-    return _first(wanted, random.Random(_keyed(wanted)).sample(there, min(wanted.count, len(there))))
+def uniform(wanted: Wanted, losses: Losses) -> list[Point]:
+    """Random search: points of the whole lattice and the knobs, each as likely, none twice."""
+    there = list(product(pool(wanted.method, wanted.ratio, wanted.steps), wanted.knobs))
+    starts = [(structure, wanted.knobs[0]) for structure in wanted.starts]
+    drawn = random.Random(_keyed(wanted)).sample(there, min(wanted.count, len(there)))
+    return list(dict.fromkeys([*starts, *drawn]))[: wanted.count]
 
 
-def tpe(wanted: Wanted, losses: Losses) -> list[Structure]:
-    """Optuna's tree of Parzen estimators over log H and the share of resets, each proposal moved to the nearest free point.
+def tpe(wanted: Wanted, losses: Losses) -> list[Point]:
+    """Optuna's tree of Parzen estimators over log H, the share of resets and the knobs, each proposal moved to the nearest
+    free point.
 
     Raises ValueError where Optuna is not installed, too.
     """
     method, ratio, count, steps = wanted.method, wanted.ratio, wanted.count, wanted.steps
-    found = _first(wanted, candidates(method, ratio, min(STARTUP, count), steps))
-    left = [point for point in pool(method, ratio, steps) if point not in found]
-    longest = math.log2(max((p.reset_interval for p in (*left, *found)), default=2)) or 1.0
-    places = {p: {"interval": math.log2(p.reset_interval) / longest, "share": share(p, ratio)} for p in (*found, *left)}
+    first = replace(wanted, count=min(STARTUP, count))
+    found = points_of(_first(first, candidates(method, ratio, first.count, steps)), first)
+    there = [*found, *(point for point in product(pool(method, ratio, steps), wanted.knobs) if point not in found)]
+    left = there[len(found) :]
+    longest = math.log2(max((structure.reset_interval for structure, _ in there), default=2)) or 1.0
+    places = {
+        point: {
+            "interval": math.log2(point[0].reset_interval) / longest,
+            "share": share(point[0], ratio),
+            **_places_of_knobs(point[1], wanted.knobs),
+        }
+        for point in there
+    }
     while left and len(found) < count and None not in losses[: len(found)] and len(losses) >= len(found):
         known = [loss for loss in losses[: len(found)] if loss is not None]
         for wished in _proposals([places[point] for point in found], known, PROPOSED, _keyed(wanted)):
@@ -154,6 +182,16 @@ def _proposals(told: list[dict[str, float]], losses: list[float], count: int, se
         value = loss if math.isfinite(loss) else worst + abs(worst) + 1.0
         study.add_trial(optuna.trial.create_trial(params=at, distributions=axes, value=value))
     return [dict(study.ask(axes).params) for _ in range(count)]
+
+
+def _places_of_knobs(knobs: Knobs, all: Sequence[Knobs]) -> dict[str, float]:
+    """Where they stand on the axes of those that vary: the values in order, evenly spread from 0 to 1."""
+    places = {}
+    for name in KNOBS:
+        values = sorted({getattr(each, name) for each in all})
+        if len(values) > 1:
+            places[name] = values.index(getattr(knobs, name)) / (len(values) - 1)
+    return places
 
 
 def _keyed(wanted: Wanted) -> int:

@@ -235,6 +235,7 @@ def _confirm(study: Study, winner: Candidate, choice: Choice) -> Trial | None:
 
 def _real(study: Study, choice: Choice) -> Trial:
     """The first of the repeats that the configuration is reported by."""
-    chosen = Candidate(0, choice.configuration.structure or Structure(), (choice.configuration.lr,))
+    c = choice.configuration
+    chosen = Candidate(0, c.structure or Structure(), (c.lr,), c.knobs)
     repeat = study.repeats if study.confirm else 0
     return study.trial(choice.method, choice.ratio, chosen, [repeat], REAL)

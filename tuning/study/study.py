@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cser_ray.config import RunConfig, Shared
+from cser_ray.knobs import USUAL_KNOBS, Knobs, choices_of
 from cser_ray.methods import METHODS, has_ratio
 from cser_ray.settings import declared, setting
 from cser_ray.structure import Structure, number
 from tuning.compare.selection import RUNG, SELECT
 from tuning.study.grid import nearest_rates, refine
 from tuning.study.lattice import candidates
-from tuning.study.searchers import SEARCHERS, Losses, Wanted
+from tuning.study.searchers import SEARCHERS, Losses, Wanted, points_of
 
 REAL = "real"
 """The stage that runs on real workers."""
@@ -60,6 +61,21 @@ class Study(Shared):
         "Candidate structures for each method and ratio; methods without structure try more learning rates.",
         least=1,
     )
+    residuals: tuple[float, ...] = setting(
+        (Knobs.residual_in_model, 0.5, 0.0, 1.0),
+        "Shares of the residual in the model that methods which have that knob try, the first one first.",
+        least=0,
+        most=1,
+    )
+    outer: tuple[str, ...] = setting(
+        ("0.7/0.9", "1/0", "0.8/0.6"),
+        "Outer steps, as rate/momentum, that methods which have one try, the first one first.",
+        unit="text",
+        before=("0.7/0.9",),
+    )
+    delays: tuple[int, ...] = setting(
+        (0,), "Delays of a reset that methods which can delay it try, the first one first.", unit="steps", least=0
+    )
     searcher: str = setting(
         "spread",
         "Which structures: the authors' and rules, then spread over the lattice; at random; or Optuna's.",
@@ -87,7 +103,7 @@ class Study(Shared):
         super().__post_init__()
         if not self.methods or not self.lrs:
             raise ValueError("A study needs at least one method and one learning rate")
-        for name in ("methods", "ratios", "lrs"):
+        for name in ("methods", "ratios", "lrs", "residuals", "outer", "delays"):
             values = [v if isinstance(v, str) else f"{v:.6g}" for v in getattr(self, name)]  # as ids name them
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names {next(v for v in values if values.count(v) > 1)} twice")
@@ -104,8 +120,17 @@ class Study(Shared):
                 f"rungs are steps of shorter runs, increasing, from the number of evaluations ({self.evaluations}) to "
                 f"under {self.steps}, not {', '.join(map(str, self.rungs))}"
             )
+        for name in ("residuals", "outer", "delays"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} names no value to try: leave it out for the usual ones")
         for method, ratio in self.cells():
             self.candidates(method, ratio)
+
+    def knobs(self, method: str) -> tuple[Knobs, ...]:
+        """What a method's structures are tried with: every combination of what it reads, the first of each first."""
+        residuals = [{"residual_in_model": share} for share in self.residuals]
+        delays = [{"reset_delay": steps} for steps in self.delays]
+        return tuple(choices_of(method, [residuals, [_outer_pair(text) for text in self.outer], delays]))
 
     def fingerprint(self) -> dict[str, Any]:
         """The settings that make two studies the same; what may differ when going on is left out."""
@@ -114,7 +139,7 @@ class Study(Shared):
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """What the settings are where nobody says: also those that an earlier version did not have."""
-        return {each.name: each.default for each in declared(cls)}
+        return {each.name: each.setting.before or each.default for each in declared(cls)}
 
     def cells(self) -> list[tuple[str, float]]:
         """(method, ratio) for each cell of the table; references once, and only ratios that a method can reach."""
@@ -151,19 +176,22 @@ class Study(Shared):
         if not has_ratio(method):
             return [Candidate(0, Structure(), self.lrs)]
         starts = tuple(Structure(h, rc1, rc2) for name, at, h, rc1, rc2 in self.starts if (name, at) == (method, ratio))
-        wanted = Wanted(method, ratio, count=self.trials, steps=self.steps, seed=self.seed, starts=starts)
-        structures = SEARCHERS[self.searcher].propose(wanted, losses)
-        learning = SEARCHERS[self.searcher].learns and None in [*losses, None][: len(structures)]
+        knobs = self.knobs(method)
+        wanted = Wanted(method, ratio, self.trials, self.steps, self.seed, starts, knobs)
+        points = points_of(SEARCHERS[self.searcher].propose(wanted, losses), wanted)
+        learning = SEARCHERS[self.searcher].learns and None in [*losses, None][: len(points)]
         rates, found = list(self.lrs), []
-        for k in range(len(structures) if learning else self.trials):
+        for k in range(len(points) if learning else self.trials):
             if k and self.transfer_lrs and first_lr is None:
                 break
-            if k < len(structures):
-                found.append(Candidate(k, structures[k], self.lrs if k == 0 else self.further_lrs(first_lr)))
-            else:  # no structure left to search: further learning rates, as many runs
+            if k < len(points):
+                found.append(
+                    Candidate(k, points[k][0], self.lrs if k == 0 else self.further_lrs(first_lr), points[k][1])
+                )
+            else:  # nothing left to search: further learning rates, as many runs
                 more = refine(rates, len(self.further_lrs(self.lrs[0])))
                 rates += more
-                found.append(Candidate(k, structures[0], more))
+                found.append(Candidate(k, points[0][0], more, points[0][1]))
         return found
 
     def further_lrs(self, first_lr: float | None) -> tuple[float, ...]:
@@ -183,7 +211,7 @@ class Study(Shared):
 
         `mark` tells trials of the same stage apart: of a rung, its steps; of an extension, which one it is.
         """
-        runs = [self.run_config(method, ratio, candidate.structure, lr, k) for lr in candidate.lrs for k in repeats]
+        runs = [self.run_config(method, ratio, candidate, lr, k) for lr in candidate.lrs for k in repeats]
         if stage == RUNG and mark is not None:
             runs = [replace(run, steps=mark, warmup_steps=self.warmup_steps * mark // self.steps) for run in runs]
         if stage == REAL:
@@ -191,11 +219,12 @@ class Study(Shared):
         name = f"{method}-{number(ratio)}-c{candidate.number}-{stage}{'' if mark is None else mark}"
         return Trial(name, stage, tuple(runs))
 
-    def run_config(self, method: str, ratio: float, structure: Structure, lr: float, repeat: int) -> RunConfig:
+    def run_config(self, method: str, ratio: float, candidate: "Candidate", lr: float, repeat: int) -> RunConfig:
         """The configuration of one run of this study."""
         return RunConfig(
             **{each.name: getattr(self, each.name) for each in declared(Shared)},
-            **asdict(structure),
+            **asdict(candidate.structure),
+            **asdict(candidate.knobs),
             method=method,
             ratio=ratio,
             lr=lr,
@@ -217,13 +246,26 @@ class Study(Shared):
         return cells[: self.distributed]
 
 
+def _outer_pair(text: str) -> dict[str, float]:
+    """An outer step as a user writes it: "0.7/0.9". Raises ValueError for what is none."""
+    rate, slash, momentum = text.partition("/")
+    try:
+        pair = {"outer_lr": float(rate), "outer_momentum": float(momentum)}
+    except ValueError:
+        pair = {}
+    if not slash or not pair or not 0 < pair["outer_lr"] < math.inf or not 0 <= pair["outer_momentum"] < 1:
+        raise ValueError(f"an outer step is a rate above 0 and a momentum in [0, 1), as in 0.7/0.9, not {text!r}")
+    return pair
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """A structure that a cell tries, with its learning rates."""
+    """A structure that a cell tries, with its learning rates and its other knobs."""
 
     number: int
     structure: Structure
     lrs: tuple[float, ...]
+    knobs: Knobs = USUAL_KNOBS
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cser_ray.config import RunConfig
+from cser_ray.knobs import in_words, read_from
 from cser_ray.methods import has_ratio
 from cser_ray.structure import number
 from tuning.compare.compare import compare
@@ -130,7 +131,8 @@ def _decision(comparison: Comparison, verdict: Verdict | None, cell: Cell, asked
 
 
 def _summary(choice: Choice, cell: Cell, select: str) -> str:
-    structure = "" if choice.configuration.structure is None else f" ({choice.configuration.structure})"
+    words = [str(choice.configuration.structure or ""), in_words(read_from(cell.method, choice.configuration.knobs))]
+    structure = f" ({', '.join(filter(None, words))})" if any(words) else ""
     return (
         f"{cell.method} at {title(cell.ratio)}{structure}, lr {cell.lr:g}, chosen by {CHOSEN_BY[select]}: test accuracy "
         f"{spread(cell.test_acc, cell.test_acc_std)} %, test loss {spread(cell.test_loss, cell.test_loss_std, 3)} nats, "

@@ -18,6 +18,7 @@ class Overlapped(DelayedWithoutError):
 
     def __init__(self, c1: SharedCompressor, c2: SharedCompressor, interval: int, delay: int):
         super().__init__(c1, c2, interval, delay)
+        self.keeps_model = delay > 0
         self._launched: list[tuple[Selection, Tensor, Pending]] = []
 
     def launch(self, optimizer: FlatOptimizer, part: slice) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from cser_ray.communication.owners import Owners
 from cser_ray.optimizers.arguments import Common
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.optimizers.local_step import Nesterov
+from cser_ray.optimizers.local_steps.nesterov import Nesterov
 from cser_ray.optimizers.systems.signs import ScaledSigns
 
 
@@ -50,7 +50,7 @@ class DistEFSGD(FlatOptimizer):
         self.e = torch.zeros_like(self.x)
         self.server_e = self.x.new_zeros(*self.x.shape[:-1], self._signs.owners.size)
         """The server's error of what each worker here owns, `[..., w, size of a shard]`."""
-        self.decay = Nesterov(self.local.slices)
+        self.decay = Nesterov(self.local.slices, self.flat)
         """Weight decay's own step, with the gradient lambda x."""
 
     def _blocks(self) -> int | None:

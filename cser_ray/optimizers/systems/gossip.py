@@ -1,7 +1,7 @@
 """What the methods have in common whose workers send to their neighbours in a graph, and to nobody else."""
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Unpack
 
 import torch
@@ -9,7 +9,10 @@ from torch import Tensor
 
 from cser_ray.communication.graph import Graph, graph_of
 from cser_ray.compressors.base import Compressor, Message, SelectionMessage
+from cser_ray.compressors.chunked_top_k import OnePassMessage
 from cser_ray.compressors.gathered import GatheredMessage
+from cser_ray.compressors.selected import CastMessage, RecordMessage
+from cser_ray.compressors.sparse import ReadRecord, SparseMessage
 from cser_ray.optimizers.arguments import Common
 from cser_ray.optimizers.base import FlatOptimizer
 
@@ -64,7 +67,8 @@ class Gossip(FlatOptimizer):
         self.draws.compare_messages(v, (compressor, call))
         payload, decode = _taken_apart(compressor.compress(v, call))
         arrived = decode(
-            self.communicator.exchange(payload, self.graph, "reset"), self.graph.heard(self.communicator.worker_ids)
+            self.communicator.to_neighbours(payload, self.graph, "reset"),
+            self.graph.heard(self.communicator.worker_ids),
         )
         return self.own(arrived), self.pull(arrived)
 
@@ -80,29 +84,56 @@ def consensus(rate: float | None, compressor: Compressor) -> float:
 
 def _taken_apart(message: Message) -> tuple[Tensor, Callable[[Tensor, Sequence[int]], Tensor]]:
     """What a message puts on the wire, and how C(v) `[..., m, d]` follows from payloads `[..., m, k]` of m workers."""
-    if isinstance(message, SelectionMessage):
-        selection, v = message.selection, message.v
-
-        def placed(values: Tensor, workers: Sequence[int]) -> Tensor:
-            dense = v.new_zeros(*v.shape[:-2], len(workers), v.shape[-1])
-            selection.put_(dense, values)
-            return dense
-
-        return selection.take(v), placed
-    if isinstance(message, GatheredMessage):
-        decode, here = message.decode, message.workers
-
-        def decoded(payload: Tensor, workers: Sequence[int]) -> Tensor:
-            if list(workers) == list(here):
-                return decode(payload, here)
-            parts = payload.split_with_sizes([1] * len(workers), -2)
-            return torch.cat([decode(row, range(i, i + 1)) for row, i in zip(parts, workers, strict=True)], -2)
-
-        return message.payload, decoded
+    match message:
+        case SelectionMessage():
+            return message.selection.take(message.v), lambda values, workers: _placed(message, values)
+        case CastMessage():
+            return message.cast, lambda values, workers: _placed(message, values.to(message.v.dtype))
+        case RecordMessage():
+            return message.records, lambda records, workers: _placed(message, message.values(records))
+        case GatheredMessage():
+            return message.payload, _row_by_row(message, message.decode)
+        case SparseMessage():
+            return message.payload, _row_by_row(message, partial(_scattered, message.read, message.v.shape[-1]))
+        case OnePassMessage():
+            c, dtype = message.compressor, message.left.dtype
+            return message.payload, lambda rows, workers: _scattered(
+                lambda payload, _: c.read(payload, dtype), message.d, rows, range(0)
+            )
     raise TypeError(
-        f"A {type(message).__name__} cannot be sent to neighbours: take a compressor whose messages are SelectionMessage or "
-        "GatheredMessage, as those of cser_ray.compressors are"
+        f"A message of type {type(message).__name__} cannot be sent to neighbours: take a compressor that needs no "
+        "agreement of all workers, such as GRBS, TopK or RandomK"
     )
+
+
+def _placed(message: SelectionMessage | CastMessage | RecordMessage, values: Tensor) -> Tensor:
+    """The chosen coordinates of m workers `[..., m, k]`, among zeros."""
+    dense = message.v.new_zeros(*values.shape[:-1], message.v.shape[-1])
+    message.selection.put_(dense, values)
+    return dense
+
+
+def _scattered(read: ReadRecord, d: int, payload: Tensor, workers: range) -> Tensor:
+    """The coordinates that payloads of these workers hold `[..., m, d]`, among zeros."""
+    places, values = read(payload, workers)
+    dense = values.new_zeros(*payload.shape[:-1], d)
+    return dense.scatter_add_(
+        -1, places.clamp(max=d - 1), torch.where(places < d, values, 0)
+    )  # places from d are padding
+
+
+def _row_by_row(
+    message: GatheredMessage | SparseMessage, decode: Callable[[Tensor, range], Tensor]
+) -> Callable[[Tensor, Sequence[int]], Tensor]:
+    """A decoder of any workers' rows, given one of workers that follow each other, and here are those of the message."""
+
+    def decoded(payload: Tensor, workers: Sequence[int]) -> Tensor:
+        if list(workers) == list(message.workers):
+            return decode(payload, message.workers)
+        rows = payload.split_with_sizes([1] * len(workers), -2)
+        return torch.cat([decode(row, range(i, i + 1)) for row, i in zip(rows, workers, strict=True)], -2)
+
+    return decoded
 
 
 @lru_cache(maxsize=64)

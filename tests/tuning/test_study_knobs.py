@@ -1,0 +1,126 @@
+"""Knobs beside the structure: every one that a method reads is searched, with as many runs as any method has."""
+
+from dataclasses import asdict
+
+import pytest
+
+from cser_ray.knobs import KNOBS, Knobs, crossed, read_by
+from cser_ray.methods import METHODS
+from cser_ray.structure import Structure
+from cser_ray.train.build import own_arguments
+from tuning.study.searchers import SEARCHERS, Wanted, points_of
+from tuning.study.stages import total_runs
+from tuning.study.study import Study
+
+
+def points(study: Study, method: str, ratio: float) -> list[tuple[Structure, Knobs]]:
+    return [(each.structure, each.knobs) for each in study.candidates(method, ratio)]
+
+
+def test_the_first_candidate_has_the_first_of_each() -> None:
+    """One candidate is what a study without these knobs tries."""
+    study = Study(methods=("diloco", "partial-reset", "csea"), ratios=(16.0,), residuals=(0.5, 0.1), delays=(3, 0))
+    found = {method: points(study, method, 16.0)[0][1] for method, _ in study.cells()}
+    assert found == {
+        "diloco": Knobs(),
+        "partial-reset": Knobs(residual_in_model=0.5, reset_delay=3),
+        "csea": Knobs(reset_delay=3),
+    }
+
+
+def test_diloco_is_tuned_over_outer_pairs_like_anybody_else() -> None:
+    """With as many runs as a method that has structures to search; what is left goes to learning rates."""
+    study = Study(methods=("sgd", "diloco", "cser"), ratios=(16.0,), trials=5, outer=("0.7/0.9", "1/0"))
+    candidates = study.candidates("diloco", 16.0)
+    assert [(c.knobs.outer_lr, c.knobs.outer_momentum) for c in candidates[:2]] == [(0.7, 0.9), (1.0, 0.0)]
+    assert len(candidates) == len(study.candidates("cser", 16.0)) == 5
+    assert {c.lrs for c in candidates[:2]} == {study.lrs}
+    assert not {lr for c in candidates[2:] for lr in c.lrs} & set(study.lrs)
+    alone = [Study(methods=(m,), ratios=(16.0,), trials=5) for m in ("diloco", "cser")]
+    assert total_runs(alone[0]) == total_runs(alone[1])
+
+
+@pytest.mark.parametrize("searcher", ["spread", "random"])
+def test_structures_and_knobs_are_tried_together_none_twice(searcher: str) -> None:
+    """With enough trials all pairs of them; the first few differ in both."""
+    study = Study(
+        methods=("partial-reset",), ratios=(16.0,), trials=40, searcher=searcher, residuals=(0.25, 1.0), delays=(0, 2)
+    )
+    found = points(study, "partial-reset", 16.0)
+    tried = list(dict.fromkeys(found))
+    structures, knobs = {s for s, _ in tried}, {k for _, k in tried}
+    assert len(knobs) == 4
+    assert len(tried) == len(structures) * 4
+    if searcher == "spread":
+        assert all(len({each[axis] for each in tried[:3]}) == 3 for axis in (0, 1))
+
+
+def test_tpe_searches_knobs_too() -> None:
+    """They are axes beside the interval and the share, and proposals are points of the product."""
+    pytest.importorskip("optuna")
+    knobs = tuple(Knobs(residual_in_model=share) for share in (0.0, 0.5, 1.0))
+    wanted = Wanted("partial-reset", 64.0, count=9, steps=None, knobs=knobs)
+    losses: list[float] = []
+    while True:
+        found = points_of(SEARCHERS["tpe"].propose(wanted, losses), wanted)
+        if len(found) == len(losses):
+            break
+        losses += [abs(k.residual_in_model - 0.5) for _, k in found[len(losses) :]]
+    assert len(set(found)) == len(found) == 9
+    assert {k.residual_in_model for _, k in found} == {0.0, 0.5, 1.0}
+
+
+def test_a_run_has_its_knobs_as_settings_and_its_optimizer_is_given_them() -> None:
+    """By their names, in the row and in the constructor's arguments."""
+    study = Study(
+        methods=("partial-reset", "diloco"), ratios=(16.0,), residuals=(0.3,), outer=("0.8/0.6",), delays=(2,)
+    )
+    reset, outer = (study.trial(m, 16.0, study.candidates(m, 16.0)[0], [0], "screen").runs[0] for m in study.methods)
+    given = own_arguments(reset)
+    assert (given["residual_in_model"], given["reset_delay"]) == (0.3, 2)
+    assert (own_arguments(outer)["outer_lr"], own_arguments(outer)["outer_momentum"]) == (0.8, 0.6)
+    rows = [{name: run.columns()[name] for name in KNOBS} for run in (reset, outer)]
+    assert rows == [
+        {"residual_in_model": 0.3, "outer_lr": None, "outer_momentum": None, "reset_delay": 2},
+        {"residual_in_model": None, "outer_lr": 0.8, "outer_momentum": 0.6, "reset_delay": None},
+    ]
+
+
+def test_knobs_that_a_method_ignores_stand_at_their_defaults() -> None:
+    """So equal configurations have equal settings, whatever a study's options are."""
+    study = Study(methods=("sgd", "csea"), ratios=(16.0,), residuals=(0.9,), outer=("1/0",))
+    for method, ratio in study.cells():
+        assert asdict(study.candidates(method, ratio)[0].knobs) == asdict(Knobs())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"outer": ("0.7",)}, "a rate above 0 and a momentum"),
+        ({"outer": ("0.7/1",)}, "a rate above 0 and a momentum"),
+        ({"outer": ("0/0.9",)}, "a rate above 0 and a momentum"),
+        ({"outer": ("fast/0",)}, "a rate above 0 and a momentum"),
+        ({"outer": ()}, "outer names no value"),
+        ({"residuals": (0.5, 0.5)}, "residuals names 0.5 twice"),
+        ({"residuals": (1.5,)}, "residuals must be at least 0 and at most 1"),
+        ({"delays": (-1,)}, "delays must be a whole number"),
+    ],
+    ids=str,
+)
+def test_what_is_no_knob_is_refused(wrong: dict[str, tuple[object, ...]], words: str) -> None:
+    """When the study is made, in a sentence."""
+    with pytest.raises(ValueError, match=words):
+        Study(methods=("diloco", "partial-reset"), ratios=(16.0,), **wrong)
+
+
+@pytest.mark.parametrize(("a", "b"), [(1, 1), (3, 1), (1, 4), (2, 2), (3, 5), (6, 4)])
+def test_crossing_gives_all_pairs_once(a: int, b: int) -> None:
+    """And each number of either kind as often as the others, as early as it can."""
+    pairs = list(crossed(a, b))
+    assert sorted(pairs) == [(i, j) for i in range(a) for j in range(b)]
+    assert len({i for i, _ in pairs[: min(a, b)]}) == len({j for _, j in pairs[: min(a, b)]}) == min(a, b)
+
+
+def test_every_knob_is_read_by_some_method() -> None:
+    """None is a setting of nothing."""
+    assert {name for method in METHODS.builtin for name in read_by(method)} == set(KNOBS)
