@@ -49,7 +49,11 @@ def same(kept: int, chunk: int, workers: int, d: int, form: str, device: str) ->
         torch.testing.assert_close(values, known_values, rtol=1e-6, atol=0)
         assert form == "int2" or torch.equal(payload, here)
     mean = kernels.average(payload, d, kept, chunk, compressor.place_bits, form)
-    assert torch.equal(mean, message.average(Communicator(workers, group=None), "reset"))
+    expected = message.average(Communicator(workers, group=None), "reset")
+    if device == "cpu" or form in ("fp32", "bf16"):
+        assert torch.equal(mean, expected)
+    else:  # a GPU multiplies by the scale and adds in one rounding: the same on every worker, not as torch does it
+        torch.testing.assert_close(mean, expected, rtol=1e-6, atol=1e-6)
 
 
 def check(device: str) -> None:

@@ -33,12 +33,10 @@ def exchanged(workers: int) -> dict[str, Any]:
     flat, stacked = values(4, 5)[mine.start : mine.stop], values(2, 4, 5)[:, mine.start : mine.stop]
     found: dict[str, Any] = {"ids": mine}
     for name, graph in GRAPHS.items():
-        found[name] = communicator.to_neighbours(flat, graph, "reset")
-        found[f"{name} stacked"] = communicator.to_neighbours(stacked, graph, "reset")
-        found[f"{name} bytes"] = communicator.to_neighbours(flat.view(torch.uint8), graph, "gradient").view(
-            torch.float64
-        )
-        found[f"{name} nothing"] = communicator.to_neighbours(flat[:, :0], graph, "gradient").shape
+        found[name] = communicator.exchange(flat, graph, "reset")
+        found[f"{name} stacked"] = communicator.exchange(stacked, graph, "reset")
+        found[f"{name} bytes"] = communicator.exchange(flat.view(torch.uint8), graph, "gradient").view(torch.float64)
+        found[f"{name} nothing"] = communicator.exchange(flat[:, :0], graph, "gradient").shape
     return found | {"ledger": communicator.ledger}
 
 
@@ -76,7 +74,7 @@ def test_the_ledger_does_not_depend_on_the_spread(spread: dict[tuple[int, int], 
 def test_on_a_ring_a_message_goes_to_two(n: int, sent: float | None) -> None:
     """One of V bytes puts 2 V on the wire, V with two workers, and nothing with one."""
     communicator = Communicator(n, group=None)
-    communicator.to_neighbours(torch.ones(n, 10), ring(n), "reset")
+    communicator.exchange(torch.ones(n, 10), ring(n), "reset")
     assert {name: entry.bytes for name, entry in communicator.ledger.entries.items()} == (
         {"reset": sent} if sent else {}
     )
@@ -89,7 +87,7 @@ def test_hosts_of_two_processes_exchange_each_byte_once() -> None:
         communicator = HostCommunicator(2)
         mine = values(2, 5)[communicator.rank : communicator.rank + 1]
         lengths = [5, 1, 0]  # the last ones leave a process without a part
-        return [communicator.to_neighbours(mine[:, :k], ring(2), "reset") for k in lengths], communicator.ledger
+        return [communicator.exchange(mine[:, :k], ring(2), "reset") for k in lengths], communicator.ledger
 
     for arrived, ledger in run_processes(4, work):
         for found, k in zip(arrived, [5, 1, 0], strict=True):

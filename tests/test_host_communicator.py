@@ -55,7 +55,7 @@ def everything(make: Callable[[], Communicator], shape: tuple[int, ...]) -> tupl
         "gather": communicator.all_gather(v, "reset"),
         "to all": communicator.all_to_all(v.unsqueeze(-2) * torch.arange(1.0, communicator.size + 1)[:, None], "reset"),
         "bytes": communicator.all_gather(v.view(torch.uint8), "reset"),
-        "exchange": communicator.exchange(torch.stack([v * j for j in range(communicator.size)], -2), "reset"),
+        "exchange": communicator.all_to_all(torch.stack([v * j for j in range(communicator.size)], -2), "reset"),
         "total": communicator.total(v, "evaluation"),
         "broadcast": x,
     }

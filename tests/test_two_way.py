@@ -63,7 +63,7 @@ def test_exchange_between_processes_of_two_workers() -> None:
 
     def work() -> Tensor:
         communicator = Communicator(2)
-        return communicator.exchange(
+        return communicator.all_to_all(
             everything[:, communicator.worker_ids.start : communicator.worker_ids.stop], "reset"
         )
 

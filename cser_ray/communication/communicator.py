@@ -196,7 +196,7 @@ class Communicator:
         self._waited(start, name)
         return got.movedim(0, -4).flatten(-4, -3).transpose(-3, -2)
 
-    def to_neighbours(self, v: Tensor, graph: Graph, name: str) -> Tensor:
+    def exchange(self, v: Tensor, graph: Graph, name: str) -> Tensor:
         """The v `[..., w, k]` of the workers that live here and of all their neighbours: `[..., m, k]`.
 
         In the order of `graph.heard(worker_ids)`. Each worker sends its v to every neighbour; where their numbers differ,
@@ -206,7 +206,7 @@ class Communicator:
         if self.group is None or v.numel() == 0:
             return v if self.group is None else v.new_empty(*v.shape[:-2], len(graph.heard(self.worker_ids)), 0)
         rows = {worker: v[..., at : at + 1, :] for at, worker in enumerate(self.worker_ids)}
-        arrived = self._to_ranks(rows, self._edges(graph), name)
+        arrived = self._exchange_ranks(rows, self._edges(graph), name)
         return torch.cat([arrived[worker] for worker in graph.heard(self.worker_ids)], -2)
 
     def _edges(self, graph: Graph) -> dict[int, tuple[list[int], list[int]]]:
@@ -219,7 +219,7 @@ class Communicator:
             for rank in sorted({r for r, _ in out})
         }
 
-    def _to_ranks(
+    def _exchange_ranks(
         self, rows: dict[int, Tensor], edges: dict[int, tuple[list[int], list[int]]], name: str
     ) -> dict[int, Tensor]:
         """My workers' rows `[..., 1, k]` and those of their neighbours elsewhere, by worker id; one message a rank."""
@@ -242,21 +242,6 @@ class Communicator:
             for j, part in zip(into, got[rank].split_with_sizes([1] * len(into), -2), strict=True)
         }
         return rows | arrived
-
-    def exchange(self, v: Tensor, name: str) -> Tensor:
-        """For each worker here, what every worker has for it: from v `[..., w, n, k]`, row j of a worker being for worker j.
-
-        The result is `[..., w, n, k]`, its rows in order of the worker they are from: an all-to-all, (n - 1) k values leave.
-        """
-        self._charge(name, (self.size - 1) * v.shape[-1] * v.element_size(), v[..., 0, :])
-        if self.group is None:
-            return v.transpose(-3, -2).contiguous()
-        by_process = v.unflatten(-2, (self.processes, self.workers)).movedim(-3, 0).contiguous()  # type: ignore[no-untyped-call]
-        received = torch.empty_like(by_process)
-        start = time.perf_counter()
-        dist.all_to_all_single(received, by_process, group=self.group)
-        self._waited(start, name)
-        return received.movedim(0, -4).flatten(-4, -3).transpose(-3, -2).contiguous()
 
     def total(self, v: Tensor, name: str) -> Tensor:
         """The sum over processes of something each holds a part of, any shape; charged as if n hosts had summed it."""

@@ -94,7 +94,7 @@ class HostCommunicator(Communicator):
         rows = self._join(got, messages[0].numel(), v.shape[:-3].numel(), name)
         return rows.view_as(messages).movedim(0, -2)
 
-    def to_neighbours(self, v: Tensor, graph: Graph, name: str) -> Tensor:
+    def exchange(self, v: Tensor, graph: Graph, name: str) -> Tensor:
         self._charge(name, graph.messages * v.shape[-1] * v.element_size(), v)
         heard = graph.heard(self.worker_ids)
         mine = self._part(v)
@@ -111,19 +111,6 @@ class HostCommunicator(Communicator):
             parts |= got
         rows = self._join(torch.stack([parts.get(j, mine) for j in heard]), v.numel(), v.shape[:-2].numel(), name)
         return torch.cat([row.view_as(v) for row in rows], -2)
-
-    def exchange(self, v: Tensor, name: str) -> Tensor:
-        self._charge(name, (self.size - 1) * v.shape[-1] * v.element_size(), v[..., 0, :])
-        rows = v.movedim(-2, 0)
-        flat = rows.reshape(self.size, -1)
-        size = -(-flat.shape[1] // self.ranks_per_host)
-        mine = flat[:, self.local_rank * size : (self.local_rank + 1) * size].contiguous()
-        received = torch.empty_like(mine)
-        if mine.numel():
-            with self._timed(name):
-                dist.all_to_all_single(received, mine, group=alive(self._link))
-        joined = self._join(received, flat.shape[1], v.shape[:-3].numel(), name)
-        return joined.reshape(rows.shape).movedim(0, -2).contiguous()
 
     def total(self, v: Tensor, name: str) -> Tensor:
         if self.size > 1:

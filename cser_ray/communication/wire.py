@@ -19,11 +19,11 @@ def dense_bytes(d: int, n: int) -> float:
     return ring_bytes(4 * d, n)
 
 
-def shard_size(d: int, n: int) -> int:
-    """Coordinates of each of the n equal shards of d, whole bytes of bits: the last ones are short, or empty."""
-    return -(-d // (8 * n)) * 8
-
-
 def gather_bytes(nbytes: float, n: int) -> float:
     """What leaves each of n workers when everybody gets everybody's message of `nbytes`."""
     return (n - 1) * nbytes
+
+
+def shard_size(d: int, n: int) -> int:
+    """Coordinates of each of the n equal shards of d, whole bytes of bits: the last ones are short, or empty."""
+    return -(-d // (8 * n)) * 8

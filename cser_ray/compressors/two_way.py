@@ -60,7 +60,7 @@ class TwoWay(RememberingCompressor, Budgeted):
         record = owned * self.inner.record_bytes(v.dtype.itemsize)
         padded = pad(v, (0, n * owned * self.inner.chunk - d))
         sent, left = self.inner.parted(padded)
-        theirs = communicator.exchange(in_blocks(sent, record), name)
+        theirs = communicator.all_to_all(in_blocks(sent, record), name).contiguous()
         average = self.inner.sum_of(theirs, memory.shape[-1], v.dtype).div_(n).add_(memory)
         answer, kept = self.inner.parted(average)
         memory.copy_(kept)

@@ -147,16 +147,18 @@ class Deeds(Loop):
         self.reference.move(self.reference.x.clamp(-0.6, 0.6))
 
     def rescale(self) -> None:
-        """All of the weights: a common model that is kept beside them is replaced with them, or has none any more."""
-        saved = self.saved()
+        """All of the weights, a little or beyond recognition: where a common model is kept beside them, the latter replaces
+        it where it is alike on all workers, and is refused where it is not."""
+        saved, factor = self.saved(), self.draw.choice([0.9, -1.0])
         with torch.no_grad():
             for p in self.model.parameters():
-                p.mul_(0.9)
+                p.mul_(factor)
         x = self.reference.x
-        if not self.form.keeps_model:
-            self.reference.move(0.9 * x)
-        elif float((x - x[:1]).abs().max()) < 1e-12:
-            self.reference.load(0.9 * x[0])
+        alike = float((x - x[:1]).abs().max()) < 1e-12
+        if not self.form.keeps_model or (factor > 0 and not alike):
+            self.reference.move(factor * x)
+        elif alike:
+            self.reference.load(factor * x[0])
         else:
             refused(self.step, "not alike on all workers")
             self.go_on(saved)

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from cser_ray.budget import ratio_of
 from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.graph import Graph
-from cser_ray.compressors import GRBS, QSGD, ChunkedTopK, Formatted, Identity, RandomK, TopK
+from cser_ray.compressors import GRBS, QSGD, ChunkedTopK, Formatted, Identity, RandomK, TopK, Zero
 from cser_ray.compressors.base import Compressor, Message
 from cser_ray.compressors.chunked_top_k import OnePassMessage
 from cser_ray.config import config_at
@@ -110,6 +110,12 @@ def test_the_mean_model_takes_the_mean_step(name: str) -> None:
     for kind, arguments in [(DPSGD, {}), *((k, {"compressor": TopK(3), "consensus_rate": 0.3}) for k in COMPRESSED)]:
         optimizer = build(kind, 4, graph=GIVEN[name], weight_decay=0.05, **arguments)
         assert mean_recursion(optimizer) < 1e-14
+
+
+def test_the_consensus_rate_follows_what_is_sent() -> None:
+    """One over the ratio; of bytes, where a compressor has no ratio; and never above 1."""
+    found = [build(ChocoSGD, 2, compressor=c).consensus_rate for c in (GRBS(4), ChunkedTopK(2, 11), Identity(), Zero())]
+    assert found == [0.25, pytest.approx((2 * 4 + 1) / 44), 1.0, 1.0]  # of 11: two values and 8 bits of places
 
 
 def test_known_models_can_be_made_known_at_once() -> None:

@@ -22,7 +22,7 @@ from cser_ray.partial_sync import partial_sync
 
 
 @dataclass(frozen=True)
-class Sent:
+class Travelling:
     """A message under way: the step when its mean is applied, its call of C1, s_i, the mean of s, and where they belong."""
 
     due: int
@@ -73,7 +73,7 @@ class General(RecursionForm):
         self.c = x[..., :1, :].clone()
         self.a = torch.zeros_like(x) if residual < 1 else None
         self.v = torch.zeros_like(self.c) if self.mu else None
-        self.under_way: deque[Sent] = deque()
+        self.under_way: deque[Travelling] = deque()
 
     def update(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, t: int) -> None:
         if isinstance(self.c2, Zero):
@@ -104,7 +104,7 @@ class General(RecursionForm):
         if self.a is not None:
             torch.mul(e, 1 - self.gamma, out=self.a)
 
-    def _send_(self, optimizer: FlatOptimizer, e: Tensor, t: int) -> Sent:
+    def _send_(self, optimizer: FlatOptimizer, e: Tensor, t: int) -> Travelling:
         """Send C1(e); e becomes what is left of it."""
         call, communicator = t // self.interval, optimizer.communicator
         optimizer.draws.compare_messages(e, (self.c1, call), (self.c2, t))
@@ -112,13 +112,13 @@ class General(RecursionForm):
             blocks = self.c1.select(e, call)
             s = blocks.take(e)
             blocks.put_(e, e.new_zeros(()))
-            return Sent(t + self.delay, call, s, start_average(s.clone(), communicator, "reset"), blocks)
+            return Travelling(t + self.delay, call, s, start_average(s.clone(), communicator, "reset"), blocks)
         mean, left = partial_sync(e, self.c1, communicator, call, "reset")
         s = e - left
         e.copy_(left)
-        return Sent(t + self.delay, call, s, Pending(lambda: mean), None)
+        return Travelling(t + self.delay, call, s, Pending(lambda: mean), None)
 
-    def _outer_(self, sent: Sent) -> Tensor:
+    def _outer_(self, sent: Travelling) -> Tensor:
         """Take the outer step of a message that has arrived; return what it added to c, placed as the message is."""
         mean = sent.mean.wait()
         moved = mean * self.alpha
@@ -131,7 +131,7 @@ class General(RecursionForm):
         sent.add_to_(self.c, moved)
         return moved
 
-    def _arrived(self, t: int) -> Iterator[Sent]:
+    def _arrived(self, t: int) -> Iterator[Travelling]:
         while self.under_way and self.under_way[0].due <= t:
             yield self.under_way.popleft()
 
@@ -167,4 +167,4 @@ class General(RecursionForm):
         self.under_way.clear()
         for due, call, s, mean in saved:
             blocks = self.c1.select(x, call) if isinstance(self.c1, SharedCompressor) else None
-            self.under_way.append(Sent(due, call, s.clone(), Pending(mean.clone), blocks))
+            self.under_way.append(Travelling(due, call, s.clone(), Pending(mean.clone), blocks))

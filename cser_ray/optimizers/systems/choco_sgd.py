@@ -20,8 +20,8 @@ class ChocoSGD(Gossip):
     Args:
         params, lr, momentum, weight_decay: as in torch.optim.SGD; these and further ones by name: see `FlatOptimizer`.
         compressor: C, applied every step; any that needs no agreement of all workers.
-        consensus_rate: gamma, in (0, 1]; by default one over the compressor's ratio, or 1 where it has none. The more is
-            dropped the smaller it has to be, and too large a gamma diverges.
+        consensus_rate: gamma, in (0, 1]; by default one over the compressor's ratio, or over that of its messages' bytes
+            where it has none. The more is dropped the smaller it has to be, and too large a gamma diverges.
         graph: who sends to whom: a ring, if None, or for each worker the ids of its neighbours; see `Gossip`.
 
     Raises:
@@ -51,8 +51,8 @@ class ChocoSGD(Gossip):
         consensus_rate: float | None = None,
         **common: Unpack[OverGraph],
     ):
-        self.consensus_rate = consensus(consensus_rate, compressor)
         super().__init__(params, *args, **common)
+        self.consensus_rate = consensus(consensus_rate, compressor, self.flat.numel)
         self.compressor = self.stream(compressor, Purpose.RESET_BLOCKS)
         self.x_hat, self.s = self.x.clone(), torch.zeros_like(self.x)
 

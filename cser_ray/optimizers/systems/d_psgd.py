@@ -36,6 +36,6 @@ class DPSGD(Gossip):
         super().__init__(params, *args, **common)
 
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
-        pull = self.pull(self.communicator.to_neighbours(x, self.graph, "reset"))  # of the models before the step
+        pull = self.pull(self.communicator.exchange(x, self.graph, "reset"))  # of the models before the step
         self.local_step_(x, g)
         x.add_(pull)

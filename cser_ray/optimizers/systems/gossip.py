@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.graph import Graph, graph_of
-from cser_ray.compressors.base import Compressor, Message, SelectionMessage
+from cser_ray.compressors.base import Budgeted, Compressor, Message, SelectionMessage
 from cser_ray.compressors.chunked_top_k import OnePassMessage
 from cser_ray.compressors.gathered import GatheredMessage
 from cser_ray.compressors.selected import CastMessage, RecordMessage
@@ -67,16 +67,21 @@ class Gossip(FlatOptimizer):
         self.draws.compare_messages(v, (compressor, call))
         payload, decode = _taken_apart(compressor.compress(v, call))
         arrived = decode(
-            self.communicator.to_neighbours(payload, self.graph, "reset"),
+            self.communicator.exchange(payload, self.graph, "reset"),
             self.graph.heard(self.communicator.worker_ids),
         )
         return self.own(arrived), self.pull(arrived)
 
 
-def consensus(rate: float | None, compressor: Compressor) -> float:
-    """gamma: the rate given, or one over the compressor's ratio. Raises ValueError outside (0, 1]."""
+def consensus(rate: float | None, compressor: Compressor, d: int) -> float:
+    """gamma: the rate given, or one over the compressor's ratio, of its messages' bytes where it has none.
+
+    Raises ValueError outside (0, 1].
+    """
     if rate is None:
-        return 1.0 / float(getattr(compressor, "ratio", 1.0))
+        sent = compressor.bytes_per_call(d, 2) if isinstance(compressor, Budgeted) else 4 * d
+        by_bytes = max(1.0, 4 * d / sent) if sent else 1.0  # between two workers, what leaves each is one message
+        return 1.0 / float(getattr(compressor, "ratio", by_bytes))
     if not 0 < rate <= 1:
         raise ValueError(f"The consensus rate gamma lies in (0, 1], not {rate}")
     return rate
@@ -117,9 +122,8 @@ def _scattered(read: ReadRecord, d: int, payload: Tensor, workers: range) -> Ten
     """The coordinates that payloads of these workers hold `[..., m, d]`, among zeros."""
     places, values = read(payload, workers)
     dense = values.new_zeros(*payload.shape[:-1], d)
-    return dense.scatter_add_(
-        -1, places.clamp(max=d - 1), torch.where(places < d, values, 0)
-    )  # places from d are padding
+    values = torch.where(places < d, values, 0)  # places from d on are padding
+    return dense.scatter_add_(-1, places.clamp(max=d - 1), values)
 
 
 def _row_by_row(
