@@ -22,7 +22,6 @@ NAMED = {
     "cser_ray/compressors/__init__.py": "a compressor and a method are both called qsgd",
     "cser_ray/compressors/solve.py": "likewise",
     "cser_ray/compressors/text.py": "likewise",
-    "cser_ray/compressors/text.py": "likewise",
     "cser_ray/methods/graphs.py": "likewise",
     "cser_ray/methods/record.py": "the reference of a record that names none",
     "cser_ray/config.py": "the method of a run that names none",
