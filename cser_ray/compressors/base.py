@@ -4,12 +4,16 @@ A new compressor is one file here with one frozen dataclass, and one line in `CO
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator, Pending
+
+Reading = Callable[[Tensor, range], Tensor]
+"""(what travelled `[..., j, m]`, ids of those j workers) -> C(v) `[..., j, d]`, a row at a time the same as all together."""
 
 
 class Message(Protocol):
@@ -24,6 +28,12 @@ class Message(Protocol):
     def average(self, communicator: Communicator, name: str) -> Tensor:
         """The mean of C(v) over all workers as `[..., 1, d]`, bitwise equal on each; charged to `name` of the ledger."""
         ...
+
+    def wire(self) -> tuple[Tensor, Reading]:
+        """What travels, `[..., w, m]`, and how C(v) follows from it: for methods whose workers send to neighbours alone."""
+        raise TypeError(
+            f"A {type(self).__name__} cannot be sent to neighbours alone: all workers agree on what it holds"
+        )
 
 
 class Compressor(Protocol):
@@ -172,9 +182,17 @@ class SelectionMessage(Message):
 
     def average(self, communicator: Communicator, name: str) -> Tensor:
         mean = start_average(self.selection.take(self.v), communicator, name).wait()
-        dense = self.v.new_zeros(*self.v.shape[:-2], 1, self.v.shape[-1])
-        self.selection.put_(dense, mean)
-        return dense
+        return placed(mean, self.v, self.selection)
+
+    def wire(self) -> tuple[Tensor, Reading]:
+        return self.selection.take(self.v), lambda values, workers: placed(values, self.v, self.selection)
+
+
+def placed(values: Tensor, v: Tensor, selection: Selection) -> Tensor:
+    """Values `[..., j, k]` of chosen coordinates, in vectors `[..., j, d]` of zeros."""
+    dense = v.new_zeros(*v.shape[:-2], values.shape[-2], v.shape[-1])
+    selection.put_(dense, values)
+    return dense
 
 
 def start_average(blocks: Tensor, communicator: Communicator, name: str) -> Pending:

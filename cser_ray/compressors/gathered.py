@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.compressors.base import Message
+from cser_ray.compressors.base import Message, Reading
 from cser_ray.seeds import Purpose, philox
 
 
@@ -29,6 +29,9 @@ class GatheredMessage(Message):
 
     def residual(self) -> Tensor:
         return self.v - self.decode(self.payload, self.workers)
+
+    def wire(self) -> tuple[Tensor, Reading]:
+        return self.payload, self.decode
 
     def average(self, communicator: Communicator, name: str) -> Tensor:
         gathered = communicator.all_gather(self.payload, name)

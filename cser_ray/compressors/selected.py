@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.wire import gather_bytes, ring_bytes
-from cser_ray.compressors.base import Message, Selection, SelectionMessage, start_average
+from cser_ray.compressors.base import Message, Reading, Selection, SelectionMessage, placed, start_average
 from cser_ray.compressors.formats import VALUE_FORMATS, Format, decode_groups, encode_groups, groups_bytes, to_bfloat16
 
 LEAST_GROUP = 256
@@ -50,7 +50,10 @@ class CastMessage(Message):
     def average(self, communicator: Communicator, name: str) -> Tensor:
         # a copy: what is under way belongs to the communicator
         mean = start_average(self.cast.clone(), communicator, name).wait()
-        return _placed(mean.to(self.v.dtype), self.v, self.selection)
+        return placed(mean.to(self.v.dtype), self.v, self.selection)
+
+    def wire(self) -> tuple[Tensor, Reading]:
+        return self.cast, lambda cast, workers: placed(cast.to(self.v.dtype), self.v, self.selection)
 
 
 class RecordMessage(Message):
@@ -63,26 +66,22 @@ class RecordMessage(Message):
 
     def residual(self) -> Tensor:
         r = self.v.clone()
-        self.selection.put_(r, self.taken - self.values(self.records))
+        self.selection.put_(r, self.taken - self._values(self.records))
         return r
 
     def average(self, communicator: Communicator, name: str) -> Tensor:
         if not self.records.numel():  # a ratio above the number of blocks picks none in most calls
-            return _placed(self.taken[..., :1, :], self.v, self.selection)
+            return placed(self.taken[..., :1, :], self.v, self.selection)
         gathered = communicator.all_gather(self.records, name)
         n = gathered.shape[-2]
-        total = self.values(gathered[..., :1, :])
+        total = self._values(gathered[..., :1, :])
         for worker in range(1, n):  # one after the other: the same sum, bit for bit, on every process
-            total += self.values(gathered[..., worker : worker + 1, :])
-        return _placed(total.div_(n), self.v, self.selection)
+            total += self._values(gathered[..., worker : worker + 1, :])
+        return placed(total.div_(n), self.v, self.selection)
 
-    def values(self, records: Tensor) -> Tensor:
+    def wire(self) -> tuple[Tensor, Reading]:
+        return self.records, lambda records, workers: placed(self._values(records), self.v, self.selection)
+
+    def _values(self, records: Tensor) -> Tensor:
         """Records `[..., j, m]` as the values `[..., j, k]` that they stand for."""
         return decode_groups(self.form, records, self.taken.shape[-1], self.group, self.v.dtype)
-
-
-def _placed(mean: Tensor, v: Tensor, selection: Selection) -> Tensor:
-    """The mean `[..., 1, k]` of chosen coordinates in a vector `[..., 1, d]` of zeros."""
-    dense = v.new_zeros(*v.shape[:-2], 1, v.shape[-1])
-    selection.put_(dense, mean)
-    return dense

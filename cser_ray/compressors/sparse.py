@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.compressors.base import Budgeted, Message
+from cser_ray.compressors.base import Budgeted, Message, Reading
 from cser_ray.compressors.formats import Format, decode_groups, encode_groups
 from cser_ray.compressors.gathered import check_rows
 
@@ -37,6 +37,12 @@ class SparseMessage(Message):
         # added, as what stands in for padding shares the last place
         return self.v.clone().scatter_add_(-1, places, torch.where(inside, -values, 0))
 
+    def wire(self) -> tuple[Tensor, Reading]:
+        return self.payload, self._dense
+
+    def _dense(self, payload: Tensor, workers: range) -> Tensor:
+        return scattered(*self.read(payload, workers), self.v.shape[-1])
+
     def average(self, communicator: Communicator, name: str) -> Tensor:
         gathered = communicator.all_gather(self.payload, name)
         n, d = gathered.shape[-2], self.v.shape[-1]
@@ -45,6 +51,12 @@ class SparseMessage(Message):
             places, values = self.read(gathered[..., worker : worker + 1, :], range(worker, worker + 1))
             total.scatter_add_(-1, places.clamp(max=d - 1), torch.where(places < d, values, 0))
         return total.div_(n)
+
+
+def scattered(places: Tensor, values: Tensor, d: int) -> Tensor:
+    """Values at their places `[..., k]`, among zeros: `[..., d]`; places from d on are padding."""
+    dense = values.new_zeros(*values.shape[:-1], d)
+    return dense.scatter_add_(-1, places.clamp(max=d - 1), torch.where(places < d, values, 0))
 
 
 class Picks(NamedTuple):

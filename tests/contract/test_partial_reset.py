@@ -148,9 +148,12 @@ OPTIONS = [dict(zip(("reset_delay", "momentum"), pair, strict=True)) for pair in
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("name", COMPRESSOR_EXAMPLES)
+@pytest.mark.parametrize("name", [name for name in COMPRESSOR_EXAMPLES if not name.endswith("int2")])
 def test_all_of_the_residual_in_the_model_is_error_reset(name: str, options: dict[str, Any]) -> None:
-    """gamma = 1 is CSER, bit for bit, and the general form is it too, to rounding."""
+    """gamma = 1 is CSER, bit for bit, and the general form is it too, to rounding.
+
+    Not in two bits: on which side of the border between two magnitudes a value lies, a last bit may decide.
+    """
     c1, c2 = COMPRESSOR_EXAMPLES[name], GRBS(2)
     own = {"reset_interval": 3, "reset_compressor": c1, "gradient_compressor": c2, **options}
     cser = list(trajectory(build(CSER, 3, **own), logistic(3)))

@@ -72,8 +72,8 @@ def test_a_finished_row_is_complete(method: str) -> None:
     meaningless |= set(KNOBS) - set(read_by(method))
     if not method.startswith("no-sync"):
         meaningless |= {"val_acc_ensemble", "test_acc_ensemble", "val_loss_ensemble", "test_loss_ensemble"}
-    if "error" not in stepped(config(method), steps=0).optimizer.buffers():
-        meaningless |= {"error_norm"}  # also cser, which takes implementation II here
+    if "error" not in Stack([config(method)], Communicator(N, None), CPU).optimizer.buffers():
+        meaningless |= {"error_norm"}  # cser takes implementation II here, which has no e
     if METHODS[method].theorem1 is None:
         meaningless |= {"theorem1"}
     assert nulls(row) == meaningless
@@ -104,16 +104,14 @@ def test_more_evaluations_than_steps() -> None:
     assert [epochs[0].step for epochs in history] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("method", POINTS)
+@pytest.mark.parametrize("method", sorted(set(POINTS) - {"adacomp", "powersgd"}))  # these follow gradients, and layers
 def test_the_bytes_of_the_row_are_the_ratio_asked_for(method: str) -> None:
     """Dense bytes over bytes sent is R_C, up to a block or two in so short a run."""
     row, _ = short(method)
     assert row.dense_bytes == pytest.approx(2 * (N - 1) / N * 4 * row.n_params * 12, abs=1)
     sent, ratio = METHODS[method].bytes_sent, row.ratio
-    if sent is not None:
-        ratio = row.dense_bytes / 12 / sent(row.n_params, N)  # the record's formula is that of 8 workers
-    if method in ("adacomp", "powersgd"):
-        ratio = row.realised_ratio  # follows from the gradients, and from the model's shapes
+    if sent is not None:  # the ratio asked for is that of a large model and 8 workers
+        ratio = 2 * (N - 1) / N * 4 * row.n_params / sent(row.n_params, N)
     assert row.realised_ratio == pytest.approx(ratio, rel=0.01)
     assert row.realised_ratio_bf16 == row.realised_ratio / 2
     # numbers of 16 bits halve the bytes, not how often a block is synchronised

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.optimizers import EFSGD, DiLoCo, QSparseLocalSGD
+from cser_ray.optimizers.systems.dist_ef_sgd import DistEFBlockSGD, DistEFSGD
+from cser_ray.optimizers.systems.mem_sgd import MemSGD
 from cser_ray.train import build
 from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.record import Record
@@ -46,7 +48,9 @@ def test_every_worker_starts_from_the_mean_with_nothing_lost(method: str, worker
     after, _ = going_on(tmp_path, method, workers)
     assert after.t == after.optimizer.t == STOP
     old, new = before.optimizer, after.optimizer
-    sign = {EFSGD: -1, QSparseLocalSGD: 1}.get(type(old), 0)  # in CSER's models the errors are in already
+    sign = {EFSGD: -1, MemSGD: -1, DistEFSGD: -1, DistEFBlockSGD: -1, QSparseLocalSGD: 1}.get(
+        type(old), 0
+    )  # in CSER's models the errors are in already
     expected = mean(old.x) + sign * mean(old.buffers().get("error", torch.zeros_like(old.x)))
     torch.testing.assert_close(new.x, expected.expand_as(new.x), rtol=1e-6, atol=1e-7)
     assert torch.equal(new.x, new.x[:, :1].expand_as(new.x))

@@ -1,18 +1,14 @@
 """What the methods have in common whose workers send to their neighbours in a graph, and to nobody else."""
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from cser_ray.communication.graph import Graph, graph_of
-from cser_ray.compressors.base import Budgeted, Compressor, Message, SelectionMessage
-from cser_ray.compressors.chunked_top_k import OnePassMessage
-from cser_ray.compressors.gathered import GatheredMessage
-from cser_ray.compressors.selected import CastMessage, RecordMessage
-from cser_ray.compressors.sparse import ReadRecord, SparseMessage
+from cser_ray.compressors.base import Budgeted, Compressor, Reading
 from cser_ray.optimizers.arguments import Common
 from cser_ray.optimizers.base import FlatOptimizer
 
@@ -65,11 +61,10 @@ class Gossip(FlatOptimizer):
     def send(self, v: Tensor, compressor: Compressor, call: int) -> tuple[Tensor, Tensor]:
         """C(v) of the workers that live here, and how their neighbours' pull at it, each `[..., w, d]`."""
         self.draws.compare_messages(v, (compressor, call))
-        payload, decode = _taken_apart(compressor.compress(v, call))
-        arrived = decode(
-            self.communicator.exchange(payload, self.graph, "reset"),
-            self.graph.heard(self.communicator.worker_ids),
-        )
+        payload, read = compressor.compress(v, call).wire()
+        heard = self.communicator.exchange(payload, self.graph, "reset")
+        here = self.communicator.worker_ids
+        arrived = _decoded(read, heard, self.graph.heard(here), here)
         return self.own(arrived), self.pull(arrived)
 
 
@@ -87,57 +82,12 @@ def consensus(rate: float | None, compressor: Compressor, d: int) -> float:
     return rate
 
 
-def _taken_apart(message: Message) -> tuple[Tensor, Callable[[Tensor, Sequence[int]], Tensor]]:
-    """What a message puts on the wire, and how C(v) `[..., m, d]` follows from payloads `[..., m, k]` of m workers."""
-    match message:
-        case SelectionMessage():
-            return message.selection.take(message.v), lambda values, workers: _placed(message, values)
-        case CastMessage():
-            return message.cast, lambda values, workers: _placed(message, values.to(message.v.dtype))
-        case RecordMessage():
-            return message.records, lambda records, workers: _placed(message, message.values(records))
-        case GatheredMessage():
-            return message.payload, _row_by_row(message, message.decode)
-        case SparseMessage():
-            return message.payload, _row_by_row(message, partial(_scattered, message.read, message.v.shape[-1]))
-        case OnePassMessage():
-            c, dtype = message.compressor, message.left.dtype
-            return message.payload, lambda rows, workers: _scattered(
-                lambda payload, _: c.read(payload, dtype), message.d, rows, range(0)
-            )
-    raise TypeError(
-        f"A message of type {type(message).__name__} cannot be sent to neighbours: take a compressor that needs no "
-        "agreement of all workers, such as GRBS, TopK or RandomK"
-    )
-
-
-def _placed(message: SelectionMessage | CastMessage | RecordMessage, values: Tensor) -> Tensor:
-    """The chosen coordinates of m workers `[..., m, k]`, among zeros."""
-    dense = message.v.new_zeros(*values.shape[:-1], message.v.shape[-1])
-    message.selection.put_(dense, values)
-    return dense
-
-
-def _scattered(read: ReadRecord, d: int, payload: Tensor, workers: range) -> Tensor:
-    """The coordinates that payloads of these workers hold `[..., m, d]`, among zeros."""
-    places, values = read(payload, workers)
-    dense = values.new_zeros(*payload.shape[:-1], d)
-    values = torch.where(places < d, values, 0)  # places from d on are padding
-    return dense.scatter_add_(-1, places.clamp(max=d - 1), values)
-
-
-def _row_by_row(
-    message: GatheredMessage | SparseMessage, decode: Callable[[Tensor, range], Tensor]
-) -> Callable[[Tensor, Sequence[int]], Tensor]:
-    """A decoder of any workers' rows, given one of workers that follow each other, and here are those of the message."""
-
-    def decoded(payload: Tensor, workers: Sequence[int]) -> Tensor:
-        if list(workers) == list(message.workers):
-            return decode(payload, message.workers)
-        rows = payload.split_with_sizes([1] * len(workers), -2)
-        return torch.cat([decode(row, range(i, i + 1)) for row, i in zip(rows, workers, strict=True)], -2)
-
-    return decoded
+def _decoded(read: Reading, payload: Tensor, workers: Sequence[int], here: range) -> Tensor:
+    """C(v) `[..., m, d]` of m workers, given what each of them sent, `[..., m, k]`; `here`: those of this process."""
+    if list(workers) == list(here):
+        return read(payload, here)
+    parts = payload.split_with_sizes([1] * len(workers), -2)
+    return torch.cat([read(row, range(i, i + 1)) for row, i in zip(parts, workers, strict=True)], -2)
 
 
 @lru_cache(maxsize=64)
