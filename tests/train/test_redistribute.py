@@ -48,10 +48,10 @@ def test_every_worker_starts_from_the_mean_with_nothing_lost(method: str, worker
     after, _ = going_on(tmp_path, method, workers)
     assert after.t == after.optimizer.t == STOP
     old, new = before.optimizer, after.optimizer
-    sign = {EFSGD: -1, MemSGD: -1, DistEFSGD: -1, DistEFBlockSGD: -1, QSparseLocalSGD: 1}.get(
-        type(old), 0
-    )  # in CSER's models the errors are in already
-    expected = mean(old.x) + sign * mean(old.buffers().get("error", torch.zeros_like(old.x)))
+    feedback = {EFSGD: -1, MemSGD: -1, DistEFSGD: -1, DistEFBlockSGD: -1, QSparseLocalSGD: 1}
+    sign = feedback.get(type(old), 0)  # in CSER's models the errors are in already
+    waiting = mean(old.buffers().get("aside", sign * old.buffers().get("error", torch.zeros_like(old.x))))
+    expected = mean(old.x) + waiting
     torch.testing.assert_close(new.x, expected.expand_as(new.x), rtol=1e-6, atol=1e-7)
     assert torch.equal(new.x, new.x[:, :1].expand_as(new.x))
     if method == "choco-sgd":
@@ -59,7 +59,11 @@ def test_every_worker_starts_from_the_mean_with_nothing_lost(method: str, worker
         assert not new.buffers()["pull"].any()
         return
     for name, buffer in new.buffers().items():
-        paid = name == "error" and method not in ("dgc", "powersgd", "deepsqueeze")  # theirs are not of models
+        paid = name in ("error", "aside") and method not in (
+            "dgc",
+            "powersgd",
+            "deepsqueeze",
+        )  # theirs are not of models
         kept = torch.zeros_like(buffer) if paid else mean(old.buffers()[name]).expand_as(buffer)
         torch.testing.assert_close(buffer, kept, rtol=1e-6, atol=1e-9)
 
