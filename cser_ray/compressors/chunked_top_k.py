@@ -12,11 +12,11 @@ from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.wire import gather_bytes
-from cser_ray.compressors.base import Budgeted, Message
+from cser_ray.compressors.base import Budgeted, Message, Reading
 from cser_ray.compressors.formats import VALUE_FORMATS
 from cser_ray.compressors.gathered import in_blocks
 from cser_ray.compressors.packing import pack_fields, packed_bytes, unpack_fields
-from cser_ray.compressors.sparse import SparseMessage
+from cser_ray.compressors.sparse import SparseMessage, scattered
 from cser_ray.registry import unknown
 
 
@@ -122,6 +122,14 @@ class OnePassMessage(Message):
         gathered = communicator.all_gather(self.payload, name)
         mean: Tensor = self.kernels.average(gathered, self.d, c.kept, c.chunk, c.place_bits, c.format)
         return mean
+
+    def wire(self) -> tuple[Tensor, Reading]:
+        read = self.compressor.read
+
+        def dense(payload: Tensor, workers: range) -> Tensor:
+            return scattered(*read(payload, self.left.dtype), self.d)
+
+        return self.payload, dense
 
 
 def _kernels(compressor: ChunkedTopK, v: Tensor) -> Any:

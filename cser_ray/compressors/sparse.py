@@ -41,10 +41,7 @@ class SparseMessage(Message):
         return self.payload, self._dense
 
     def _dense(self, payload: Tensor, workers: range) -> Tensor:
-        places, values = self.read(payload, workers)
-        d = self.v.shape[-1]
-        dense = self.v.new_zeros(*payload.shape[:-1], d)
-        return dense.scatter_add_(-1, places.clamp(max=d - 1), torch.where(places < d, values, 0))
+        return scattered(*self.read(payload, workers), self.v.shape[-1])
 
     def average(self, communicator: Communicator, name: str) -> Tensor:
         gathered = communicator.all_gather(self.payload, name)
@@ -54,6 +51,12 @@ class SparseMessage(Message):
             places, values = self.read(gathered[..., worker : worker + 1, :], range(worker, worker + 1))
             total.scatter_add_(-1, places.clamp(max=d - 1), torch.where(places < d, values, 0))
         return total.div_(n)
+
+
+def scattered(places: Tensor, values: Tensor, d: int) -> Tensor:
+    """Values at their places `[..., k]`, among zeros: `[..., d]`; places from d on are padding."""
+    dense = values.new_zeros(*values.shape[:-1], d)
+    return dense.scatter_add_(-1, places.clamp(max=d - 1), torch.where(places < d, values, 0))
 
 
 class Picks(NamedTuple):

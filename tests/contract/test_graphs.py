@@ -12,8 +12,9 @@ from torch.nn import Parameter
 from cser_ray.budget import ratio_of
 from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.graph import Graph
-from cser_ray.compressors import GRBS, Identity, RandomK, TopK
+from cser_ray.compressors import GRBS, QSGD, ChunkedTopK, Formatted, Identity, RandomK, TopK, Zero
 from cser_ray.compressors.base import Compressor, Message
+from cser_ray.compressors.chunked_top_k import OnePassMessage
 from cser_ray.config import config_at
 from cser_ray.methods import METHODS
 from cser_ray.optimizers import Placement
@@ -48,6 +49,16 @@ STAR = [[1, 2, 3], [0], [0], [0]]
 COMPLETE = [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
 GIVEN = {"path": PATH, "star": STAR, "complete": COMPLETE}
 COMPRESSED: list[Any] = [ChocoSGD, DeepSqueeze]
+SENT = [
+    TopK(3),
+    GRBS(3),
+    Formatted(GRBS(3), "bf16"),
+    Formatted(GRBS(2), "int8"),
+    RandomK(3),
+    ChunkedTopK(3, 8),
+    QSGD(3, 4),
+]
+"""A compressor of each kind of message that neighbours can read."""
 every_given = pytest.mark.parametrize("name", GIVEN)
 
 
@@ -70,7 +81,7 @@ def test_d_psgd_over_a_given_graph(name: str, decay: float) -> None:
 
 
 @every_given
-@pytest.mark.parametrize("compressor", [TopK(3), GRBS(3), RandomK(3)], ids=repr)
+@pytest.mark.parametrize("compressor", SENT, ids=repr)
 def test_compressed_gossip_over_a_given_graph(name: str, compressor: Compressor) -> None:
     """Models, and what is known of them or was dropped, whether all send the same coordinates or each its own."""
     c, w = compressed(compressor, Purpose.RESET_BLOCKS, 4), metropolis(GIVEN[name])
@@ -98,6 +109,12 @@ def test_the_mean_model_takes_the_mean_step(name: str) -> None:
     for kind, arguments in [(DPSGD, {}), *((k, {"compressor": TopK(3), "consensus_rate": 0.3}) for k in COMPRESSED)]:
         optimizer = build(kind, 4, graph=GIVEN[name], weight_decay=0.05, **arguments)
         assert mean_recursion(optimizer) < 1e-14
+
+
+def test_the_consensus_rate_follows_what_is_sent() -> None:
+    """One over the ratio; of bytes, where a compressor has no ratio; and never above 1."""
+    found = [build(ChocoSGD, 2, compressor=c).consensus_rate for c in (GRBS(4), ChunkedTopK(2, 11), Identity(), Zero())]
+    assert found == [0.25, pytest.approx((2 * 4 + 1) / 44), 1.0, 1.0]  # of 11: two values and 8 bits of places
 
 
 def test_known_models_can_be_made_known_at_once() -> None:
@@ -390,6 +407,19 @@ def test_another_compressor_on_one_rank_is_named() -> None:
         assert "rank 1" in said
 
 
+# -------------------------------------------------------------------------------------------------------------- messages
+
+
+def test_messages_of_the_kernels_are_read_as_any_other() -> None:
+    """On a GPU, chunked top-k makes its messages in one pass; what neighbours read is the same."""
+    compressor, v = ChunkedTopK(3, 8), torch.randn(4, 30, generator=torch.Generator().manual_seed(1))
+    plain = compressor.compress(v, 1)
+    one_pass = OnePassMessage(compressor, v, plain.payload, plain.residual(), None)  # type: ignore[attr-defined]
+    (payload, decode), (_, as_any_other) = one_pass.wire(), plain.wire()
+    assert torch.equal(decode(payload, range(4)), as_any_other(payload, range(4)))
+    assert distance(decode(payload, range(4)), v - plain.residual()) < 1e-7
+
+
 # -------------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -426,7 +456,7 @@ def test_messages_that_neighbours_cannot_read_are_refused() -> None:
         ("dgc", {"ratio": 0.5}, "needs a finite ratio >= 1, not 0.5"),
         ("dgc", {"ratio": 4, "warmup_steps": 1.5}, "The warm-up is a whole number of steps >= 0, not 1.5"),
         ("dgc", {"ratio": 4, "clip_norm": 0.0}, "clip_norm is the largest 2-norm of a gradient, > 0, not 0.0"),
-        ("dgc", {"ratio": 4, "betas": (0.9, 0.99)}, "AdamW has none: leave betas out"),
+        ("dgc", {"ratio": 4, "betas": (0.9, 0.99)}, "not that of AdamW: take another method"),
         ("powersgd", {"rank": 0}, "The rank of the factors is a whole number >= 1, not 0"),
         ("powersgd", {"rank": 1.5}, "The rank of the factors is a whole number >= 1, not 1.5"),
         ("d-psgd", {"graph": [[1], [0], []]}, "The graph is not connected: no path leads from worker 0 to workers 2"),

@@ -19,15 +19,15 @@ class ChocoSGD(Gossip):
 
     Args:
         params, lr, momentum, weight_decay: as in torch.optim.SGD; these and further ones by name: see `FlatOptimizer`.
-        compressor: C, any compressor, applied every step.
-        consensus_rate: gamma, in (0, 1]; by default one over the compressor's ratio, or 1 where it has none. The more is
-            dropped the smaller it has to be, and too large a gamma diverges.
+        compressor: C, applied every step; any that needs no agreement of all workers.
+        consensus_rate: gamma, in (0, 1]; by default one over the compressor's ratio, or over that of its messages' bytes
+            where it has none. The more is dropped the smaller it has to be, and too large a gamma diverges.
         graph: who sends to whom: a ring, if None, or for each worker the ids of its neighbours; see `Gossip`.
 
     Raises:
         ValueError: besides what `FlatOptimizer` raises, for a consensus rate outside its range, and for a graph that is not
             connected, or of another size.
-        TypeError: at the first step, for a compressor with messages of its own.
+        TypeError: at the first step, for a compressor whose messages make sense only between all workers.
 
     Source: Koloskova, Stich and Jaggi, arXiv 1902.00340, Algorithm 2, in the form that needs two vectors however many
     neighbours there are (epfml/ChocoSGD, parallel_choco.py). Two things there are otherwise: that code gossips about what
@@ -51,8 +51,8 @@ class ChocoSGD(Gossip):
         consensus_rate: float | None = None,
         **common: Unpack[OverGraph],
     ):
-        self.consensus_rate = consensus(consensus_rate, compressor)
         super().__init__(params, *args, **common)
+        self.consensus_rate = consensus(consensus_rate, compressor, self.flat.numel)
         self.compressor = self.stream(compressor, Purpose.RESET_BLOCKS)
         self.x_hat, self.s = self.x.clone(), torch.zeros_like(self.x)
 

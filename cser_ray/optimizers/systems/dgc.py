@@ -6,7 +6,8 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from cser_ray.compressors.gathered import GatheredMessage, pack, unpack
+from cser_ray.compressors.formats import AsItIs, as_bytes, from_bytes
+from cser_ray.compressors.sparse import Picks, SparseMessage, picked_message
 from cser_ray.compressors.top_k import check_kept_ratio
 from cser_ray.optimizers.arguments import Common, whole_steps
 from cser_ray.optimizers.base import FlatOptimizer
@@ -33,8 +34,8 @@ class DGC(FlatOptimizer):
         clip_norm: > 0; each worker's gradient is scaled down to a 2-norm of clip_norm / sqrt(n). None: it is not.
 
     Raises:
-        ValueError: besides what `FlatOptimizer` raises, for a value outside its range, and for `betas`: there is no momentum
-            to correct in AdamW.
+        ValueError: besides what `FlatOptimizer` raises, for a value outside its range, and for another local step
+            than SGD's.
 
     Source: Lin et al., arXiv 1712.01887; synxlin/deep-gradient-compression, dgc/memory.py and compression.py. That code
     picks in each matrix apart, above a threshold that it samples, and sends vectors whole; here the largest of all
@@ -61,11 +62,13 @@ class DGC(FlatOptimizer):
         check_kept_ratio("DGC", ratio)
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm is the largest 2-norm of a gradient, > 0, not {clip_norm}; None clips nothing")
-        if common.get("betas") is not None:
-            raise ValueError("DGC corrects SGD's momentum, and AdamW has none: leave betas out, or take another method")
         self.ratio, self.clip_norm = ratio, clip_norm
         self.warmup_steps = whole_steps("The warm-up", warmup_steps, least=0)
         super().__init__(params, *args, **common)
+        if self.local.name:
+            raise ValueError(
+                f"DGC corrects the momentum of SGD's step, not that of {self.local.name}: take another method"
+            )
         self.v = torch.zeros_like(self.x)
 
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
@@ -111,12 +114,11 @@ def _clipped(g: Tensor, norm: float) -> Tensor:
     return g.mul(norm / found.clamp(min=norm))
 
 
-def _message(v: Tensor, indices: Tensor) -> GatheredMessage:
+def _message(v: Tensor, indices: Tensor) -> SparseMessage:
     """The coordinates `indices` `[..., w, k]` of v `[..., w, d]`, with their numbers."""
-    k, d = indices.shape[-1], v.shape[-1]
 
-    def decode(payload: Tensor, workers: range) -> Tensor:
-        values, at = unpack(payload, (v.dtype, k), (torch.int32, k))
-        return values.new_zeros(*values.shape[:-1], d).scatter_(-1, at.long(), values)
+    def read(numbers: Tensor, workers: range) -> Tensor:
+        return from_bytes(numbers, torch.int32).long()
 
-    return GatheredMessage(v, pack(v.gather(-1, indices), indices.to(torch.int32)), range(v.shape[-2]), decode)
+    picks = Picks(indices, as_bytes(indices.to(torch.int32)), range(v.shape[-2]), read)
+    return picked_message(v, picks, AsItIs())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.graph import Graph, graph_of
-from cser_ray.compressors.base import Compressor, Reading
+from cser_ray.compressors.base import Budgeted, Compressor, Reading
 from cser_ray.optimizers.arguments import Common
 from cser_ray.optimizers.base import FlatOptimizer
 
@@ -68,10 +68,15 @@ class Gossip(FlatOptimizer):
         return self.own(arrived), self.pull(arrived)
 
 
-def consensus(rate: float | None, compressor: Compressor) -> float:
-    """gamma: the rate given, or one over the compressor's ratio. Raises ValueError outside (0, 1]."""
+def consensus(rate: float | None, compressor: Compressor, d: int) -> float:
+    """gamma: the rate given, or one over the compressor's ratio, of its messages' bytes where it has none.
+
+    Raises ValueError outside (0, 1].
+    """
     if rate is None:
-        return 1.0 / float(getattr(compressor, "ratio", 1.0))
+        sent = compressor.bytes_per_call(d, 2) if isinstance(compressor, Budgeted) else 4 * d
+        by_bytes = max(1.0, 4 * d / sent) if sent else 1.0  # between two workers, what leaves each is one message
+        return 1.0 / float(getattr(compressor, "ratio", by_bytes))
     if not 0 < rate <= 1:
         raise ValueError(f"The consensus rate gamma lies in (0, 1], not {rate}")
     return rate
