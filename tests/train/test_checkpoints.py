@@ -106,7 +106,7 @@ def test_resets_under_way_arrive(implementation: str, tmp_path: Path, monkeypatc
     """Two of them are on their way when the trial is stopped."""
     arguments = build.own_arguments
     delayed = {"reset_delay": 4, "implementation": implementation}
-    monkeypatch.setattr(build, "own_arguments", lambda c: arguments(c) | delayed)
+    monkeypatch.setattr(build, "own_arguments", lambda c, d=None: arguments(c, d) | delayed)
     stack, record = begin(stacked("cser"))
     go(stack, record, STOP)
     assert len(stack.optimizer.extra_state()["in_flight"]) == 2

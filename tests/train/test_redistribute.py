@@ -90,7 +90,7 @@ def test_resets_under_way_are_in_the_mean(implementation: str, tmp_path: Path, m
     """Two of them would have changed each worker and not the mean; x_hat = x - e is the model again."""
     arguments = build.own_arguments
     delayed = {"reset_delay": 4, "implementation": implementation}
-    monkeypatch.setattr(build, "own_arguments", lambda c: arguments(c) | delayed)
+    monkeypatch.setattr(build, "own_arguments", lambda c, d=None: arguments(c, d) | delayed)
     before, _ = stopped(tmp_path)
     assert len(before.optimizer.extra_state()["in_flight"]) == 2
     after, record = going_on(tmp_path)
