@@ -2,7 +2,8 @@
 
 Without CUDA the caller waits, and the clock of the host says how long. With NCCL only the stream does, so two events
 stand around each call, and what lies between them is what the stream waited; they are read steps later, when they have
-happened, so that nothing is held up. On a stream of its own a collective may hide: its time is kept apart (`side_s`).
+happened, so that nothing is held up. Making them takes the host some time: of short steps with many collectives only one in
+2, 4, 8, ... is timed, as its own clock says. On a stream of its own a collective may hide: its time is kept apart (`side_s`).
 """
 
 import functools
@@ -22,6 +23,10 @@ COLLECTIVES = (
 """Functions of `torch.distributed` that wait unless they are told not to."""
 MOST_PENDING = 10_000
 """Pairs of events that may wait to be read; past that, no more are made until some have happened."""
+SHARE = 0.005
+"""Of a step's time that making events may take."""
+FURTHEST = 64
+"""Steps at most from one that is timed to the next."""
 
 
 class Waiting:
@@ -34,6 +39,9 @@ class Waiting:
         self.side = 0.0
         self.observer: Callable[..., Any] | None = None
         """Called with (an all-reduce, its arguments, its keywords) in its place, in a step of which gradients are sampled."""
+        self.timing = True
+        """Whether this step's calls are timed."""
+        self._spent, self._every = 0.0, 1
         self._inside = False
         self._events: deque[tuple[Any, Any, bool]] = deque()
         self._originals: list[tuple[Any, str, Any]] = []
@@ -72,11 +80,25 @@ class Waiting:
         taken, self.waited, self.side = (self.waited, self.side), 0.0, 0.0
         return taken
 
+    def next_step(self, number: int, step_s: float) -> bool:
+        """Whether the step that ends was timed; now it is decided of the next one, which is number `number`.
+
+        `step_s`: what a step takes, so far. By doubling, as what a step is found to spend varies.
+        """
+        timed, spent = self.timing, self._spent
+        if self.on_stream and timed and step_s:
+            while self._every < FURTHEST and spent > SHARE * step_s * self._every:
+                self._every *= 2
+        self._spent, self.timing = 0.0, number % self._every == 0
+        return timed
+
     def _replace(self, owner: Any, name: str, original: Callable[..., Any]) -> None:
         clock, thread = time.perf_counter, threading.get_ident
 
         @functools.wraps(original)
         def timed(*args: Any, **kwargs: Any) -> Any:
+            if not self.timing and self.observer is None:
+                return original(*args, **kwargs)
             if self.thread != thread() or self._inside:
                 return original(*args, **kwargs)
             if self.observer is not None and name == "all_reduce":
@@ -86,14 +108,17 @@ class Waiting:
                 finally:
                     self.observer = observer
             self._inside = True
-            begin = self._event() if self.on_stream else None
+            before = clock()
+            begin = self._event() if self.on_stream and self.timing else None
             start = clock()
             try:
                 return original(*args, **kwargs)
             finally:
                 self._inside = False
                 if begin is not None:
+                    after = clock()
                     self._end(begin)
+                    self._spent += start - before + clock() - after
                 elif not self.on_stream:
                     self.waited += clock() - start
 

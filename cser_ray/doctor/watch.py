@@ -38,6 +38,8 @@ class StepWatch:
         self.marks: list[Any] = []
         """On a GPU: events at the ends of steps. The host runs ahead there, some steps at a time, and then waits for many."""
         self.waits: list[tuple[float, float]] = []
+        self.timed: list[bool] = []
+        """Of each step, whether what it waits was timed."""
         self.buckets: list[tuple[int, float]] = []
         self.optimizer: int | None = None
         self.facts: dict[str, Any] = {}
@@ -72,6 +74,7 @@ class StepWatch:
         if "cuda" in self.facts["device"]:
             self._mark()
         self.waits.append(self.waiting.take())
+        self.timed.append(self.waiting.next_step(len(self.ends), (now - self.ends[0]) / max(1, len(self.ends) - 1)))
         if (waited := self.replicas.waited(len(self.ends), step_s)) is not None:
             self.buckets.append((len(self.ends) - 2, waited))
         self.noise.after_step(len(self.ends), (now - self.ends[0]) / max(1, len(self.ends) - 1))
@@ -106,7 +109,10 @@ class StepWatch:
             return None
         buckets = [wait for i, wait in self.buckets if steps.holds(i) and wait <= steps.longest_s]
         waits = [self.waits[i + 1] for i in steps.kept]
-        wait_s = min(steps.mean_s, mean([wait for wait, _ in waits]) + mean(buckets))
+        timed = sum(self.timed[i + 1] for i in steps.kept)
+        # events are read when they have happened, which may be in a step that is not timed itself
+        waited, side = (sum(values) / max(1, timed) for values in zip(*waits, strict=True))
+        wait_s = min(steps.mean_s, waited + mean(buckets))
         replicas = self.replicas.described()
         told = not replicas or bool(buckets)
         sent, sent_steps = self._sent(steps.first, steps.last)
@@ -122,8 +128,8 @@ class StepWatch:
             median_s=steps.median_s,
             p95_s=steps.p95_s,
             wait_s=wait_s if told else None,
-            side_s=mean([side for _, side in waits]),
-            wait_samples=len(buckets) if replicas else len(steps.kept),
+            side_s=side,
+            wait_samples=len(buckets) if replicas else timed,
             sent_steps=sent_steps,
             sent=sent,
             noise=tuple(self.noise.samples()),
