@@ -100,7 +100,9 @@ class Integers(Format):
 
     def decode(self, records: Tensor, k: int, dtype: torch.dtype) -> Tensor:
         fields, largest = self._parts(records, k, dtype)
-        return (fields - self.most).to(dtype).div_(self.most) * largest
+        levels = (fields - self.most).to(dtype)
+        # by a tensor: CUDA multiplies by the reciprocal of a number, and a level would not be the same everywhere
+        return levels.div_(levels.new_full((), self.most)) * largest
 
     def delta(self, k: int) -> float:
         return float(4 * self.most**2 / (4 * self.most**2 + k - 1))
