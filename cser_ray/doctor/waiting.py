@@ -23,7 +23,7 @@ COLLECTIVES = (
 """Functions of `torch.distributed` that wait unless they are told not to."""
 MOST_PENDING = 10_000
 """Pairs of events that may wait to be read; past that, no more are made until some have happened."""
-SHARE = 0.005
+EVENTS_SHARE = 0.005
 """Of a step's time that making events may take."""
 FURTHEST = 64
 """Steps at most from one that is timed to the next."""
@@ -87,7 +87,7 @@ class Waiting:
         """
         timed, spent = self.timing, self._spent
         if self.on_stream and timed and step_s:
-            while self._every < FURTHEST and spent > SHARE * step_s * self._every:
+            while self._every < FURTHEST and spent > EVENTS_SHARE * step_s * self._every:
                 self._every *= 2
         self._spent, self.timing = 0.0, number % self._every == 0
         return timed
