@@ -32,6 +32,8 @@ BLOCK_ORDERS: Registry[Callable[..., Any]] = Registry(
     },
 )
 """How GRBS picks blocks: name -> function of (blocks, ratio, call, seed, stream)."""
+INNERS = ("nesterov", "adamw", "muon")
+"""Local steps, as `cser_ray.optimizers` names them."""
 RUNGS = ("virtual", "distributed")
 """How a run is carried out: all workers in one process, or each in processes of its own."""
 DTYPES = ("float32", "float64", "bfloat16")
@@ -70,6 +72,13 @@ class Shared:
     seed: int = setting(0, "Of models, shards, batches and blocks; the same seed gives the same study.")
     block_order: str = setting(
         "random", "How GRBS picks blocks; random is the paper's.", unit="text", choices=lambda: BLOCK_ORDERS
+    )
+    inner: str = setting(
+        "nesterov",
+        "The local step of every method, its reference's too: SGD with Nesterov momentum, AdamW, or Muon for matrices.",
+        unit="text",
+        choices=lambda: INNERS,
+        kind="inner step",
     )
     momentum: float = setting(
         0.9, "Nesterov momentum, local to each worker; the first beta of AdamW.", least=0, below=1
@@ -191,6 +200,10 @@ class RunConfig(Shared):
     )
     dtype: str = setting("float32", "Precision of the models.", unit="text", option=False, choices=lambda: DTYPES)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_inner(self.method, self.inner)
+
     @property
     def structure(self) -> Structure:
         """(H, R_C1, R_C2)."""
@@ -222,7 +235,7 @@ class RunConfig(Shared):
 
     def columns(self) -> dict[str, Any]:
         """The settings as a row of the store has them: what the method does not read is null, and so is empty text."""
-        reads = METHODS[self.method].reads
+        reads = METHODS[self.method].reads | ({"beta2"} if self.inner != "nesterov" else set())
         kept = [s for s in declared(self) if s.setting.column]
         values = {s.name: getattr(self, s.name) if not s.setting.by_method or s.name in reads else None for s in kept}
         if METHODS[
@@ -230,6 +243,14 @@ class RunConfig(Shared):
         ].has_ratio:  # the knobs that it does not read stand at their defaults, as its formula has it
             values |= asdict(self.structure)
         return values | {"steps": self.run_steps, "model": self.model or None}
+
+
+def check_inner(method: str, inner: str) -> None:
+    """Raise ValueError where a method cannot have a local step other than its own."""
+    record = METHODS[method]
+    if inner != "nesterov" and (record.own_step or record.inner != "nesterov"):
+        own = "that its name says" if record.inner != "nesterov" else "of its own"
+        raise ValueError(f"{method} has a local step {own}: leave inner = {inner} out, or take another method")
 
 
 def config_at(method: str, ratio: float, reset_interval: int | None = None, **values: Any) -> RunConfig:

@@ -32,6 +32,7 @@ class Method:
         theorem1: the error term of the paper's Theorem 1, where that covers the method.
         variants: what else it can do: "delay" a reset, "overlap" its sending with the backward pass.
         passes: operations on a whole model that it needs beside its local step, whenever it synchronises.
+        own_step: whether its local step is one that no other can take the place of.
         shared_only: whether its compressors keep the same coordinates on every worker, in fp32, as GRBS does.
         simple: whether it is preferred where no other method is told apart from it.
         by_default: whether a study that names no methods compares it.
@@ -64,6 +65,7 @@ class Method:
     variants: tuple[Literal["delay", "overlap"], ...] = ()
     passes: int = 0
     shared_only: bool = False
+    own_step: bool = False
     simple: bool = False
     by_default: bool = False
     rehearsal: int = 100

@@ -57,6 +57,7 @@ def _resnet18_at_rank_2(structure: Structure) -> float:
 _RECORDS = (
     Method(
         name="dist-ef-sgd",
+        own_step=True,
         help="error feedback around signs, to the server and back: R_C = 32, whatever n",
         rule="sends a bit a coordinate each way every step, so R_C = 32",
         **_fixed(dist_ef_bytes),
@@ -71,6 +72,7 @@ _RECORDS = (
     ),
     Method(
         name="dist-ef-block-sgd",
+        own_step=True,
         help="dist-ef-sgd with a scale a block: R_C = 31.75, whatever n",
         rule="sends a bit a coordinate and a scale a block each way every step, so R_C = 31.75",
         **_fixed(dist_ef_block_bytes),
@@ -100,6 +102,7 @@ _RECORDS = (
     ),
     Method(
         name="signum",
+        own_step=True,
         help="the majority's sign of each coordinate: R_C = 32; wants learning rates like Adam's",
         rule="sends a bit a coordinate each way every step, so R_C = 32",
         **_fixed(signum_bytes),
@@ -148,6 +151,7 @@ _RECORDS = (
     ),
     Method(
         name="dgc",
+        own_step=True,
         help="deep gradient compression: the largest coordinates, momentum inside the error; R_C = RC1",
         rule="sends the largest coordinates, one in n RC1, every step: RC1 = R_C",
         formula=overall_ratio,

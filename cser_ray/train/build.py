@@ -56,8 +56,9 @@ def own_arguments(config: RunConfig, d: int | None = None) -> dict[str, Any]:
         if "reset_delay" not in method.reads:
             raise ValueError(f"reset_delay = {config.reset_delay} would be ignored by {config.method}: leave it out")
         given["reset_delay"] = config.reset_delay
-    if method.inner == "adamw":
-        given["betas"] = (config.momentum, config.beta2)
+    inner = config.inner if method.inner == "nesterov" else method.inner
+    if inner != "nesterov":
+        given |= {"inner": inner, "betas": (config.momentum, config.beta2)}
     return given
 
 

@@ -206,7 +206,7 @@ class Record:
             # bytes are those of fp32, whatever type the values travel in
             "syncs_per_block": stack.t / realised * 4 / stack.optimizer.value_bytes,
             "collectives": collectives,
-            "theorem1": method.theorem1(config.structure) if method.theorem1 else None,
+            "theorem1": method.theorem1(config.structure) if method.theorem1 and config.inner == "nesterov" else None,
             "note": self.note,
             "started_at": self.started_at,
             "heartbeat_at": now,

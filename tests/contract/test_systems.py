@@ -285,9 +285,11 @@ def test_an_empty_bucket_is_sent_as_zeros() -> None:
 @pytest.mark.parametrize(
     ("method", "bad", "said"),
     [
-        ("dist-ef-sgd", {"betas": (0.9, 0.99)}, "leave `betas` out"),
+        ("dist-ef-sgd", {"betas": (0.9, 0.99)}, "leave `inner` and `betas` out"),
+        ("dist-ef-sgd", {"inner": "adamw"}, "leave `inner` and `betas` out"),
         ("dist-ef-block-sgd", {"block_size": 0}, "A block holds at least one coordinate, not 0"),
-        ("signum", {"betas": (0.9, 0.99)}, "leave `betas` out"),
+        ("signum", {"betas": (0.9, 0.99)}, "leave `inner` and `betas` out"),
+        ("signum", {"inner": "muon"}, "leave `inner` and `betas` out"),
         ("mem-sgd", {"ratio": 0.5}, "needs a finite ratio >= 1, not 0.5"),
         ("qsgd", {"levels": 128}, "1 to 127 of them, not 128"),
         ("qsgd", {"bucket_size": 0}, "A bucket holds at least one coordinate, not 0"),

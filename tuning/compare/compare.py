@@ -72,6 +72,7 @@ def compare(runs: "pd.DataFrame | Chosen", select: str | None = None) -> Compari
         task_hash=first["task_hash"],
         model=first["model"],
         n_params=first["n_params"],
+        inner=first.get("inner") or "nesterov",
         workers=first["workers"],
         steps=min(run["steps"] for run in chosen.done),
         select=chosen.select,

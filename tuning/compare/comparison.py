@@ -157,6 +157,8 @@ class Comparison:
     task_hash: str | None
     model: str | None
     n_params: int | None
+    inner: str
+    """The local step of all methods, where their names do not say another."""
     workers: int
     steps: int
     select: str

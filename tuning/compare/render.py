@@ -85,8 +85,9 @@ def heading(c: Comparison) -> str:
     model = f" ({', '.join(filter(None, (c.model, size)))})" if c.model or size else ""
     repeats = sorted({cell.n for cell in c.cells})
     counts = str(repeats[0]) if len(repeats) == 1 else f"{repeats[0]} to {repeats[-1]}"
+    around = {"adamw": ", all around AdamW", "muon": ", all around Muon"}.get(c.inner, "")
     return (
-        f"{c.task}{model}, {c.workers} workers, {c.steps} steps, n = {counts}; configurations chosen by "
+        f"{c.task}{model}{around}, {c.workers} workers, {c.steps} steps, n = {counts}; configurations chosen by "
         f"{CHOSEN_BY[c.select]}; mean ± sample standard deviation over repeats"
     )
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from cser_ray.config import RunConfig, Shared
+from cser_ray.config import RunConfig, Shared, check_inner
 from cser_ray.knobs import USUAL_KNOBS, Knobs, choices_of
 from cser_ray.methods import METHODS, has_ratio
 from cser_ray.settings import declared, setting
@@ -113,6 +113,8 @@ class Study(Shared):
             values = [v if isinstance(v, str) else f"{v:.6g}" for v in getattr(self, name)]  # as ids name them
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names {next(v for v in values if values.count(v) > 1)} twice")
+        for method in self.methods:
+            check_inner(method, self.inner)
         if any(has_ratio(method) for method in self.methods) and not self.ratios:
             raise ValueError("A study of compressed methods needs at least one ratio")
         for ratio in self.ratios:

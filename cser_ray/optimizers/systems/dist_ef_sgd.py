@@ -42,8 +42,8 @@ class DistEFSGD(FlatOptimizer):
     models_equal = True
 
     def __init__(self, params: Iterable[Any], *args: float, **common: Unpack[Common]):
-        if common.get("betas") is not None:
-            raise ValueError(f"The local step of {type(self).__name__} is SGD's: leave `betas` out")
+        if common.get("betas") is not None or common.get("inner") not in (None, "nesterov"):
+            raise ValueError(f"The local step of {type(self).__name__} is SGD's: leave `inner` and `betas` out")
         super().__init__(params, *args, **common)
         n = self.communicator.size
         self._signs = ScaledSigns(Owners(self.flat.numel, n), self._blocks(), self.x)

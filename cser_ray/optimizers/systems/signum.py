@@ -37,8 +37,8 @@ class Signum(FlatOptimizer):
     models_equal = True
 
     def __init__(self, params: Iterable[Any], *args: float, **common: Unpack[Common]):
-        if common.get("betas") is not None:
-            raise ValueError("The local step of Signum is the sign of its momentum: leave `betas` out")
+        if common.get("betas") is not None or common.get("inner") not in (None, "nesterov"):
+            raise ValueError("The local step of Signum is the sign of its momentum: leave `inner` and `betas` out")
         super().__init__(params, *args, **common)
         self._owners = Owners(self.flat.numel, self.communicator.size)
 
