@@ -36,8 +36,9 @@ INNERS = ("nesterov", "adamw", "muon")
 """Local steps, as `cser_ray.optimizers` names them."""
 RUNGS = ("virtual", "distributed")
 """How a run is carried out: all workers in one process, or each in processes of its own."""
-DTYPES = ("float32", "float64", "bfloat16")
-"""Of models; in bfloat16 they are computed by autocast, and their parameters are float32."""
+DTYPES = ("float32", "tf32", "bfloat16", "float64")
+"""What models are computed in. In tf32 a GPU rounds the factors of float32 products; in bfloat16 autocast computes the
+models, and their parameters are float32."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class Shared:
     schedule: str = setting("step", "Learning rate over time.", unit="text", choices=lambda: SCHEDULES, by_task=True)
     warmup_steps: int = setting(
         0, "Steps of linear warm-up, the same for every method.", unit="steps", least=0, by_task=True
+    )
+    dtype: str = setting(
+        "float32",
+        "What models are computed in, on a GPU tf32 for products of float32, or bfloat16 by autocast; parameters are float32.",
+        unit="text",
+        choices=lambda: DTYPES,
+        kind="precision",
     )
     evaluations: int = setting(
         8,
@@ -198,7 +206,6 @@ class RunConfig(Shared):
         choices=lambda: RUNGS,
         free="rungs are compared apart",
     )
-    dtype: str = setting("float32", "Precision of the models.", unit="text", option=False, choices=lambda: DTYPES)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -18,6 +18,7 @@ from cser_ray.virtual import GradientStep, VirtualWorkers, choose_way
 
 PRECISIONS: dict[str, tuple[torch.dtype, torch.dtype | None]] = {
     "float32": (torch.float32, None),
+    "tf32": (torch.float32, None),
     "float64": (torch.float64, None),
     "bfloat16": (torch.float32, torch.bfloat16),
 }
@@ -51,6 +52,8 @@ class Stack:
             )
         self.communicator, self.device = communicator, device
         config = self.config
+        # torch's own defaults round the factors of convolutions, and not those of other products
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.dtype == "tf32"
         self.task: Task = make_task(
             config.task, model=config.model, data_dir=config.data_dir, coarse_labels=config.coarse_labels
         )
