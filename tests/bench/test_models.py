@@ -46,9 +46,9 @@ def test_channels_last_weights_stay_so_in_the_flat_vector() -> None:
 
 
 def test_a_step_does_not_wait_for_the_device() -> None:
-    """By torch's own watch over synchronising calls."""
+    """By torch's own watch over synchronising calls; in steps 1, 2, 4 and 8 the guard looks at what the model does."""
     training = ours(CASE, make_workload("resnet18", torch.device("cuda"), 0))
-    training.run(3)
+    training.run(8)
     torch.cuda.set_sync_debug_mode("error")
     try:
         training.run(4)
