@@ -31,7 +31,7 @@ from tests.stacked import (
     trajectory,
 )
 
-POINTS = range(40)
+POINTS = range(24)
 OUTERS = ((1.0, 0.0), (0.7, 0.9), (0.4, 0.0))
 
 

@@ -1,6 +1,5 @@
 """The gradient's noise scale: the estimator, what is taken for a gradient, and whole programs of known scale."""
 
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from cser_ray.doctor.text import render
 from cser_ray.doctor.waiting import Waiting
 from tests.doctor.program import NOISE_SCALE
 from tests.doctor.records import nvlink
-from tests.doctor.running import PROGRAM, TORCHRUN, doctor, environment
+from tests.doctor.running import PROGRAM, TORCHRUN, doctor
 
 Loop = Callable[[list[torch.nn.Parameter], Callable[..., None]], None]
 
@@ -31,17 +30,6 @@ def test_a_known_noise_scale_is_found(tmp_path: Path, kind: str) -> None:
     assert said.status == 0, said.err
     assert said.report["noise"]["batches"] == pytest.approx(NOISE_SCALE, rel=0.2)
     assert said.report["noise"]["error"] < 0.1 * NOISE_SCALE
-
-
-@pytest.mark.parametrize("kind", ["noise-plain", "noise-ddp"])
-def test_sampled_steps_change_no_bit(tmp_path: Path, kind: str) -> None:
-    """Weights after 60 steps, six of them sampled at least, are those of a run without doctor."""
-    command = [*TORCHRUN, PROGRAM, kind, "60"]
-    alone = subprocess.run(command, capture_output=True, text=True, env=environment(tmp_path), check=True)
-    said = doctor(tmp_path, *command, form="table", seconds=100)
-    trained = [line for line in alone.stdout.splitlines() if line.startswith("trained")]
-    assert len(trained) == 1
-    assert [line for line in said.out.splitlines() if line.startswith("trained")] == trained
 
 
 def synthetic(scale: float, ranks: int, steps: int, size: int = 2001) -> list[RankRecord]:
