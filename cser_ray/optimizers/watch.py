@@ -76,12 +76,16 @@ class ModelWatch:
                     )
 
     def changed(self) -> bool:
-        """Where `sampled`: whether the model seems to have been written to. On a GPU, `.data` alone does not show it."""
+        """Where `sampled`: whether the model seems to have been written to.
+
+        On a GPU a write through `.data` alone shows in the first steps only, in which weights are loaded: later ones do not
+        wait for the device.
+        """
         if not self._sampled:
             return False
         written = self._counted() != self._versions
         sample = self._sample
-        if not written and sample is not None and sample.device.type == "cpu":
+        if not written and sample is not None and (not self._sparing or self._notes <= SETTLED):
             written = not torch.equal(self._taken(), sample)
         self._touched |= written
         return written
