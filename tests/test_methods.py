@@ -36,8 +36,9 @@ NAMED = {
     "cser_ray/bench/step.py": "torch's own optimizers, beside which ours are measured",
     "cser_ray/bench/virtual/growth.py": "whose intervals are varied",
     "cser_ray/bench/virtual/run.py": "what steps where an optimizer is timed",
-    "cser_ray/train/build.py": "AdamW as the local step",
-    "cser_ray/optimizers/arguments.py": "likewise",
+    "cser_ray/optimizers/arguments.py": "AdamW as the local step",
+    "tuning/study/defaults.py": "likewise",
+    "tuning/compare/render.py": "likewise",
     "cser_ray/optimizers/local_steps/__init__.py": "likewise",
     "tuning/advise/advice.py": "a kind of recommendation is called so in `plan --format json`",
 }
