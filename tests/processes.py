@@ -1,5 +1,6 @@
 """Runs a function in n processes joined by gloo: forked, so that it costs tenths of a second and takes closures."""
 
+import faulthandler
 import gc
 import multiprocessing
 import multiprocessing.connection
@@ -48,7 +49,7 @@ def run_processes(n: int, function: Callable[[], T], timeout: float = 300.0, joi
                 there.close()
                 processes.append(process)
                 pipes.append(here)
-            answers = _collect(pipes, timeout)
+            answers = _collect(processes, pipes, timeout)
         finally:
             for process, pipe in zip(processes, pipes, strict=True):
                 process.kill()  # it has answered, or nobody will read its answer
@@ -57,7 +58,7 @@ def run_processes(n: int, function: Callable[[], T], timeout: float = 300.0, joi
     return answers
 
 
-def _collect(pipes: list[Connection], timeout: float) -> list[Any]:
+def _collect(processes: list[BaseProcess], pipes: list[Connection], timeout: float) -> list[Any]:
     results: dict[int, Any] = {}
     deadline = time.monotonic() + timeout
     while len(results) < len(pipes):
@@ -68,15 +69,16 @@ def _collect(pipes: list[Connection], timeout: float) -> list[Any]:
         if not ready:
             raise TimeoutError(f"No answer from ranks {waiting} within {timeout} s")
         for rank in (rank for rank in waiting if pipes[rank] in ready):
-            results[rank] = _answer(rank, pipes[rank])
+            results[rank] = _answer(rank, processes[rank], pipes[rank])
     return [results[rank] for rank in range(len(pipes))]
 
 
-def _answer(rank: int, pipe: Connection) -> Any:
+def _answer(rank: int, process: BaseProcess, pipe: Connection) -> Any:
     try:
         good, value = pickle.loads(pipe.recv_bytes())
     except EOFError:
-        raise RuntimeError(f"Rank {rank} died without a word") from None
+        process.join(10.0)
+        raise RuntimeError(f"Rank {rank} died without a word, with exit code {process.exitcode}") from None
     if not good:
         error, trace = value
         error.add_note(f"in the process of rank {rank}:\n{trace}")
@@ -95,6 +97,7 @@ def free_port() -> int:
 def _child(
     rank: int, n: int, store: str, function: Callable[[], object], pipe: Connection, timeout: float, port: int | None
 ) -> None:
+    faulthandler.enable()  # where a process crashes, pytest shows in which line
     gc.freeze()  # what the test runner holds needs no look at, here or where all objects are searched for a wrapper
     torch.set_num_threads(1)  # a forked OpenMP pool would hang
     if sys.platform == "linux":
