@@ -7,13 +7,14 @@ step, and of the one that the program may want to register.
 
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 from cser_ray.doctor.waiting import Waiting
 
 
-class Sample:
+class Sample(ABC):
     """One step. `own`, `mean`: squared norms up to a common factor, as they become known; `cost_s`: of the host's time.
 
     `theirs`: what `own` must be to be the gradients', where it may be of something else.
@@ -26,13 +27,13 @@ class Sample:
         self.theirs: Any = None
         self.cost_s = 0.0
 
+    @abstractmethod
     def whole(self) -> bool:
         """Whether every gradient was seen once, before and after."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remove(self) -> None:
         """Take out what watches."""
-        raise NotImplementedError
 
 
 class AtAllReduces(Sample):

@@ -11,9 +11,10 @@ from torch.nn import Parameter
 from cser_ray.budget import rounds
 from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.owners import Owners
+from cser_ray.compressors.packing import pack_fields, unpack_fields
 from cser_ray.methods import METHODS
 from cser_ray.optimizers import Placement
-from cser_ray.optimizers.systems.levels import Levels, packed_bytes, unpacked
+from cser_ray.optimizers.systems.levels import Levels
 from cser_ray.structure import Structure
 from cser_ray.systems_paper import quantised
 from tests.contract.laws import mean_recursion
@@ -258,10 +259,10 @@ def test_shards(d: int, owners: int, size: int) -> None:
 @pytest.mark.parametrize(("bits", "codes"), [(2, 4), (4, 16), (8, 256)])
 def test_codes_are_packed(bits: int, codes: int) -> None:
     """As many a byte as fit, and back."""
-    numbers = torch.randint(0, codes, (2, 11), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    packed = packed_bytes(numbers, bits)
+    numbers = torch.randint(0, codes, (2, 11), generator=torch.Generator().manual_seed(0))
+    packed = pack_fields(numbers, bits)
     assert packed.shape == (2, -(-11 * bits // 8))
-    assert torch.equal(unpacked(packed, bits)[:, :11], numbers)
+    assert torch.equal(unpack_fields(packed, bits, 11), numbers)
 
 
 @pytest.mark.parametrize("levels", [1, 3, 7, 127])

@@ -1,7 +1,7 @@
 """Muon for matrices, AdamW for everything else."""
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cser_ray.compressors.base import Selection
-from cser_ray.optimizers.local_steps.adamw import adamw_step
-from cser_ray.optimizers.local_steps.base import Groups, LocalStep, rates
+from cser_ray.optimizers.local_steps.adamw import AdamW, adamw_step
+from cser_ray.optimizers.local_steps.base import Groups, rates
 from cser_ray.optimizers.local_steps.newton_schulz import computed_in, orthogonalised
 
 Shape = tuple[int, int]
@@ -30,12 +30,12 @@ VALUES_AT_ONCE = 1 << 25
 """Values of matrices that are orthogonalised together, at most: enough to keep a GPU busy, and 64 MB in bfloat16."""
 
 
-class Muon(LocalStep):
+class Muon(AdamW):
     """Of parameters with two or more axes, m = beta m + (1 - beta) g, p = eta (s O(beta m + (1 - beta) g) + lambda x).
 
     O is `orthogonalised`, of the parameter as a matrix `[first axis, all others]`, and s its shape's factor, `ADJUST_LR`.
     Weight decay is decoupled. Other parameters, and all of a group that says `muon: False` (embeddings and the output
-    layer, by custom), take AdamW's step. One buffer has the average of the gradients of both.
+    layer, by custom), take AdamW's step, whose state it has. One buffer has the average of the gradients of both.
 
     Source: Jordan et al., Muon, kellerjordan.github.io/posts/muon, 2024; Liu et al., arXiv 2502.16982; torch.optim.Muon,
     whose operations these are.
@@ -43,25 +43,6 @@ class Muon(LocalStep):
 
     name = "Muon"
     by_range = False
-    exp_avg: Tensor | None = None
-    exp_avg_sq: Tensor | None = None
-
-    def allocate(self, x: Tensor, groups: Groups, saved: Container[str] = ()) -> None:
-        if self.exp_avg is None:
-            self.exp_avg, self.exp_avg_sq = torch.zeros_like(x), torch.zeros_like(x)
-
-    def forget(self) -> None:
-        self.exp_avg = self.exp_avg_sq = None
-
-    def buffers(self) -> dict[str, Tensor]:
-        assert self.exp_avg is not None
-        assert self.exp_avg_sq is not None
-        return {"exp_avg": self.exp_avg, "exp_avg_sq": self.exp_avg_sq}
-
-    def update(self, x: Tensor, g: Tensor, groups: Groups, t: int) -> Tensor:
-        moved = x.clone()
-        self.step_(moved, g, groups, t)
-        return x - moved
 
     def update_at(self, selection: Selection, x: Tensor, g: Tensor, groups: Groups, t: int) -> Tensor:
         kept = self.buffers()
