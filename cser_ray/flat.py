@@ -16,7 +16,7 @@ from torch.utils.dlpack import from_dlpack
 from cser_ray.budget import block_size
 
 if TYPE_CHECKING:
-    from cser_ray.fsdp import Sharding
+    from cser_ray.fsdp.sharding import Sharding
 
 TYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """What parameters may be."""

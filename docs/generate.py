@@ -28,6 +28,7 @@ REFERENCE = (
     "cser_ray.config",
     "cser_ray.registry",
     "cser_ray.integrations.workers",
+    "cser_ray.integrations.generators",
     "cser_ray.tasks",
     "cser_ray.store.read",
     "cser_ray.store.rows",

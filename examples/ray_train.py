@@ -22,7 +22,8 @@ def train_loop_per_worker(config: dict[str, Any]) -> None:
     from torch import nn
 
     from cser_ray import CSER, GRBS
-    from cser_ray.integrations.workers import generators, load_worker, save_workers, set_generators
+    from cser_ray.integrations.generators import generators, set_generators
+    from cser_ray.integrations.workers import load_worker, save_workers
 
     rank, world = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
     digits = load_digits()

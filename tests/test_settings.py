@@ -32,7 +32,8 @@ from docs.generate import settings_page
 from tests.tuning.rows_factory import frame, grid, run
 from tuning.compare.compare import compare
 from tuning.execute.single import _trial_id
-from tuning.study.study import Candidate, Study
+from tuning.study.study import Study
+from tuning.study.trials import Candidate
 from tuning.take_home.push.runs import RESULTS, SETTINGS
 from tuning.take_home.reproduce import recorded_config, settings_of_run, train_command
 

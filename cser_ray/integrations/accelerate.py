@@ -19,15 +19,8 @@ import accelerate
 import torch
 from torch import nn
 
-from cser_ray.integrations.workers import (
-    check_processes,
-    first_says,
-    flat_optimizer,
-    forget,
-    load_worker,
-    newest_whole,
-    save_workers,
-)
+from cser_ray.integrations.files import forget, newest_whole
+from cser_ray.integrations.workers import check_processes, first_says, flat_optimizer, load_worker, save_workers
 from cser_ray.optimizers.base import FlatOptimizer
 
 

@@ -16,15 +16,8 @@ from typing import Any
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 
-from cser_ray.integrations.workers import (
-    check_processes,
-    flat_optimizer,
-    generators,
-    keep_average_,
-    load_worker,
-    save_workers,
-    set_generators,
-)
+from cser_ray.integrations.generators import generators, set_generators
+from cser_ray.integrations.workers import check_processes, flat_optimizer, keep_average_, load_worker, save_workers
 from cser_ray.optimizers.base import FlatOptimizer
 
 _ENTRY = "cser_ray"

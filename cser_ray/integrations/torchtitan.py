@@ -18,7 +18,7 @@ from torchtitan.components.optimizer.utils import _unflatten_optim_state_dict
 import cser_ray.optimizers
 from cser_ray.communication.communicator import Communicator
 from cser_ray.flat import local
-from cser_ray.fsdp import sharding_of
+from cser_ray.fsdp.sharding import sharding_of
 from cser_ray.optimizers.base import FlatOptimizer
 from cser_ray.optimizers.saving import ENTRY
 

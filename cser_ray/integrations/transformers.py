@@ -18,13 +18,13 @@ import transformers
 from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from cser_ray.integrations.files import newest_whole
 from cser_ray.integrations.workers import (
     check_processes,
     first_says,
     flat_optimizer,
     keep_average_,
     load_worker,
-    newest_whole,
     save_workers,
 )
 

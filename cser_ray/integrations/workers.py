@@ -13,30 +13,28 @@ point with rank 0's momentum, and the error that each has kept would be lost.
 
 import json
 import os
-import random
-import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from cser_ray.communication.communicator import Entry
 from cser_ray.flat import local
-from cser_ray.fsdp import like, parts
+from cser_ray.fsdp.state import like, parts
+from cser_ray.integrations.files import (
+    FILES_VERSION,
+    WHOLE_MARK,
+    content_of,
+    manifest_in,
+    next_to,
+    replace_whole,
+    worker_file,
+)
 from cser_ray.optimizers.base import FlatOptimizer
-
-_MANIFEST = "cser_ray.json"
-_VERSION = 1
-
-
-def worker_file(rank: int) -> str:
-    """The file of one worker's process."""
-    return f"cser_ray_rank{rank}.pt"
 
 
 def flat_optimizer(optimizer: Any) -> FlatOptimizer:
@@ -96,7 +94,7 @@ def save_workers(
     group, shards = _processes(flat)
     save = _together(group, lambda: secrets.token_hex(8))[0]
     content = {
-        "version": _VERSION,
+        "version": FILES_VERSION,
         "save": save,
         "t": flat.t,
         "model": _replaced(model.state_dict(), lambda _, value: local(value)),
@@ -108,16 +106,16 @@ def save_workers(
 
     def write() -> None:
         path.mkdir(parents=True, exist_ok=True)
-        _replace(_next(file), lambda out: torch.save(content, out))
+        replace_whole(next_to(file), lambda out: torch.save(content, out))
 
     def commit() -> None:
         # written by every rank, with the same content: their disks may be different ones
         counts = {"workers": _size(group) // shards, "shards": shards}
-        text = json.dumps({"version": _VERSION, "save": save, **counts, "t": flat.t})
-        _replace(path / _MANIFEST, lambda out: out.write(text.encode()))
+        text = json.dumps({"version": FILES_VERSION, "save": save, **counts, "t": flat.t})
+        replace_whole(path / WHOLE_MARK, lambda out: out.write(text.encode()))
 
     def settle() -> None:
-        _next(file).replace(file)
+        next_to(file).replace(file)
 
     for act in (write, commit, settle):  # each only once all have done the one before
         _together(group, act)
@@ -151,14 +149,14 @@ def load_worker(
     flat, path = flat_optimizer(optimizer), Path(folder)
     group, shards = _processes(flat)
     found: list[dict[str, Any]] = []
-    manifests = _together(group, lambda: _manifest(path))
+    manifests = _together(group, lambda: manifest_in(path))
     if default is not None and not any(manifests):
         return default
 
     def read() -> None:
         if manifests[_rank(group)] is None:
             raise ValueError(
-                f"{path} holds no whole checkpoint of workers ({_MANIFEST} is missing): take an earlier one"
+                f"{path} holds no whole checkpoint of workers ({WHOLE_MARK} is missing): take an earlier one"
             )
         # on disks of their own, some may have been told of a new save when all were killed: all have the earlier one
         manifest = min(filter(None, manifests), key=lambda each: int(each["t"]))
@@ -168,7 +166,7 @@ def load_worker(
                 f"{path} is a checkpoint of {there}, here are {here}: resume with as many, or begin anew from its averaged "
                 "model"
             )
-        found.append(_of_save(path / worker_file(_rank(group)), manifest))
+        found.append(content_of(path / worker_file(_rank(group)), manifest))
 
     _together(group, read)
     (content,) = found
@@ -183,22 +181,6 @@ def load_worker(
     return state
 
 
-def is_whole(folder: str | os.PathLike[str]) -> bool:
-    """Whether all workers' files of a checkpoint had been written."""
-    return _manifest(Path(folder)) is not None
-
-
-def newest_whole(folders: Iterable[Path]) -> str | None:
-    """Of folders whose names end in a number, the whole one with the highest; None where none is."""
-    numbered = [(int(match[0]), path) for path in folders if (match := re.search(r"\d+$", path.name))]
-    return next((str(path) for _, path in sorted(numbered, reverse=True) if is_whole(path)), None)
-
-
-def forget(folder: str | os.PathLike[str]) -> None:
-    """From now on, what lies there is no checkpoint."""
-    (Path(folder) / _MANIFEST).unlink(missing_ok=True)
-
-
 def keep_average_(model: nn.Module, optimizer: Any) -> None:
     """Make the mean of all workers' models the model of each, for good: when training has ended. All processes call it."""
     held = dict([*model.named_parameters(), *model.named_buffers()])  # a state_dict might leave some out
@@ -209,29 +191,6 @@ def keep_average_(model: nn.Module, optimizer: Any) -> None:
             tensor.copy_(mean[name])
 
 
-def generators() -> dict[str, Any]:
-    """The states of this process's random generators: Python's, NumPy's, torch's, and its GPU's; fit for `state`."""
-    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 -- what users draw from
-    states = {
-        "python": random.getstate(),
-        "numpy": (str(kind), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def set_generators(states: Mapping[str, Any]) -> None:
-    """Go on drawing where `generators` was called."""
-    kind, keys, *rest = states["numpy"]
-    random.setstate(states["python"])
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(states["torch"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-
-
 def first_says(value: Any, group: "dist.ProcessGroup | None" = None) -> Any:
     """Rank 0's value, on every rank of the group (by default all processes, if there are several)."""
     if not (dist.is_available() and dist.is_initialized()):
@@ -239,32 +198,6 @@ def first_says(value: Any, group: "dist.ProcessGroup | None" = None) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0, group=group)
     return values[0]
-
-
-def _manifest(path: Path) -> dict[str, Any] | None:
-    try:
-        manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text())
-    except (OSError, ValueError):
-        return None
-    if manifest["version"] > _VERSION:
-        raise ValueError(f"{path} was written by a newer cser-ray (version {manifest['version']}): upgrade it")
-    return manifest
-
-
-def _of_save(file: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A worker's file as the save of this manifest wrote it, also where its last rename was not reached."""
-    steps = []
-    for each in (file, _next(file)):
-        if each.exists():
-            content: dict[str, Any] = torch.load(each, map_location="cpu", weights_only=True)
-            if (content.get("save"), content["t"]) == (manifest.get("save"), manifest["t"]):
-                return content
-            steps.append(content["t"])
-    if not steps:
-        raise ValueError(f"{file} is missing: bring every worker's file to the folder that its process reads")
-    raise ValueError(
-        f"{file} is of step {steps[0]}, its checkpoint of step {manifest['t']} or of another save: take another one"
-    )
 
 
 def _together(group: "dist.ProcessGroup | None", act: Callable[[], Any]) -> list[Any]:
@@ -286,24 +219,6 @@ def _together(group: "dist.ProcessGroup | None", act: Callable[[], Any]) -> list
             kind, text = each
             raise kind(text if rank == _rank(group) else f"rank {rank}: {text}") from error
     return [each for _, each in answers]
-
-
-def _next(file: Path) -> Path:
-    """Where a worker's file lies until all have written theirs."""
-    return file.with_name(f"{file.name}.next")
-
-
-def _replace(path: Path, write: Callable[[Any], object]) -> None:
-    """Write a file of that name whole, or leave what was there."""
-    half = path.with_name(f"{path.name}.tmp-{os.uname().nodename}-{os.getpid()}")
-    try:
-        with half.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
 
 
 def _replaced(state: dict[str, Any], change: Callable[[str, Any], Any]) -> dict[str, Any]:

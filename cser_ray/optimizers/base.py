@@ -8,20 +8,18 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.compressors.base import Compressor, Selection, check_compressor
-from cser_ray.flat import FlatParameters, local
-from cser_ray.fsdp import ShardedParameters, sharding_of
+from cser_ray.fsdp.sharding import sharding_of
+from cser_ray.fsdp.shards import ShardedParameters
 from cser_ray.optimizers.arguments import AdjustLr, Inner, check_hyperparameters, check_options, options_of
 from cser_ray.optimizers.averaging import averaged
-from cser_ray.optimizers.construction import then_built
+from cser_ray.optimizers.construction import communicator_of, flattened, start_together_, then_built
 from cser_ray.optimizers.draws import DrawChecks
 from cser_ray.optimizers.guard import Guard
 from cser_ray.optimizers.local_steps import LOCAL_STEPS, LocalStep
@@ -107,10 +105,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         if placement is not None and communicator is not None:
             raise ValueError("A placement has its own communicator: give Placement(communicator, ...) alone")
         sharding = sharding_of(p for group in self.param_groups for p in group["params"])
-        if sharding is None:
-            self.placement = placement or Placement(communicator or Communicator())
-        else:
-            self.placement = placement or Placement(communicator or sharding.communicator())
+        self.placement = placement or Placement(communicator or communicator_of(sharding))
+        if sharding is not None:
             sharding.check(self.placement)
             if chosen == "muon":
                 raise ValueError('Muon makes its updates of whole matrices, and FSDP has cut them: take inner="adamw"')
@@ -119,19 +115,10 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         """Steps taken."""
         groups = [[p for p in group["params"] if p.requires_grad] for group in self.param_groups]
         self._frozen = [p for group in self.param_groups for p in group["params"] if not p.requires_grad]
-        stacked = self.placement.stacked
         release_hooks(p for group in groups for p in group)
         self.guard = Guard(self)
         """Keeps this optimizer, its model and the other workers together."""
-        trained = [p for group in groups for p in group]
-        if sharding is None:
-            self.flat = FlatParameters(trained, self.placement.rows if stacked else None)
-        else:
-            self.flat = ShardedParameters(trained, sharding)
-        counts = [0, *accumulate(len(group) for group in groups)]
-        ends = [self.flat.offsets[count] for count in counts]
-        ends[-1] = self.flat.width  # the padding belongs to the last group; it stays zero whatever that group does
-        slices = [slice(a, b) for a, b in pairwise(ends)]
+        self.flat, slices = flattened(groups, self.placement, sharding)
         self.draws = DrawChecks(self)
         """Compares the blocks that the workers are about to average."""
         self.x = self.placement.shaped(self.flat.data)
@@ -142,12 +129,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         self.overlap: BackwardOverlap | None = None
         self._scaled = False
         """Whether a GradScaler has been seen."""
-        frozen: list[Parameter] = [] if stacked else self._frozen
-        rows_of_frozen = [local(p).data.reshape(1, -1) for p in frozen]  # a copy where p is not contiguous
-        with torch.no_grad():
-            self.communicator.broadcast_([self.x, *rows_of_frozen])
-            for p, row in zip(frozen, rows_of_frozen, strict=True):
-                local(p).data.copy_(row.view_as(local(p)))
+        start_together_(self.communicator, self.x, [] if self.placement.stacked else self._frozen)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

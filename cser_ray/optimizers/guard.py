@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.digest import digest
-from cser_ray.fsdp import shard_of
+from cser_ray.fsdp.sharding import shard_of
 from cser_ray.optimizers.peers import Peers
 from cser_ray.optimizers.watch import ModelWatch
 from cser_ray.optimizers.wrapped import refuse_ddp

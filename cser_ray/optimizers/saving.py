@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cser_ray.digest import digest
 from cser_ray.flat import FlatParameters, local
-from cser_ray.fsdp import own_part
+from cser_ray.fsdp.state import own_part, spread
 
 if TYPE_CHECKING:
     from cser_ray.optimizers.base import FlatOptimizer
@@ -82,7 +82,8 @@ def entry_of(optimizer: "FlatOptimizer") -> dict[str, Any]:
         "common": {name: buffer.clone() for name, buffer in optimizer.common_buffers().items()},
         **optimizer.extra_state(),
     }
-    return own if optimizer.flat.sharding is None else optimizer.flat.sharding.spread(own)
+    sharding = optimizer.flat.sharding
+    return own if sharding is None else spread(own, sharding.mesh)
 
 
 def load_entry(optimizer: "FlatOptimizer", saved: Mapping[str, Any]) -> None:

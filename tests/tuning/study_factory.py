@@ -11,7 +11,8 @@ from cser_ray.methods import has_ratio
 from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame, run
 from tuning.study.stages import next_trials
-from tuning.study.study import Study, Trial
+from tuning.study.study import Study
+from tuning.study.trials import Trial
 
 Loss = Callable[[RunConfig], float]
 EMPTY = frame()

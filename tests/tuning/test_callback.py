@@ -14,7 +14,7 @@ from cser_ray.train.logistics import Logistics
 from tests.tuning.rows_factory import run
 from tuning.execute.callback import StudyCallback
 from tuning.execute.trial import to_config
-from tuning.study.study import Trial
+from tuning.study.trials import Trial
 
 TRIAL = "local-sgd-16-c0-real"
 

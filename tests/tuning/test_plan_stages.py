@@ -21,7 +21,8 @@ from tuning.compare.fairness import problems
 from tuning.compare.selection import choose
 from tuning.study.stages import next_trials, total_runs, total_trials
 from tuning.study.starts import starts_from
-from tuning.study.study import Study, Trial
+from tuning.study.study import Study
+from tuning.study.trials import Trial
 
 
 def near(lr: float) -> object:

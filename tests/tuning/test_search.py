@@ -6,7 +6,7 @@ import pytest
 
 from cser_ray.config import RunConfig
 from tuning.execute.search import StudySearcher
-from tuning.study.study import Trial
+from tuning.study.trials import Trial
 
 
 def trial(name: str, runs: int = 1, rung: str = "virtual") -> Trial:

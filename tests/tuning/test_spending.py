@@ -10,7 +10,8 @@ from tests.tuning.rows_factory import frame, run
 from tests.tuning.study_factory import due_trials
 from tuning.execute.search import StudySearcher
 from tuning.study.spending import COST_UNITS, UNLIMITED, Cost, Meter, parse_limits, predicted, spent
-from tuning.study.study import Study, Trial
+from tuning.study.study import Study
+from tuning.study.trials import Trial
 
 STUDY = Study(methods=("csea", "local-sgd"), ratios=(16.0,), workers=8, lrs=(0.1,), repeats=1, distributed=0)
 EMPTY = pd.DataFrame()

@@ -27,7 +27,8 @@ from cser_ray.train.logistics import Logistics
 from tuning.execute.callback import StudyCallback
 from tuning.execute.run import tune_config
 from tuning.execute.search import StudySearcher
-from tuning.study.study import Study, Trial
+from tuning.study.study import Study
+from tuning.study.trials import Trial
 from tuning.execute.trial import run_trial, to_config
 
 class Silent:

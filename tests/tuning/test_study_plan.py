@@ -16,7 +16,8 @@ from cser_ray.store.read import RunRow
 from tests.tuning.rows_factory import frame
 from tests.tuning.study_factory import EMPTY, due_trials, issued_runs, rows, simulate, small, stages
 from tuning.study.stages import total_runs, total_trials
-from tuning.study.study import Study, Trial
+from tuning.study.study import Study
+from tuning.study.trials import Trial
 
 
 def test_the_first_plan_screens_every_candidate() -> None:

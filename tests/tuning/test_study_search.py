@@ -10,7 +10,8 @@ from tests.tuning.rows_factory import frame
 from tests.tuning.study_factory import EMPTY, due_trials, rows, simulate, small
 from tuning.study.searchers import PROPOSED, STARTUP
 from tuning.study.stages import total_runs, total_trials
-from tuning.study.study import Study, Trial
+from tuning.study.study import Study
+from tuning.study.trials import Trial
 
 TRIALS = 9
 

@@ -11,7 +11,8 @@ from cser_ray.budget import Structure
 from tests.stacked import OPTIMIZERS
 from tests.tuning.study_factory import small
 from tuning.study.grid import refine
-from tuning.study.study import Candidate, Study
+from tuning.study.study import Study
+from tuning.study.trials import Candidate
 
 
 def test_a_method_without_structure_searches_learning_rates() -> None:

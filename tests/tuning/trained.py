@@ -11,7 +11,8 @@ from cser_ray.train.loop import train
 from cser_ray.train.models import KeptModels
 from cser_ray.train.record import TrialIdentity
 from tests.tuning.study_factory import EMPTY, due_trials
-from tuning.study.study import Study, Trial
+from tuning.study.study import Study
+from tuning.study.trials import Trial
 
 
 def trained(folder: Path, study: Study, keep: str = "auto") -> str:

@@ -19,7 +19,8 @@ from tuning.execute.schedulers import SCHEDULERS, to_the_end
 from tuning.execute.trial import git_sha, run_trial, to_config
 from tuning.study.spending import UNLIMITED, Cost, Meter
 from tuning.study.stages import next_trials, total_runs, total_trials
-from tuning.study.study import Study, Trial
+from tuning.study.study import Study
+from tuning.study.trials import Trial
 from tuning.take_home.export import prune_models
 
 if TYPE_CHECKING:

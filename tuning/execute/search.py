@@ -9,7 +9,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from tuning.study.study import Trial
+from tuning.study.trials import Trial
 
 TrialSource = Callable[[frozenset[str]], list[Trial]]
 """The trials that can start now; the argument names those that failed in this session."""

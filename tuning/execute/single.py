@@ -20,7 +20,7 @@ from cser_ray.structure import Structure, number
 from cser_ray.train.logistics import Logistics
 from cser_ray.train.record import TrialIdentity
 from tuning.study.defaults import with_task_defaults
-from tuning.study.study import Trial
+from tuning.study.trials import Trial
 
 METHOD, RATIO = "cser-pl", 256.0
 """What is trained where nobody says."""

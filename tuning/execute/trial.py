@@ -21,7 +21,7 @@ from cser_ray.train.models import KeptModels
 from cser_ray.train.record import TrialIdentity
 from cser_ray.train.telemetry import telling
 from cser_ray.train.trainer import fit_distributed
-from tuning.study.study import Trial
+from tuning.study.trials import Trial
 
 SHARED = tuple(f.name for f in fields(RunConfig) if f.name not in ("lr", "repeat"))
 

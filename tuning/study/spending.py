@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from cser_ray.communication.wire import dense_bytes
 from cser_ray.methods import METHODS
-from tuning.study.study import Trial
+from tuning.study.trials import Trial
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -34,7 +34,8 @@ from tuning.compare.selection import (
     standing,
 )
 from tuning.study.grid import beyond
-from tuning.study.study import REAL, Candidate, Study, Trial
+from tuning.study.study import Study
+from tuning.study.trials import REAL, Candidate, Trial
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,17 +11,16 @@ from functools import cached_property
 from typing import Any
 
 from cser_ray.config import RunConfig, Shared, check_inner
-from cser_ray.knobs import USUAL_KNOBS, Knobs, choices_of
+from cser_ray.knobs import Knobs
 from cser_ray.methods import METHODS, has_ratio
 from cser_ray.settings import declared, setting
 from cser_ray.structure import Structure, number
 from tuning.compare.selection import RUNG, SELECT
 from tuning.study.grid import nearest_rates, refine
 from tuning.study.lattice import candidates
+from tuning.study.options import knobs_to_try
 from tuning.study.searchers import SEARCHERS, Losses, Point, Wanted, points_of
-
-REAL = "real"
-"""The stage that runs on real workers."""
+from tuning.study.trials import REAL, Candidate, Trial
 
 
 @dataclass(frozen=True)
@@ -135,14 +134,8 @@ class Study(Shared):
             self.candidates(method, ratio)
 
     def knobs(self, method: str) -> tuple[Knobs, ...]:
-        """What a method's structures are tried with: every combination of what it reads, the first of each first."""
-        reads = METHODS[method].reads
-        kinds = [{"compressor": text} for text in self.compressors if _takes(method, text)]
-        if "compressor" in reads and not kinds:
-            raise ValueError(f"{method} takes none of the compressors {', '.join(self.compressors)}: add grbs")
-        residuals = [{"residual_in_model": share} for share in self.residuals]
-        delays = [{"reset_delay": steps} for steps in self.delays]
-        return tuple(choices_of(method, [kinds, residuals, [_outer_pair(text) for text in self.outer], delays]))
+        """What a method's structures are tried with, the first of each list first."""
+        return knobs_to_try(method, self.compressors, self.residuals, self.outer, self.delays)
 
     def why_not(self, method: str, structure: Structure, knobs: Knobs) -> str:
         """Why a compressor cannot meet a structure's ratios in whole chunks, for this task's model; empty where it can."""
@@ -203,7 +196,7 @@ class Study(Shared):
 
     def candidates(
         self, method: str, ratio: float, losses: Losses = (), first_lr: float | None = None
-    ) -> list["Candidate"]:
+    ) -> list[Candidate]:
         """The cell's candidates so far. `losses`: of the candidates in order, where known; `first_lr`: the first one's best.
 
         A searcher that learns has further candidates once the losses of the former are known, and with `transfer_lrs`
@@ -261,11 +254,11 @@ class Study(Shared):
         self,
         method: str,
         ratio: float,
-        candidate: "Candidate",
+        candidate: Candidate,
         repeats: Iterable[int],
         stage: str,
         mark: int | None = None,
-    ) -> "Trial":
+    ) -> Trial:
         """One trial of this study; its id names method, ratio, candidate and stage.
 
         `mark` tells trials of the same stage apart: of a rung, its steps; of an extension, which one it is.
@@ -278,7 +271,7 @@ class Study(Shared):
         name = f"{method}-{number(ratio)}-c{candidate.number}-{stage}{'' if mark is None else mark}"
         return Trial(name, stage, tuple(runs))
 
-    def run_config(self, method: str, ratio: float, candidate: "Candidate", lr: float, repeat: int) -> RunConfig:
+    def run_config(self, method: str, ratio: float, candidate: Candidate, lr: float, repeat: int) -> RunConfig:
         """The configuration of one run of this study."""
         return RunConfig(
             **{each.name: getattr(self, each.name) for each in declared(Shared)},
@@ -303,60 +296,3 @@ class Study(Shared):
         cells = self.cells()
         cells.sort(key=lambda at: (not has_ratio(at[0]), at[1] != middle, METHODS[at[0]].rehearsal, at[1]))
         return cells[: self.distributed]
-
-
-def _takes(method: str, text: str) -> bool:
-    """Whether a method has a use for a compressor. Raises ValueError for text that means none."""
-    from cser_ray.compressors.text import check_kind, parse
-
-    parse(text)
-    try:
-        check_kind(method, text)
-    except ValueError:
-        return False
-    return True
-
-
-def _outer_pair(text: str) -> dict[str, float]:
-    """An outer step as a user writes it: "0.7/0.9". Raises ValueError for what is none."""
-    rate, slash, momentum = text.partition("/")
-    try:
-        pair = {"outer_lr": float(rate), "outer_momentum": float(momentum)}
-    except ValueError:
-        pair = {}
-    if not slash or not pair or not 0 < pair["outer_lr"] < math.inf or not 0 <= pair["outer_momentum"] < 1:
-        raise ValueError(f"an outer step is a rate above 0 and a momentum in [0, 1), as in 0.7/0.9, not {text!r}")
-    return pair
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A structure that a cell tries, with its learning rates and its other knobs."""
-
-    number: int
-    structure: Structure
-    lrs: tuple[float, ...]
-    knobs: Knobs = USUAL_KNOBS
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Tune's unit: one method with one structure; its learning rates and repeats are runs, stacked in one batch."""
-
-    trial_id: str
-    stage: str
-    runs: tuple[RunConfig, ...]
-
-    def run_ids(self) -> list[str]:
-        """As the store names the runs."""
-        return [run.run_id(self.trial_id) for run in self.runs]
-
-    @property
-    def rung(self) -> str:
-        """ "virtual" or "distributed"."""
-        return self.runs[0].rung
-
-    @property
-    def cost(self) -> int:
-        """Steps times runs: how long it takes, in arbitrary units."""
-        return sum(run.run_steps for run in self.runs)

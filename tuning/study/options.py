@@ -1,0 +1,45 @@
+"""What a study's lists of compressors, residual shares, outer steps and delays mean to each method."""
+
+import math
+from collections.abc import Sequence
+
+from cser_ray.compressors.text import check_kind, parse
+from cser_ray.knobs import Knobs, choices_of
+from cser_ray.methods import METHODS
+
+
+def knobs_to_try(
+    method: str, compressors: Sequence[str], residuals: Sequence[float], outer: Sequence[str], delays: Sequence[int]
+) -> tuple[Knobs, ...]:
+    """What a method's structures are tried with: every combination of what it reads, the first of each first.
+
+    Raises ValueError where the method has no use for any of the compressors.
+    """
+    kinds = [{"compressor": text} for text in compressors if _takes(method, text)]
+    if "compressor" in METHODS[method].reads and not kinds:
+        raise ValueError(f"{method} takes none of the compressors {', '.join(compressors)}: add grbs")
+    shares = [{"residual_in_model": share} for share in residuals]
+    late = [{"reset_delay": steps} for steps in delays]
+    return tuple(choices_of(method, [kinds, shares, [outer_pair(text) for text in outer], late]))
+
+
+def outer_pair(text: str) -> dict[str, float]:
+    """An outer step as a user writes it: "0.7/0.9". Raises ValueError for what is none."""
+    rate, slash, momentum = text.partition("/")
+    try:
+        pair = {"outer_lr": float(rate), "outer_momentum": float(momentum)}
+    except ValueError:
+        pair = {}
+    if not slash or not pair or not 0 < pair["outer_lr"] < math.inf or not 0 <= pair["outer_momentum"] < 1:
+        raise ValueError(f"an outer step is a rate above 0 and a momentum in [0, 1), as in 0.7/0.9, not {text!r}")
+    return pair
+
+
+def _takes(method: str, text: str) -> bool:
+    """Whether a method has a use for a compressor. Raises ValueError for text that means none."""
+    parse(text)
+    try:
+        check_kind(method, text)
+    except ValueError:
+        return False
+    return True
