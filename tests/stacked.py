@@ -46,6 +46,11 @@ COMPRESSOR_EXAMPLES: dict[str, Compressor] = {
 """At least one of every entry of COMPRESSORS; GRBS in every block order. None whose mean is rounded, as bf16's is."""
 
 
+def dropping(t: int) -> float:
+    """A learning rate that falls on the way, between two resets."""
+    return LR if t <= 7 else LR / 10
+
+
 def logistic(n: int, decay: float = 0.0) -> Gradient:
     """Gradients of n logistic regressions that disagree: every worker labels its own batches by its own hyperplane.
 

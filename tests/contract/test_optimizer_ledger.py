@@ -31,7 +31,7 @@ def with_structure(method: str, order: str, size: int | None = None, **form: Any
 
 
 TO_NEIGHBOURS = ("d-psgd", "choco-sgd", "deepsqueeze")
-"""Their bytes by hand are in test_graphs.py; the first stands at one ratio, which follows from n."""
+"""Their bytes by hand are in test_bytes_by_hand.py; the first stands at one ratio, which follows from n."""
 
 
 @pytest.mark.parametrize(("method", "form"), [(m, f) for m, f in FORMS if m != "d-psgd"])

@@ -24,6 +24,7 @@ from tests.stacked import (
     build,
     compressed,
     distance,
+    dropping,
     logistic,
     models,
     start,
@@ -138,11 +139,6 @@ FORMS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in CASES] + [
 every_form = pytest.mark.parametrize(("method", "form"), FORMS, ids=[" ".join((n, *f.values())) for n, f in FORMS])
 every_order = pytest.mark.parametrize("order", BLOCK_ORDERS)
 every_compressor = pytest.mark.parametrize("name", COMPRESSOR_EXAMPLES)
-
-
-def dropping(t: int) -> float:
-    """A learning rate that falls between two resets."""
-    return LR if t <= 7 else LR / 10
 
 
 def as_at_constant_rate(gradient: Gradient, rates: Callable[[int], float], momentum: float) -> Gradient:

@@ -20,17 +20,25 @@ from cser_ray.systems_paper import quantised
 from tests.contract.laws import mean_recursion
 from tests.contract.system_cases import BIN, RATIO, SYSTEMS
 from tests.processes import run_processes
-from tests.stacked import LR, OPTIMIZERS, STEPS, D, build, distance, logistic, models, start, take_step, trajectory
+from tests.stacked import (
+    LR,
+    OPTIMIZERS,
+    STEPS,
+    D,
+    build,
+    distance,
+    dropping,
+    logistic,
+    models,
+    start,
+    take_step,
+    trajectory,
+)
 
 N = 3
 STEPPED = ("qsgd", "ecq-sgd", "adacomp", "powersgd")
 """Take torch's fused step on the mean: its last bit depends on where a row lies in memory."""
 every_system = pytest.mark.parametrize("method", SYSTEMS)
-
-
-def dropping(t: int) -> float:
-    """A learning rate that falls on the way."""
-    return LR if t <= 7 else LR / 10
 
 
 def of(method: str, n: int = N, **arguments: Any) -> Any:

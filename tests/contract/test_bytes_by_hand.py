@@ -1,0 +1,66 @@
+"""What the methods over a graph, `dgc` and `powersgd` put on the wire: bytes by hand, by their records, and the ratio."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from cser_ray.budget import ratio_of
+from cser_ray.communication.communicator import Communicator
+from cser_ray.compressors import GRBS, TopK
+from cser_ray.config import config_at
+from cser_ray.methods import METHODS
+from cser_ray.optimizers.systems.d_psgd import DPSGD
+from cser_ray.structure import Structure
+from cser_ray.train.build import make_optimizer
+from tests.stacked import D, build, logistic, take_step
+
+HAND: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
+    # d = 11 in float64: 88 bytes to one neighbour, and to two
+    "d-psgd": ({}, {2: 88, 3: 176, 8: 176}),
+    # 4 of 11 coordinates, 12 bytes each
+    "choco-sgd": ({"compressor": TopK(3)}, {2: 48, 3: 96, 8: 96}),
+    # 2 of 3 blocks of 4, 8 bytes each
+    "deepsqueeze": ({"compressor": GRBS(1.5, block_size=4)}, {2: 64, 3: 128, 8: 128}),
+    # P 2 x 1, Q 3 x 1 and a vector of 5, in a ring all-reduce
+    "powersgd": ({"rank": 1}, {2: 80, 3: 80 * 4 / 3, 8: 80 * 14 / 8}),
+    # 16 d / (12 n 1.1) = 6.67, 4.4 and 1.67 coordinates of 12 bytes, to everybody
+    "dgc": ({"ratio": 1.1}, {2: 6 * 12, 3: 4 * 12 * 2, 8: 1 * 12 * 7}),
+}
+
+
+@pytest.mark.parametrize("method", HAND)
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_bytes_by_hand(method: str, n: int) -> None:
+    """What the first step puts on the wire of each worker; two all-reduces for P and Q, else one round."""
+    arguments, sent = HAND[method]
+    optimizer = build(method, n, **arguments)
+    take_step(optimizer, logistic(n))
+    found = optimizer.communicator.ledger.total(in_ratio=True)
+    assert found.bytes == pytest.approx(sent[n], rel=1e-12)
+    assert found.collectives == METHODS[method].collectives == (2 if method == "powersgd" else 1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_the_record_of_d_psgd_knows_its_bytes(n: int) -> None:
+    """`bytes_sent(d, n)` is the ledger's in fp32; at 8 workers it is more than dense training sends."""
+    optimizer = build(DPSGD, n)
+    promised = METHODS["d-psgd"].bytes_sent
+    assert promised is not None
+    take_step(optimizer, logistic(n))
+    assert 2 * promised(D, n) == optimizer.communicator.ledger.entries["reset"].bytes
+    assert ratio_of("d-psgd", Structure()) == optimizer.communicator.dense_bytes(D) / promised(D, n) if n == 8 else True
+
+
+@pytest.mark.parametrize("method", ["dgc", "choco-sgd", "deepsqueeze"])
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_the_ratio_asked_for_is_that_of_the_bytes(method: str, n: int) -> None:
+    """In fp32, at any number of workers, to 1 % over 200 steps: neighbours and indices are counted."""
+    config = config_at(method, 6.0, workers=n)
+    parameters = [Parameter(torch.ones(n, 700))]
+    optimizer = make_optimizer(config, parameters, Communicator(n, group=None), 0.1, (0,))
+    for _ in range(200):
+        optimizer.step()
+    sent = optimizer.communicator.ledger.total(in_ratio=True).bytes
+    assert optimizer.communicator.dense_bytes(700, 200) / sent == pytest.approx(6.0, rel=0.01)
