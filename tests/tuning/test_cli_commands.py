@@ -93,8 +93,8 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     ("arguments", "structure"),
     [
         ("", "cser-pl at R_C = 256 (H=16 RC1=16)"),
-        ("--method sgd", "sgd at R_C = 1 (H=1 RC1=1)"),
-        ("--method no-sync", "no-sync at R_C = inf (H=1 RC1=1)"),
+        ("--method sgd", "sgd (H=1 RC1=1)"),
+        ("--method no-sync", "no-sync (H=1 RC1=1)"),
         ("--method cser --ratio 32", "cser at R_C = 32 (H=8 RC1=8 RC2=64)"),
         ("--method cser --ratio 32 --reset-interval 16", "cser at R_C = 32 (H=16 RC1=4 RC2=64)"),
         ("--method cser --reset-interval 4 --reset-ratio 8 --gradient-ratio 32", "cser at R_C = 16 (H=4 RC1=8 RC2=32)"),

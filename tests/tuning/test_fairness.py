@@ -59,6 +59,25 @@ def test_another_second_beta_is_named_among_those_that_read_it() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"realised_ratio": 16.4}, True),
+        ({"realised_ratio": 16.3}, False),
+        ({"realised_ratio": 15.6}, True),
+        ({"realised_ratio": 1.0, "diverged": True}, False),
+        ({"realised_ratio": 8.0, "dtype": "float64"}, False),
+        ({"realised_ratio": 16.0, "dtype": "float64"}, True),
+    ],
+)
+def test_bytes_off_the_ratio_asked_for_are_named(values: dict[str, Any], named: bool) -> None:
+    """By the ledger, within 2 %; a run that diverged ends in mid-interval, and values of float64 are twice as long."""
+    problem = "bytes sent are not those of the ratio asked for, by more than 2 %: csea at R_C 16 sent as at "
+    found = problems(frame([run("local-sgd"), run("csea", **values)]))
+    told = [text for text in found if text.startswith("bytes sent")]
+    assert told == [f"{problem}{values['realised_ratio']:g}"] * named
+
+
 def test_a_run_that_was_cut_short_is_named() -> None:
     """Finished means its last step, unless it diverged."""
     assert problems(frame(fair_study(steps_done=1024))) == [

@@ -1,6 +1,7 @@
 """Every method is measured against dense training and silence with its own local step: the floor, the zero, and value."""
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +53,15 @@ def test_a_method_within_noise_of_the_floor_is_not_sold() -> None:
     found = verdict(SGD, NO_SYNC, grid("local-sgd", [46.0, 43.0, 44.5]))
     assert found.recommended is None
     assert found.advice.startswith("no method is told apart from not communicating")
+
+
+def test_what_a_system_of_one_ratio_sent_is_what_its_ledger_says() -> None:
+    """Its name's ratio is one model's at 8 workers: tables write what was sent, not that."""
+    powersgd = grid("powersgd", [60.0, 60.2, 59.8], ratio=135.8, realised_ratio=9.825, reset_interval=None)
+    text = render(compare(frame(SGD, NO_SYNC, local_sgd(), powersgd)))
+    assert "135.8" not in text
+    assert re.search(r"^  powersgd .* 9.825$", text, re.M)  # among the references
+    assert re.search(r"^  9.825 +powersgd", text, re.M)  # and where configurations are listed
 
 
 def test_value_retained_by_hand() -> None:

@@ -26,6 +26,8 @@ BESIDE_SETTINGS = {"task_hash": "data (task_hash)", "n_params": "numbers of para
 
 ALPHA = 0.05
 LEAST_REPEATS = 3
+OFF_BUDGET = 0.02
+"""By how much of the ratio asked for the bytes on the wire may differ, as a share of it."""
 
 
 def problems(runs: "pd.DataFrame | Chosen") -> list[str]:
@@ -33,7 +35,7 @@ def problems(runs: "pd.DataFrame | Chosen") -> list[str]:
 
     Equal: every setting that `cser_ray.config` does not declare free (steps up to rounding to a multiple of H), the data,
     the passes over them; per (method, ratio) the number of finished runs (of shorter ones too), of configurations tried
-    and the repeats; and the learning rates of all cells that tried equally many structures (with fewer structures there
+    and the repeats; the bytes sent, within 2 % of the ratio asked for; and the learning rates of all cells that tried equally many structures (with fewer structures there
     are further rates: those contain the others'). The references, sgd and no-sync, compete with
     nobody: their number of runs is compared between the two only. Runs that failed, stopped early or are not finished
     count as a problem too: they are missing from their method's search.
@@ -49,6 +51,7 @@ def problems(runs: "pd.DataFrame | Chosen") -> list[str]:
         *_steps(whole),
         *_passes(whole),
         *_twice(whole),
+        *_budgets(whole),
         *_cells(chosen.done, [run for run in done if run["stage"] == RUNG]),
     ]
 
@@ -184,6 +187,20 @@ def _twice(done: list[Run]) -> Iterator[str]:
     again = dict.fromkeys(name_cell(key[:2]) for key, count in counts.items() if count > 1)
     if again:
         yield f"a repeat of a configuration was run more than once, and only one run of it counts: {_some(again)}"
+
+
+def _budgets(done: list[Run]) -> Iterator[str]:
+    """What one worker really sent is what its ratio says, by the ledger; values of float64 are twice as long for everybody."""
+    off: dict[str, float] = {}
+    for run in done:
+        if has_ratio(run["method"]) and not run["diverged"] and run["realised_ratio"]:
+            doubled = setting_of(run, "dtype", _config(run)) == "float64"
+            found = run["realised_ratio"] * (2 if doubled else 1) / run["ratio"]
+            if abs(found - 1) > OFF_BUDGET:
+                off[name_cell((run["method"], run["ratio"]))] = run["realised_ratio"]
+    if off:
+        told = _some([f"{name} sent as at {number(float(f'{ratio:.4g}'))}" for name, ratio in off.items()])
+        yield f"bytes sent are not those of the ratio asked for, by more than {100 * OFF_BUDGET:g} %: {told}"
 
 
 def _cells(done: Iterable[Run], short: Iterable[Run]) -> Iterator[str]:

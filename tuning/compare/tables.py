@@ -41,16 +41,18 @@ def accuracy_text(cell: Cell) -> str:
 def references(c: Comparison) -> Table:
     """Synchronous SGD and the lines without communication."""
     rates = {cell.method: _rate(cell) for cell in c.cells}
+    ratios = {cell.method: ratio_text(cell) for cell in c.cells}
     rows = [
         (
             line.name + (" (floor)" if line.is_floor else ""),
             spread(line.test_acc, line.test_acc_std) if line.test_acc is not None or not line.repeats else "diverged",
             spread(line.test_loss, line.test_loss_std, 3),
             rates.get(line.name, ""),
+            ratios.get(line.name, ""),
         )
         for line in c.references
     ]
-    return Table("References, the same at every ratio", ("", "test acc., %", "test loss", "lr"), tuple(rows))
+    return Table("References, the same at every ratio", ("", "test acc., %", "test loss", "lr", "R_C"), tuple(rows))
 
 
 def value_retained(c: Comparison) -> Table:
@@ -189,7 +191,7 @@ def every_configuration(rows: Sequence[ConfigurationRow]) -> Table:
     )  # fmt: skip
     lines = [
         (
-            number(r.ratio),
+            ratio_text(r),
             r.method + {"virtual": "", "distributed": " r"}.get(r.rung, f" {r.rung.partition(' ')[0]}"),
             _number(r.reset_interval),
             _number(r.reset_ratio),
@@ -226,7 +228,13 @@ def _knobs_text(row: Cell | ConfigurationRow) -> str:
 
 
 def _key(cell: Cell) -> tuple[str, str]:
-    return number(cell.ratio), cell.method
+    return ratio_text(cell), cell.method
+
+
+def ratio_text(row: Cell | ConfigurationRow) -> str:
+    """R_C as it was asked for; of a method that cannot be asked for one, as its messages turned out."""
+    own = row.ratio if has_ratio(row.method) or row.realised_ratio is None else float(f"{row.realised_ratio:.4g}")
+    return number(own)
 
 
 def _rate(cell: Cell) -> str:

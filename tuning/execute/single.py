@@ -67,7 +67,8 @@ def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Train it and `say` line by line how it goes; its rows are kept in `settings["out"]` where that is given."""
     config = single_config(settings)
     point = ", ".join(filter(None, (str(config.structure), in_words(read_from(config.method, config.knobs)))))
-    say(f"{config.method} at R_C = {number(config.ratio)} ({point}), lr {config.lr:g}, n = {config.workers}")
+    asked = f" at R_C = {number(config.ratio)}" if METHODS[config.method].has_ratio else ""  # else see what was sent
+    say(f"{config.method}{asked} ({point}), lr {config.lr:g}, n = {config.workers}")
     with tempfile.TemporaryDirectory(prefix="cser-ray-") as scratch:
         store = Store(settings.get("out") or os.path.join(scratch, "results"))
         store.write_study({"fingerprint": {"kind": "train"}})
