@@ -70,7 +70,8 @@ def _run_settings() -> list[click.Parameter]:
     completed = "as follows from --ratio"
     says = {"method": "cser-pl", "ratio": "256, where no knob is given", "reset_interval": completed}
     says |= {"reset_ratio": completed, "gradient_ratio": completed}
-    return [*setting_options(RunConfig, defaults=says), *setting_options(Logistics)]
+    logistics = [each for each in setting_options(Logistics) if each.name != "gpus_per_trial"]  # nobody to share with
+    return [*setting_options(RunConfig, defaults=says), *logistics]
 
 
 @main.command(cls=SettingsCommand, settings=_study_settings)

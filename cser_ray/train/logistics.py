@@ -21,6 +21,12 @@ class Logistics:
     cpus_per_worker: float = setting(
         0.25, "CPUs that each process of a real worker reserves; below 1 they share cores.", unit="CPUs", above=0
     )
+    gpus_per_trial: float = setting(
+        1.0,
+        "GPUs that a trial of virtual workers reserves where there are any; below 1 small models share one.",
+        unit="GPUs",
+        above=0,
+    )
     checkpoint_s: float = setting(
         CHECKPOINT_S, "Seconds between checkpoints, at evaluations; 0 for one at each.", unit="s", least=0
     )
@@ -38,8 +44,10 @@ class Logistics:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if self.cpus_per_worker > 1 and not float(self.cpus_per_worker).is_integer():
-            raise ValueError(f"cpus_per_worker is a fraction of 1 or a whole number, not {self.cpus_per_worker:g}")
+        for name in ("cpus_per_worker", "gpus_per_trial"):
+            value = getattr(self, name)
+            if value > 1 and not float(value).is_integer():
+                raise ValueError(f"{name} is a fraction of 1 or a whole number, not {value:g}")
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:

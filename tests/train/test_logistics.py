@@ -13,6 +13,7 @@ from cser_ray.train.logistics import Logistics
     [
         ({"cpus_per_worker": 0.0}, "cpus_per_worker must be above 0, not 0.0"),
         ({"cpus_per_worker": 1.5}, "a fraction of 1 or a whole number, not 1.5"),
+        ({"gpus_per_trial": 1.5}, "gpus_per_trial is a fraction of 1 or a whole number, not 1.5"),
         ({"checkpoint_s": -1.0}, "checkpoint_s must be at least 0, not -1.0"),
         ({"timeout_s": 0.0}, "timeout_s must be above 0, not 0.0"),
         ({"wait_s": float("nan")}, "wait_s must be at least 0, not nan"),

@@ -102,7 +102,7 @@ def run_study(
             return tune.PlacementGroupFactory([{"memory": 1 << 20}])  # its workers reserve their own CPUs
         bundle = {"CPU": 1.0}
         if capacity["GPU"]:
-            bundle["GPU"] = 1.0
+            bundle["GPU"] = logistics.gpus_per_trial
         return tune.PlacementGroupFactory([bundle])
 
     processes = study.workers * study.processes_per_worker
