@@ -35,10 +35,10 @@ def problems(runs: "pd.DataFrame | Chosen") -> list[str]:
 
     Equal: every setting that `cser_ray.config` does not declare free (steps up to rounding to a multiple of H), the data,
     the passes over them; per (method, ratio) the number of finished runs (of shorter ones too), of configurations tried
-    and the repeats; the bytes sent, within 2 % of the ratio asked for; and the learning rates of all cells that tried equally many structures (with fewer structures there
-    are further rates: those contain the others'). The references, sgd and no-sync, compete with
-    nobody: their number of runs is compared between the two only. Runs that failed, stopped early or are not finished
-    count as a problem too: they are missing from their method's search.
+    and the repeats; the bytes sent, within 2 % of the ratio asked for; and the learning rates of all cells that tried
+    equally many structures (with fewer structures there are further rates: those contain the others'). The references,
+    sgd and no-sync, compete with nobody: their number of runs is compared between the two only. Runs that failed, stopped
+    early or are not finished count as a problem too: they are missing from their method's search.
     """
     chosen = Chosen.of(runs)
     virtual = [run for run in chosen.rows if run["rung"] == "virtual"]
