@@ -86,9 +86,10 @@ def _entries(choices: Choices, comparison: Comparison) -> list[tuple[Form, dict[
         for name, title in DDP_TITLES.items()
     ]
     for key, choice in sorted(choices.items(), key=lambda c: (c[0][1], simplicity(c[0][0]))):
-        if has_ratio(key[0]) and choice.configuration.structure is not None:
+        c = choice.configuration
+        if has_ratio(key[0]) and c.structure is not None:
             entry = {"method": key[0], "ratio": key[1], "title": key[0]} | _result(cells[key])
-            found.append((Form(key[0], choice.configuration.structure), entry))
+            found.append((Form(key[0], c.structure, c.knobs.reset_delay), entry))
     return found
 
 

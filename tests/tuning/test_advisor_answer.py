@@ -158,6 +158,15 @@ def test_where_everything_loses_too_much_dense_stays() -> None:
     assert "no method of the study stays within 1 points of sgd (the nearest, csea at R_C = 64, loses 2.5)" in said.text
 
 
+def test_a_delay_that_the_study_chose_is_the_one_that_is_timed() -> None:
+    """Its accuracy is known with that delay, and only with it; nothing further is proposed beside it."""
+    found = study(csea=(0.1, None))
+    outcome = replace(found.outcomes["csea", 64.0], reset_delay=4)
+    lines, _ = lines_of(JOB, C, ("csea",), (64.0,), replace(found, outcomes={("csea", 64.0): outcome}))
+    ours = [line for line in lines if line.form.method == "csea"]
+    assert [(line.form.reset_delay, line.form.overlap, line.cost) for line in ours] == [(4, False, 0.1)]
+
+
 def test_a_method_that_diverged_is_not_recommended() -> None:
     """Even if the repeats that did not diverge lost nothing."""
     found = study(local_sgd=(0.0, None))

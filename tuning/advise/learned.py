@@ -35,6 +35,8 @@ class MethodOutcome:
     diverged: int
     steps_to_target: float | None
     curve: Curve = ()
+    reset_delay: int = 0
+    """In steps, of the configuration that was chosen."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def learned(chosen: Chosen, history: "pd.DataFrame", target_loss: float | None =
             cell.diverged,
             None if target_loss is None else steps_to(curves[key], target_loss),
             curves[key],
+            choices[key].configuration.knobs.reset_delay,
         )
         for key, cell in cells.items()
     }

@@ -77,11 +77,13 @@ def lines_of(
             except ValueError as error:
                 skipped.append(str(error))
                 continue
-            exact = Form(method, structure)
+            exact = Form(method, structure, known.reset_delay if known else 0)
             for form in (exact, *_hidden(exact, job, c)):
                 line = Line(predict(form, job, c), ratio)
-                # a delayed reset changes the training, and no study has tried it
-                lines.append(line if form.reset_delay else _with_study(line, (method, ratio), study))
+                # another delay changes the training, and the study has not chosen it
+                lines.append(
+                    line if form.reset_delay != exact.reset_delay else _with_study(line, (method, ratio), study)
+                )
     return lines, skipped
 
 
@@ -89,7 +91,7 @@ def _hidden(form: Form, job: Job, c: Constants) -> list[Form]:
     """Forms that hide communication, where the exact form exposes some: overlapped with the backward pass where that is
     faster; besides, with a delayed reset, where overlapping does not hide enough.
     """
-    if Line(predict(form, job, c)).leaves_link:
+    if form.reset_delay or Line(predict(form, job, c)).leaves_link:
         return []
     early = overlapped(form)
     better = [early] if predict(early, job, c).step_s < predict(form, job, c).step_s else []
