@@ -210,6 +210,10 @@ class RunConfig(Shared):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_inner(self.method, self.inner)
+        if self.reset_delay >= self.run_steps:
+            raise ValueError(
+                f"reset_delay = {self.reset_delay}: in the {self.run_steps} steps of a run no reset would arrive; ask for less"
+            )
 
     @property
     def structure(self) -> Structure:

@@ -141,7 +141,7 @@ class Kind:
         format: one of `FORMAT_NAMES`.
         two_way: whether owners of parts average and compress again, in place of an all-gather: of chunked top-k.
 
-    >>> str(parse("top-k/4096:int2")), str(parse("grbs-random:fp32")), str(parse("sign"))
+    >>> str(parse("top-k/4096:int2")), str(parse("grbs:fp32")), str(parse("sign"))
     ('top-k/4096:int2', 'grbs', 'sign/4096')
     """
 
@@ -233,7 +233,8 @@ def _family(name: str, text: str) -> tuple[str, str]:
         return name, "random"
     from cser_ray.config import BLOCK_ORDERS
 
-    if name.startswith(f"{ORDERED}-") and (order := name.removeprefix(f"{ORDERED}-")) in BLOCK_ORDERS:
+    order = name.removeprefix(f"{ORDERED}-")
+    if name != order and order in BLOCK_ORDERS and order != "random":  # that is grbs
         return ORDERED, order
     others = COMPRESSORS.others
     if name in others:

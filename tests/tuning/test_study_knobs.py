@@ -104,6 +104,11 @@ def test_knobs_that_a_method_ignores_stand_at_their_defaults() -> None:
         ({"residuals": (0.5, 0.5)}, "residuals names 0.5 twice"),
         ({"residuals": (1.5,)}, "residuals must be at least 0 and at most 1"),
         ({"delays": (-1,)}, "delays must be a whole number"),
+        ({"delays": (0, 2048)}, "delays names 2048: in runs of 2048 steps no such reset would arrive"),
+        ({"delays": (0, 512), "rungs": (256,)}, "delays names 512: in runs of 256 steps"),
+        ({"outer": ("0.7/0.9", ".70/.9")}, "outer names 0.7/0.9 twice"),
+        ({"compressors": ("sign", "sign/4096")}, "compressors names sign/4096 twice"),
+        ({"compressors": ("top-k", "top-k:fp32")}, "compressors names top-k twice"),
     ],
     ids=str,
 )

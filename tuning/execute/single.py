@@ -10,7 +10,7 @@ from typing import Any
 from cser_ray.budget import ratio_of, structure_for
 from cser_ray.compressors.text import check_kind
 from cser_ray.config import RunConfig
-from cser_ray.knobs import Knobs, in_words, read_from
+from cser_ray.knobs import KNOBS, USUAL_KNOBS, Knobs, in_words, read_from
 from cser_ray.methods import ALL_KNOBS, METHODS
 from cser_ray.settings import declared
 from cser_ray.store.checkpoint import CheckpointStore
@@ -57,10 +57,21 @@ def single_config(settings: Mapping[str, Any]) -> RunConfig:
         default = RATIO if METHODS[method].has_ratio else METHODS[method].formula(Structure())
         ratio = default if ratio is None else ratio
         structure = structure_for(method, ratio, **knobs)
-    if settings.get("compressor", Knobs.compressor) != Knobs.compressor:
-        check_kind(method, settings["compressor"])
+    _check_read(method, settings)
     values = with_task_defaults(RunConfig, settings) | asdict(structure) | {"method": method, "ratio": ratio}
+    if settings.get("compressor", Knobs.compressor) != Knobs.compressor:
+        values["compressor"] = str(check_kind(method, settings["compressor"]))  # in one spelling
     return RunConfig(**values, rung="distributed" if settings.get("distributed") else "virtual")
+
+
+def _check_read(method: str, settings: Mapping[str, Any]) -> None:
+    """Raise ValueError for a knob beside the structure that the method ignores, unless it stands where it would anyway."""
+    for name in KNOBS:
+        if (
+            settings.get(name, getattr(USUAL_KNOBS, name)) != getattr(USUAL_KNOBS, name)
+            and name not in METHODS[method].reads
+        ):
+            raise ValueError(f"{name} = {settings[name]} would be ignored by {method}: leave it out")
 
 
 def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:

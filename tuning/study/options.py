@@ -23,6 +23,21 @@ def knobs_to_try(
     return tuple(choices_of(method, [kinds, shares, [outer_pair(text) for text in outer], late]))
 
 
+def one_spelling(text: str) -> str:
+    """A compressor's text with its defaults spelled out or left out, always alike. Raises ValueError for what means none."""
+    return str(parse(text))
+
+
+def outer_text(text: str) -> str:
+    """An outer step in one spelling. Raises ValueError as `outer_pair` does.
+
+    >>> outer_text(".70/0.9")
+    '0.7/0.9'
+    """
+    pair = outer_pair(text)
+    return f"{pair['outer_lr']:g}/{pair['outer_momentum']:g}"
+
+
 def outer_pair(text: str) -> dict[str, float]:
     """An outer step as a user writes it: "0.7/0.9". Raises ValueError for what is none."""
     rate, slash, momentum = text.partition("/")

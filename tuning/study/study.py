@@ -18,7 +18,7 @@ from cser_ray.structure import Structure, number
 from tuning.compare.selection import RUNG, SELECT
 from tuning.study.grid import nearest_rates, refine
 from tuning.study.lattice import candidates
-from tuning.study.options import knobs_to_try
+from tuning.study.options import knobs_to_try, one_spelling, outer_text
 from tuning.study.searchers import SEARCHERS, Losses, Point, Wanted, points_of
 from tuning.study.trials import REAL, Candidate, Trial
 
@@ -108,6 +108,8 @@ class Study(Shared):
         super().__post_init__()
         if not self.methods or not self.lrs:
             raise ValueError("A study needs at least one method and one learning rate")
+        for name, spelled in (("compressors", one_spelling), ("outer", outer_text)):  # also in ids, rows and commands
+            object.__setattr__(self, name, tuple(spelled(text) for text in getattr(self, name)))
         for name in ("methods", "ratios", "lrs", "compressors", "residuals", "outer", "delays"):
             values = [v if isinstance(v, str) else f"{v:.6g}" for v in getattr(self, name)]  # as ids name them
             if len(set(values)) != len(values):
@@ -130,6 +132,8 @@ class Study(Shared):
         for name in ("compressors", "residuals", "outer", "delays"):
             if not getattr(self, name):
                 raise ValueError(f"{name} names no value to try: leave it out for the usual ones")
+        if max(self.delays) >= (shortest := min(lengths[1:])):
+            raise ValueError(f"delays names {max(self.delays)}: in runs of {shortest} steps no such reset would arrive")
         for method, ratio in self.cells():
             self.candidates(method, ratio)
 
