@@ -222,8 +222,8 @@ def check_kind(method: str, text: str) -> Kind:
         raise ValueError(
             f"{method} averages what all workers chose alike, in fp32, and {text} is not that: take grbs, or another method"
         )
-    if kind.two_way:
-        raise ValueError(f"{text}: what owners of parts keep is not saved with a run yet; leave {TWO_WAY} out")
+    if kind.two_way and record.travels == "neighbours":
+        raise ValueError(f"{method} sends to neighbours alone, and {text} to the owners of parts: leave {TWO_WAY} out")
     return kind
 
 
