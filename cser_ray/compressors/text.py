@@ -81,7 +81,7 @@ FAMILIES: Mapping[str, Family] = {
         ">= k/d",
     ),
     "top-k/4096": Family(
-        "the k largest coordinates of each chunk; numbers of 12 bits",
+        "the k largest coordinates of each chunk; numbers of 12 bits; with @two-way owners average: 2(n-1)/n, not n-1",
         "SparseLoCo (arXiv 2508.15706)",
         "all-gather",
         "(n-1) d/4096 (1.5k + 4k)",
