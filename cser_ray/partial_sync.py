@@ -11,17 +11,11 @@ far the worker has thereby moved from the others:
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.compressors.base import (
-    AgreeingCompressor,
-    Compressor,
-    RememberingCompressor,
-    SharedCompressor,
-    start_average,
-)
+from cser_ray.compressors.base import AgreeingCompressor, Compressor, SharedCompressor, start_average
 
 
 def partial_sync(
-    v: Tensor, compressor: Compressor, communicator: Communicator, call: int, name: str, memory: Tensor | None = None
+    v: Tensor, compressor: Compressor, communicator: Communicator, call: int, name: str
 ) -> tuple[Tensor, Tensor]:
     """PSync(v, C) in two parts: the mean over workers of C(v) `[..., 1, d]`, and each worker's r = v - C(v) `[..., w, d]`.
 
@@ -30,11 +24,10 @@ def partial_sync(
 
     Args:
         v: `[..., w, d]`, the vectors of the workers that live here; left as they are.
-        compressor: C, keyed by `with_streams`.
+        compressor: C, keyed by `with_streams`; with its memory (`Remembered`), where it keeps something from call to call.
         communicator: reaches the other workers.
         call: counts the uses of this compressor: 1, 2, ...
         name: the ledger's entry that is charged, "gradient" or "reset".
-        memory: what a `RememberingCompressor` keeps, changed in place.
 
     Source: CSER (arXiv 2007.13221), Algorithm 3.
 
@@ -45,8 +38,6 @@ def partial_sync(
     (tensor([[2., 4.]]), tensor([[0., 1.],
             [2., 0.]]))
     """
-    if isinstance(compressor, RememberingCompressor) and memory is not None:
-        return compressor.synchronise(v, memory, communicator, name)
     if isinstance(compressor, AgreeingCompressor):
         message = compressor.agree(v, communicator, call, name)
     else:

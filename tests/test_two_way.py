@@ -5,9 +5,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.compressors import ChunkedTopK
-from cser_ray.compressors.two_way import TwoWay
-from cser_ray.optimizers import CSEA
+from cser_ray.compressors import ChunkedTopK, Remembered, TwoWay
 from cser_ray.partial_sync import partial_sync
 from tests.contract.three_workers import WORKERS, values, virtual
 from tests.processes import run_processes
@@ -15,12 +13,16 @@ from tests.processes import run_processes
 BOTH = TwoWay(ChunkedTopK(3, 8, "int4"))
 
 
+def held(v: Tensor, communicator: Communicator) -> Remembered:
+    """With its memory, for vectors like v."""
+    return Remembered(BOTH, BOTH.memory(v, communicator))
+
+
 @pytest.mark.parametrize("n", [2, 3, 8])
 def test_its_bytes_hardly_depend_on_the_workers(n: int) -> None:
     """Two messages a worker but its own part, of whole chunks: 2 + 2 + 4 bytes each in fp32; the ledger says the same."""
     communicator, v = virtual(n), values(n, 40).float()
-    memory = BOTH.memory(v, communicator)
-    partial_sync(v, BOTH, communicator, 1, "reset", memory)
+    partial_sync(v, held(v, communicator), communicator, 1, "reset")
     owned = {2: 3, 3: 2, 8: 1}[n]  # of 5 chunks
     assert communicator.ledger.entries["reset"].bytes == 2 * (n - 1) * owned * 8 == BOTH.bytes_per_call(40, n)
 
@@ -29,13 +31,28 @@ def test_its_bytes_hardly_depend_on_the_workers(n: int) -> None:
 def test_what_the_owners_remember_is_all_that_is_missing(runs: tuple[int, ...]) -> None:
     """Mean of v = what arrives + mean of what stays + what the owners keep more than before: at every call, to rounding."""
     communicator = virtual()
-    memory = BOTH.memory(values(*runs, WORKERS, 41), communicator)
+    both = held(values(*runs, WORKERS, 41), communicator)
+    memory = both.memory
     for call in range(1, 6):
         v, before = values(*runs, WORKERS, 41) * call, memory.clone()
-        mean, left = partial_sync(v, BOTH, communicator, call, "reset", memory)
+        mean, left = partial_sync(v, both, communicator, call, "reset")
         owed = (memory - before).flatten(-2)[..., :41].unsqueeze(-2)
         torch.testing.assert_close(mean + left.mean(-2, keepdim=True) + owed, v.mean(-2, keepdim=True))
+        torch.testing.assert_close(both.owed(v, communicator).mean(-2), memory.flatten(-2)[..., :41])
     assert memory.any()
+
+
+def test_what_fills_up_the_last_part_is_not_averaged() -> None:
+    """Two bits have no zero: what they make of the zeros beyond d takes no place from coordinates that there are."""
+    communicator, inner = virtual(), ChunkedTopK(3, 8, "int2")
+    whole = Remembered(TwoWay(inner), TwoWay(inner).memory(values(WORKERS, 18), communicator))
+    m = torch.zeros(1, 18, dtype=torch.float64)
+    for call in range(1, 9):
+        v = values(WORKERS, 18) / call
+        mean, left = partial_sync(v, whole, communicator, call, "reset")
+        average = (v - left).mean(0, keepdim=True) + m
+        m = inner.compress(average, call).residual()
+        torch.testing.assert_close(mean, average - m)
 
 
 def test_virtual_workers_are_real_workers() -> None:
@@ -45,10 +62,10 @@ def test_virtual_workers_are_real_workers() -> None:
         communicator = Communicator(workers) if workers == 1 else virtual()
         ids = communicator.worker_ids
         mine = values(WORKERS, 41)[ids.start : ids.stop]
-        memory = BOTH.memory(mine, communicator)
+        both = held(mine, communicator)
         for call in (1, 2):
-            mean, left = partial_sync(mine, BOTH, communicator, call, "reset", memory)
-        return mean, left, memory, communicator.ledger.entries["reset"].bytes
+            mean, left = partial_sync(mine, both, communicator, call, "reset")
+        return mean, left, both.memory, communicator.ledger.entries["reset"].bytes
 
     apart, (mean, left, memory, sent) = run_processes(WORKERS, work), work(WORKERS)
     for rank, (m, r, s, b) in enumerate(apart):
@@ -72,9 +89,11 @@ def test_exchange_between_processes_of_two_workers() -> None:
 
 
 def test_without_memory_it_is_refused() -> None:
-    """An optimizer that holds none says so at its first step, rather than to lose what owners drop."""
-    model = torch.nn.Linear(3, 2)
-    optimizer = CSEA(model.parameters(), 0.1, reset_compressor=BOTH)
-    model(torch.ones(1, 3)).sum().backward()
-    with pytest.raises(ValueError, match="keeps a residual at the owner"):
-        optimizer.step()
+    """Whoever holds none is told so, rather than to lose what owners drop."""
+    with pytest.raises(ValueError, match=r"hold its memory, as optimizer\.stream does"):
+        partial_sync(values(WORKERS, 41), BOTH, virtual(), 1, "reset")
+
+
+def test_another_use_begins_with_a_memory_of_its_own() -> None:
+    """`with_streams` of one that is held gives the compressor alone."""
+    assert held(values(WORKERS, 41), virtual()).with_streams((0,), 1, range(WORKERS)) == BOTH

@@ -44,7 +44,7 @@ _CLASSES = {
 _PLACES = {path.partition(":")[2]: path.partition(":")[0] for path in _CLASSES.values()} | dict.fromkeys(
     ("AgreeingCompressor", "Budgeted", "Compressor", "Message", "RememberingCompressor", "SharedCompressor"), "base"
 )
-_PLACES["TwoWay"] = "two_way"  # which whoever uses it has to hold a memory for, and so is no entry
+_PLACES |= {"TwoWay": "two_way", "Remembered": "remembered"}  # no entries: one needs a memory, and one has it
 """Name -> the module that has it."""
 
 COMPRESSORS: "Registry[Callable[..., Compressor]]" = Registry(
@@ -65,6 +65,7 @@ __all__ = [
     "Identity",
     "Message",
     "RandomK",
+    "Remembered",
     "RememberingCompressor",
     "SharedCompressor",
     "SharedTop",

@@ -136,7 +136,8 @@ class AgreeingCompressor(Compressor, Protocol):
 class RememberingCompressor(Compressor, Protocol):
     """A compressor that keeps something from call to call, which whoever uses it holds and saves. Having `memory` makes one.
 
-    `compress` alone cannot do what it does, and raises ValueError.
+    `compress` alone cannot do what it does, and raises ValueError. `cser_ray.compressors.remembered.Remembered` puts it and
+    its memory together, and every optimizer holds one for each stream that has such a compressor.
     """
 
     @abstractmethod
@@ -147,6 +148,14 @@ class RememberingCompressor(Compressor, Protocol):
     @abstractmethod
     def synchronise(self, v: Tensor, memory: Tensor, communicator: Communicator, name: str) -> tuple[Tensor, Tensor]:
         """What `partial_sync` gives for v; `memory` is brought up to date in place."""
+        ...
+
+    @abstractmethod
+    def owed(self, memory: Tensor, d: int, communicator: Communicator) -> Tensor:
+        """`memory` as vectors `[..., w, d]`, whose mean over all workers is what has been averaged and has not arrived.
+
+        What a worker remembers alone is n-fold in its own row, so that the mean has it once.
+        """
         ...
 
 

@@ -81,7 +81,7 @@ FAMILIES: Mapping[str, Family] = {
         ">= k/d",
     ),
     "top-k/4096": Family(
-        "the k largest coordinates of each chunk; numbers of 12 bits",
+        "the k largest coordinates of each chunk; numbers of 12 bits; with @two-way owners average: 2(n-1)/n, not n-1",
         "SparseLoCo (arXiv 2508.15706)",
         "all-gather",
         "(n-1) d/4096 (1.5k + 4k)",
@@ -222,8 +222,8 @@ def check_kind(method: str, text: str) -> Kind:
         raise ValueError(
             f"{method} averages what all workers chose alike, in fp32, and {text} is not that: take grbs, or another method"
         )
-    if kind.two_way:
-        raise ValueError(f"{text}: what owners of parts keep is not saved with a run yet; leave {TWO_WAY} out")
+    if kind.two_way and record.travels == "neighbours":
+        raise ValueError(f"{method} sends to neighbours alone, and {text} to the owners of parts: leave {TWO_WAY} out")
     return kind
 
 

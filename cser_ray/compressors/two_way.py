@@ -8,6 +8,7 @@ What the second compression drops waits at the owner and joins its next average.
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -22,8 +23,9 @@ from cser_ray.compressors.gathered import in_blocks
 class TwoWay(RememberingCompressor, Budgeted):
     """Chunked top-k there and back: each of n workers owns as many whole chunks as the others.
 
-    What arrives is the same on every worker, bit for bit. The mean over workers of what arrives and stays behind is that
-    of v plus what the owners remember less: an offset that is bounded by their memory and never adds up.
+    What arrives is the same on every worker, bit for bit. With m, what all owners remember, side by side `[1, d]`:
+    mean(v) + m before a call = what arrives + mean(what stays behind) + m after it. So what is missing from the sum of all
+    that has arrived is m, which is bounded and never adds up.
 
     Args:
         inner: what messages to the owners are compressed by, and their answers.
@@ -48,7 +50,8 @@ class TwoWay(RememberingCompressor, Budgeted):
 
     def compress(self, v: Tensor, call: int) -> Message:
         raise ValueError(
-            f"{self!r} keeps a residual at the owner of each part: hold memory(v, communicator), and give it to partial_sync"
+            f"{self!r} averages at the owners of parts, who remember what their answers drop: hold its memory, as "
+            "optimizer.stream does, and where workers send to neighbours alone, who own nothing, take the inner one"
         )
 
     def memory(self, v: Tensor, communicator: Communicator) -> Tensor:
@@ -62,11 +65,20 @@ class TwoWay(RememberingCompressor, Budgeted):
         sent, left = self.inner.parted(padded)
         theirs = communicator.all_to_all(in_blocks(sent, record), name).contiguous()
         average = self.inner.sum_of(theirs, memory.shape[-1], v.dtype).div_(n).add_(memory)
+        if n * memory.shape[-1] > d:  # two bits have no zero, and what is made up beyond d must not crowd out the rest
+            average.masked_fill_(_beyond(memory, d, communicator.worker_ids), 0.0)
         answer, kept = self.inner.parted(average)
         memory.copy_(kept)
         answers = communicator.all_gather(answer, name)
         mean = self.inner.sum_of(answers.flatten(-2).unsqueeze(-2), padded.shape[-1], v.dtype).unsqueeze(-2)
         return mean[..., :d].contiguous(), left[..., :d].contiguous()
+
+    def owed(self, memory: Tensor, d: int, communicator: Communicator) -> Tensor:
+        n, size = communicator.size, memory.shape[-1]
+        placed = memory.new_zeros(*memory.shape[:-1], n * size)
+        for row, worker in enumerate(communicator.worker_ids):
+            torch.mul(memory[..., row, :], n, out=placed[..., row, worker * size : (worker + 1) * size])
+        return placed[..., :d]
 
     def bytes_per_call(self, d: int, n: int, itemsize: int = 4) -> float:
         return 2 * gather_bytes(self._owned(d, n) * self.inner.record_bytes(itemsize), n)
@@ -74,3 +86,10 @@ class TwoWay(RememberingCompressor, Budgeted):
     def _owned(self, d: int, n: int) -> int:
         """Chunks of each worker: all the same, the last ones padding."""
         return -(-d // (self.inner.chunk * n))
+
+
+def _beyond(memory: Tensor, d: int, workers: range) -> Tensor:
+    """Where the parts of these workers are filled up beyond d coordinates: booleans `[w, k]`."""
+    size = memory.shape[-1]
+    first = torch.arange(workers.start * size, workers.stop * size, size, device=memory.device).unsqueeze(-1)
+    return first + torch.arange(size, device=memory.device) >= d

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.compressors.base import Compressor, Selection, check_compressor
+from cser_ray.compressors.base import Compressor, RememberingCompressor, Selection, check_compressor
+from cser_ray.compressors.remembered import Remembered
 from cser_ray.fsdp.sharding import sharding_of
 from cser_ray.fsdp.shards import ShardedParameters
 from cser_ray.optimizers.arguments import AdjustLr, Inner, check_hyperparameters, check_options, options_of
@@ -25,9 +26,19 @@ from cser_ray.optimizers.guard import Guard
 from cser_ray.optimizers.local_steps import LOCAL_STEPS, LocalStep
 from cser_ray.optimizers.overlap import BackwardOverlap, release_hooks
 from cser_ray.optimizers.placement import Placement
-from cser_ray.optimizers.saving import checked_state, entry_of, load_entry, publish, with_entry
+from cser_ray.optimizers.saving import (
+    check_remembered,
+    checked_state,
+    entry_of,
+    load_entry,
+    load_remembered,
+    publish,
+    remembered_state,
+    with_entry,
+)
 from cser_ray.optimizers.scaling import unscale_
 from cser_ray.optimizers.settings import settings_of
+from cser_ray.seeds import Purpose
 
 
 class FlatOptimizer(torch.optim.Optimizer, ABC):
@@ -127,6 +138,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         """Turns gradients into updates; holds momentum or moments."""
         self.local.allocate(self.x, self.param_groups)
         self.overlap: BackwardOverlap | None = None
+        self.remembered: dict[str, Remembered] = {}
+        """The compressors that keep something from call to call, by the name of their stream; part of the state."""
         self._scaled = False
         """Whether a GradScaler has been seen."""
         start_together_(self.communicator, self.x, [] if self.placement.stacked else self._frozen)
@@ -173,12 +186,34 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         return settings_of(self, self.seeds)
 
     def flush_error_(self) -> None:
-        """Put the error into the model, where every worker holds the mean of both: a reset that leaves nothing out."""
+        """Put the error into the model, where every worker holds the mean of both: a reset that leaves nothing out.
+
+        What a worker alone remembers as an owner goes n-fold into its model: the mean over workers then has it once.
+        """
 
     def stream(self, compressor: Compressor, purpose: int) -> Any:
-        """The compressor keyed by this optimizer's seeds, its use (C1 or C2) and the workers that live here."""
+        """The compressor keyed by this optimizer's seeds, its use (C1 or C2) and the workers that live here.
+
+        One that keeps something from call to call comes with its memory, which is saved and loaded with this optimizer.
+        """
         check_compressor(compressor)
-        return compressor.with_streams(self.seeds, purpose, self.communicator.worker_ids)
+        keyed = compressor.with_streams(self.seeds, purpose, self.communicator.worker_ids)
+        if not isinstance(keyed, RememberingCompressor):
+            return keyed
+        held = Remembered(keyed, keyed.memory(self.x, self.communicator))
+        self.remembered[Purpose(purpose).name.lower()] = held
+        return held
+
+    def take_owed_(self, compressor: Compressor) -> Tensor | None:
+        """What a stream's owners remember, and now no longer do, as `RememberingCompressor.owed` places it `[..., w, d]`.
+
+        None where the compressor remembers nothing.
+        """
+        if not isinstance(compressor, Remembered):
+            return None
+        owed = compressor.owed(self.x, self.communicator)
+        compressor.memory.zero_()
+        return owed
 
     def local_update(self, x: Tensor, g: Tensor) -> Tensor:
         """The local update p as a new tensor; x stays as it is (Algorithm 4, lines 6-7)."""
@@ -319,10 +354,12 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
 
     def extra_state(self) -> dict[str, Any]:
         """State beyond buffers, for `state_dict`."""
-        return {}
+        return remembered_state(self.remembered)
 
     def load_extra_state(self, saved: dict[str, Any]) -> None:
-        """Take back what `extra_state` gave."""
+        """Take back what `extra_state` gave. Raises ValueError, before it changes anything, for what does not fit."""
+        check_remembered(self.remembered, saved)
+        load_remembered(self.remembered, saved)
 
     def averaged_parameters(
         self, module: nn.Module | None = None, recompute_batchnorm: Iterable[Any] | None = None

@@ -52,6 +52,8 @@ class EFSGD(FlatOptimizer):
     def flush_error_(self) -> None:
         self.x.sub_(self.e)  # what the model has still to go down by
         self.e.zero_()
+        if (owed := self.take_owed_(self.gradient_compressor)) is not None:
+            self.x.sub_(owed)
 
     def buffers(self) -> dict[str, Tensor]:
         return super().buffers() | {"error": self.e}

@@ -22,6 +22,7 @@ from cser_ray.optimizers.forms.outer_step import OuterStep
 from cser_ray.optimizers.forms.overlapped import Overlapped
 from cser_ray.optimizers.forms.with_error import WithError
 from cser_ray.optimizers.forms.without_error import WithoutError
+from cser_ray.optimizers.saving import check_remembered
 from cser_ray.seeds import Purpose
 
 
@@ -144,6 +145,8 @@ class PartialReset(FlatOptimizer):
 
     def adopt_(self, x: Tensor, common: bool) -> None:
         self.form.adopt_(x, common)
+        if common and self.residual_in_model == 1:  # nothing waits beside the model: what is in x is all there is
+            self._owed_()
 
     @property
     def e(self) -> Tensor | None:
@@ -151,7 +154,23 @@ class PartialReset(FlatOptimizer):
         return self.form.buffers().get("error")
 
     def flush_error_(self) -> None:
+        owed = self._owed_()
         self.form.flush_error_(self.x)
+        if owed is not None:  # each worker's own, like a step: the common model is what all of them know
+            self.form.adopt_(self.x.add_(owed), common=False)
+
+    def _owed_(self) -> Tensor | None:
+        """What owners remember, and now no longer do: mean(x + a) comes short of the inner recursion by its mean over workers.
+
+        Of shape `[..., w, d]`; None where no compressor remembers. A reset under way moves the mean when it arrives, where its
+        owners have remembered what they dropped of it when it was sent; so that difference is owed too.
+        """
+        resets, updates = self.take_owed_(self.reset_compressor), self.take_owed_(self.gradient_compressor)
+        if resets is None:
+            return None if updates is None else updates.neg_()
+        for _, _, sent, mean in self.form.in_flight_state():
+            resets.add_(mean).sub_(sent)
+        return resets if updates is None else resets.sub_(updates)
 
     def buffers(self) -> dict[str, Tensor]:
         return super().buffers() | self.form.buffers()
@@ -163,9 +182,10 @@ class PartialReset(FlatOptimizer):
         return super().state_kind() + (f" ({self.form.name})" if self.form.name else "")
 
     def extra_state(self) -> dict[str, Any]:
-        return {"in_flight": self.form.in_flight_state()}
+        return super().extra_state() | {"in_flight": self.form.in_flight_state()}
 
     def load_extra_state(self, saved: dict[str, Any]) -> None:
+        check_remembered(self.remembered, saved)
         there, here, in_flight = saved.get("built", {}), self.settings(), saved.get("in_flight", [])
         for name in ("the seeds", "reset_compressor"):
             if in_flight and there.get(name, repr(here[name])) != repr(here[name]):
@@ -175,6 +195,7 @@ class PartialReset(FlatOptimizer):
                     "one has arrived"
                 )
         self.form.load_in_flight(in_flight, self.x)
+        super().load_extra_state(saved)
 
 
 def _share(name: str, value: float) -> float:

@@ -8,7 +8,7 @@ import torch
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
 _OWN = ("t",)
 """Numbers that change as training goes on."""
-_KEYED = ("seeds", "stream", "workers")
+_KEYED = ("seeds", "stream", "workers", "memory")
 
 
 def settings_of(optimizer: Any, seeds: tuple[int, ...]) -> dict[str, Any]:
