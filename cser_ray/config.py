@@ -12,6 +12,7 @@ from typing import Any
 from cser_ray.budget import ratio_of, structure_for
 from cser_ray.knobs import KNOBS, Knobs
 from cser_ray.methods import METHODS
+from cser_ray.ratio_schedule import CONSTANT, Phase, phases
 from cser_ray.registry import Registry
 from cser_ray.settings import check_settings, declared, setting
 from cser_ray.structure import Structure
@@ -192,6 +193,13 @@ class RunConfig(Shared):
         least=0,
         free="it is searched",
     )
+    ratio_schedule: str = setting(
+        Knobs.ratio_schedule,
+        "How the bytes are shared out over the run, as text: constant, dense-start/0.5, dense-end/0.5, qsr, guardrail/0.1.",
+        unit="text",
+        by_method=True,
+        free="it is searched; the total is the same",
+    )
     repeat: int = setting(
         0,
         "Another seed of the same run: initialisation, data order and blocks, the same in every method.",
@@ -210,6 +218,11 @@ class RunConfig(Shared):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_inner(self.method, self.inner)
+        if self.ratio_schedule != CONSTANT and self.reset_delay:
+            raise ValueError(
+                f"ratio_schedule = {self.ratio_schedule} moves a budget while none of it is on the wire: leave reset_delay out"
+            )
+        self.phases()
         if self.reset_delay >= self.run_steps:
             raise ValueError(
                 f"reset_delay = {self.reset_delay}: in the {self.run_steps} steps of a run no reset would arrive; ask for less"
@@ -219,6 +232,10 @@ class RunConfig(Shared):
     def structure(self) -> Structure:
         """(H, R_C1, R_C2)."""
         return Structure(self.reset_interval, self.reset_ratio, self.gradient_ratio)
+
+    def phases(self) -> tuple[Phase, ...]:
+        """When the run spends how much. Raises ValueError where its ratio schedule cannot be followed."""
+        return phases(METHODS[self.method], self.ratio_schedule, self.structure, self.run_steps, self.rate)
 
     @property
     def knobs(self) -> Knobs:

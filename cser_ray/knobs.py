@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any
 
 from cser_ray.methods import METHODS
+from cser_ray.ratio_schedule import CONSTANT
 
 
 @dataclass(frozen=True, order=True)
@@ -17,6 +18,7 @@ class Knobs:
         outer_lr, outer_momentum: of an outer optimizer on the mean message.
         reset_delay: the steps that a message may travel while others compute.
         compressor: what C1 and C2 are, as text (`cser_ray.compressors.text`); RC1 and RC2 say how much of it.
+        ratio_schedule: how the bytes are shared out over the run, as text (`cser_ray.ratio_schedule`).
     """
 
     residual_in_model: float = 0.25
@@ -24,6 +26,12 @@ class Knobs:
     outer_momentum: float = 0.9
     reset_delay: int = 0
     compressor: str = "grbs"
+    ratio_schedule: str = CONSTANT
+
+    @property
+    def fit_everywhere(self) -> bool:
+        """Whether they can be had at every structure, whatever the model and the length of a run."""
+        return self.compressor == Knobs.compressor and self.ratio_schedule == Knobs.ratio_schedule
 
 
 USUAL_KNOBS = Knobs()
@@ -77,12 +85,13 @@ def in_words(values: Mapping[str, Any]) -> str:
     >>> in_words(read_from("partial-reset", Knobs(residual_in_model=0.5))), in_words(read_from("diloco", Knobs()))
     ('gamma 0.5', 'outer 0.7/0.9')
     """
-    gamma, rate, momentum, delay, compressor = map(values.get, KNOBS)
+    gamma, rate, momentum, delay, compressor, schedule = map(values.get, KNOBS)
     said = {
         f"{compressor}": compressor not in (None, Knobs.compressor),
         f"gamma {gamma}": gamma is not None,
         f"outer {rate}/{momentum}": rate is not None,
         f"delay {delay}": bool(delay),
+        f"{schedule}": schedule not in (None, CONSTANT),
     }
     return ", ".join(text for text, known in said.items() if known)
 

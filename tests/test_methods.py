@@ -83,7 +83,9 @@ def test_its_class_takes_its_arguments(name: str) -> None:
     takes = {p for kind in optimizer_class(name).__mro__ for p in inspect.signature(kind).parameters}
     assert {*method.arguments, *method.constants} <= takes
     assert method.spread is None or any(name.endswith("compressor") for name in method.arguments)
-    assert {{"delay": "reset_delay", "overlap": "overlap"}[variant] for variant in method.variants} <= takes
+    arguments = {"delay": "reset_delay", "overlap": "overlap"}
+    assert {arguments[variant] for variant in method.variants if variant in arguments} <= takes
+    assert ("schedule" in method.variants) == hasattr(optimizer_class(name), "move_budget_")
     assert set(method.arguments.values()) <= {each.name for each in declared(RunConfig)}
     assert set(method.knobs) <= set(method.arguments.values()) <= {*method.knobs, *FURTHER}
 

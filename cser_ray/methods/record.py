@@ -30,7 +30,8 @@ class Method:
         inner: the local step, before anything is sent.
         reference: the synchronous method with the same local step, by which its cost is measured; itself, for one.
         theorem1: the error term of the paper's Theorem 1, where that covers the method.
-        variants: what else it can do: "delay" a reset, "overlap" its sending with the backward pass.
+        variants: what else it can do: "delay" a reset, "overlap" its sending with the backward pass, move its budget about
+            by a ratio "schedule".
         passes: operations on a whole model that it needs beside its local step, whenever it synchronises.
         own_step: whether its local step is one that no other can take the place of.
         shared_only: whether its compressors keep the same coordinates on every worker, in fp32, as GRBS does.
@@ -62,7 +63,7 @@ class Method:
     inner: Literal["nesterov", "adamw"] = "nesterov"
     reference: str = "sgd"
     theorem1: Callable[[Structure], float] | None = None
-    variants: tuple[Literal["delay", "overlap"], ...] = ()
+    variants: tuple[Literal["delay", "overlap", "schedule"], ...] = ()
     passes: int = 0
     shared_only: bool = False
     own_step: bool = False
@@ -103,7 +104,12 @@ class Method:
     def reads(self) -> frozenset[str]:
         """The settings of a run that only some methods read, and this one does."""
         compresses = any(name.endswith("compressor") for name in self.arguments)
-        further = {"beta2": self.inner == "adamw", "reset_delay": "delay" in self.variants, "compressor": compresses}
+        further = {
+            "beta2": self.inner == "adamw",
+            "reset_delay": "delay" in self.variants,
+            "compressor": compresses,
+            "ratio_schedule": "schedule" in self.variants,
+        }
         return frozenset({*self.knobs, *self.arguments.values(), *(name for name, reads in further.items() if reads)})
 
     @property

@@ -204,6 +204,17 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         self.remembered[Purpose(purpose).name.lower()] = held
         return held
 
+    def another(self, old: Compressor, new: Compressor, purpose: int) -> Any:
+        """A stream's next compressor, keyed by `stream`. It takes over what the owners of the old one remember, if it can."""
+        found = self.stream(new, purpose)
+        if isinstance(old, Remembered):
+            if not isinstance(found, Remembered):
+                del self.remembered[Purpose(purpose).name.lower()]
+            elif found.memory.shape == old.memory.shape:
+                found.memory.copy_(old.memory)
+                old.memory.zero_()
+        return found
+
     def take_owed_(self, compressor: Compressor) -> Tensor | None:
         """What a stream's owners remember, and now no longer do, as `RememberingCompressor.owed` places it `[..., w, d]`.
 

@@ -49,6 +49,13 @@ class EFSGD(FlatOptimizer):
         self.e += self.local_update(x, g)
         error_feedback_(self.e, x, -1, self.gradient_compressor, self.communicator, t, "gradient")
 
+    def move_budget_(self, gradient_compressor: Compressor) -> None:
+        """Send another part from the next step on, on all workers alike; see `PartialReset.move_budget_`."""
+        old = self.gradient_compressor
+        self.gradient_compressor = self.another(old, gradient_compressor, Purpose.RESET_BLOCKS)
+        if (owed := self.take_owed_(old)) is not None:
+            self.e.add_(owed)  # joins the next message
+
     def flush_error_(self) -> None:
         self.x.sub_(self.e)  # what the model has still to go down by
         self.e.zero_()

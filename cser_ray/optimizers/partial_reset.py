@@ -5,6 +5,7 @@ lies between them, is here. A worker's model right after a message is x_i = c + 
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Literal, Unpack
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from cser_ray.optimizers.forms.delayed import DelayedWithError, DelayedWithoutEr
 from cser_ray.optimizers.forms.feedback import Feedback
 from cser_ray.optimizers.forms.form import RecursionForm
 from cser_ray.optimizers.forms.general import General
+from cser_ray.optimizers.forms.intervals import Steps
 from cser_ray.optimizers.forms.outer_step import OuterStep
 from cser_ray.optimizers.forms.overlapped import Overlapped
 from cser_ray.optimizers.forms.with_error import WithError
@@ -78,7 +80,7 @@ class PartialReset(FlatOptimizer):
         overlap: bool = False,
         **common: Unpack[Common],
     ):
-        self.reset_interval = whole_steps("The reset interval H", reset_interval)
+        self.reset_interval: Steps = whole_steps("The reset interval H", reset_interval)
         self.reset_delay = whole_steps("The reset's delay", reset_delay, least=0)
         self.residual_in_model = _share("residual_in_model", residual_in_model)
         self.error_decay = _share("error_decay", error_decay)
@@ -139,6 +141,47 @@ class PartialReset(FlatOptimizer):
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
         self.form.update(self, x, g, t)
 
+    def move_budget_(
+        self,
+        reset_interval: Steps | None = None,
+        reset_compressor: Compressor | None = None,
+        gradient_compressor: Compressor | None = None,
+    ) -> None:
+        """Spend otherwise from the next step on, on all workers alike; what is left out stays. State goes on as it is.
+
+        Args:
+            reset_interval: H, counted from here; a fraction of a step is one on average.
+            reset_compressor, gradient_compressor: C1 and C2. Their draws go on by the number of the call.
+
+        Raises:
+            ValueError: for an interval under a step, for compressors that this form of the method cannot take, and while
+                resets are under way. A state_dict loads where the budget was moved to the same place.
+        """
+        if self.form.in_flight_state():
+            raise ValueError("Resets are under way, which the old budget sent: move it after reset_delay further steps")
+        h = self.reset_interval if reset_interval is None else reset_interval
+        if h < 1:
+            raise ValueError(f"The reset interval H is a step or more, not {h}")
+        if OuterStep is type(self.form) and (reset_compressor, gradient_compressor) != (None, None):
+            raise ValueError("This form sends whole models: only its interval moves")
+        for compressor in filter(None, (reset_compressor, gradient_compressor)):
+            if self.implementation == "II" and not isinstance(compressor, SharedCompressor):
+                raise ValueError(
+                    f'{compressor} chooses on each worker, which implementation II cannot: use "I", or GRBS'
+                )
+        if reset_compressor is not None:
+            old = self.reset_compressor
+            self.reset_compressor = self.another(old, reset_compressor, Purpose.RESET_BLOCKS)
+            if (owed := self.take_owed_(old)) is not None:
+                self.form.adopt_(self.x.add_(owed), common=False)
+        if gradient_compressor is not None:
+            old = self.gradient_compressor
+            self.gradient_compressor = self.another(old, gradient_compressor, Purpose.GRADIENT_BLOCKS)
+            if (owed := self.take_owed_(old)) is not None:
+                self.form.adopt_(self.x.sub_(owed), common=False)
+        self.reset_interval = h
+        self.form.move_budget_(self.form.resets.moved(self.t, h), self.reset_compressor, self.gradient_compressor)
+
     @property
     def keeps_model(self) -> bool:  # type: ignore[override]
         return self.form.keeps_model
@@ -182,7 +225,9 @@ class PartialReset(FlatOptimizer):
         return super().state_kind() + (f" ({self.form.name})" if self.form.name else "")
 
     def extra_state(self) -> dict[str, Any]:
-        return super().extra_state() | {"in_flight": self.form.in_flight_state()}
+        resets = self.form.resets
+        moved = {"budget_moved": [resets.since, resets.calls]} if resets.since else {}
+        return super().extra_state() | {"in_flight": self.form.in_flight_state()} | moved
 
     def load_extra_state(self, saved: dict[str, Any]) -> None:
         check_remembered(self.remembered, saved)
@@ -195,6 +240,8 @@ class PartialReset(FlatOptimizer):
                     "one has arrived"
                 )
         self.form.load_in_flight(in_flight, self.x)
+        since, calls = saved.get("budget_moved", (0, 0))
+        self.form.resets = replace(self.form.resets, since=since, calls=calls)
         super().load_extra_state(saved)
 
 

@@ -14,6 +14,7 @@ from cser_ray.config import RunConfig
 from cser_ray.knobs import Knobs
 from cser_ray.methods import METHODS
 from cser_ray.optimizers import FlatOptimizer, Placement
+from cser_ray.ratio_schedule import Phase
 from cser_ray.registry import load
 
 
@@ -60,6 +61,23 @@ def own_arguments(config: RunConfig, d: int | None = None) -> dict[str, Any]:
     if inner != "nesterov":
         given |= {"inner": inner, "betas": (config.momentum, config.beta2)}
     return given
+
+
+def budget_at(config: RunConfig, phase: Phase, d: int | None = None) -> dict[str, Any]:
+    """What `move_budget_` of the method's class is given where a phase begins; `d` and errors as of `own_arguments`."""
+    here: dict[str, Any] = {"reset_interval": phase.interval}
+    ratios = {"reset_ratio": phase.reset_ratio, "gradient_ratio": phase.gradient_ratio}
+    for name, setting in METHODS[config.method].arguments.items():
+        if setting in ratios:
+            here[name] = compressor(config.compressor, ratios[setting], config.block_order, d, config.workers)
+    return {name: value for name, value in here.items() if name in METHODS[config.method].arguments}
+
+
+def check_phases(config: RunConfig, d: int | None) -> None:
+    """Raise ValueError where a phase of the run asks the compressor for what it cannot send."""
+    own_arguments(config, d)
+    for phase in config.phases()[1:]:
+        budget_at(config, phase, d)
 
 
 def make_optimizer(

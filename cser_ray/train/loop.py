@@ -56,6 +56,10 @@ def train(
                     report(record.epoch_rows, record.run_rows)
                 if ended:
                     break
+                if stack.guardrail is not None:
+                    row = record.epoch_rows[0]
+                    loss, distance = (math.nan if v is None else v for v in (row.train_loss, row.consensus_distance))
+                    stack.guard(loss, distance, until=min(later for later in due if later > t))
                 if checkpoints is not None:
                     checkpoints.save(stack, record)
     if checkpoints is not None:

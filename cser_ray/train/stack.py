@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
+from cser_ray.methods import METHODS
+from cser_ray.ratio_schedule import GUARDRAIL, Guardrail, Phase, guarded, parse
 from cser_ray.seeds import Purpose, derived_seed
 from cser_ray.tasks import make_task
 from cser_ray.tasks.base import Held, Task, losses
-from cser_ray.train.build import make_optimizer
+from cser_ray.train.build import budget_at, make_optimizer
 from cser_ray.train.evaluation import Evaluator, place
 from cser_ray.train.shards import Shards
 from cser_ray.virtual import GradientStep, VirtualWorkers, choose_way
@@ -82,6 +85,12 @@ class Stack:
         self.generators = self.shards.generators(torch.device("cpu"))
         self.evaluator = Evaluator(self.workers, self.optimizer, self.splits, self.shards, communicator, device)
         self.t = 0
+        self.phases = config.phases()
+        """When the budget moves; with a guardrail, as far as the run has come."""
+        schedule = parse(config.ratio_schedule)
+        self.guardrail = Guardrail(schedule.share) if schedule.name == GUARDRAIL and schedule.share else None
+        if self.guardrail and len(configs) > 1:
+            raise ValueError("A guardrail follows the loss of one run: train its runs one after the other, not stacked")
 
     @property
     def n_params(self) -> int:
@@ -91,6 +100,9 @@ class Stack:
     def step(self) -> Tensor:
         """One training step of every run and worker; the mini-batch losses [runs * workers]."""
         self.t += 1
+        for phase in self.phases:
+            if phase.first == self.t:
+                self._begin(phase)
         for group in self.optimizer.param_groups:
             group["lr"] = self.base_lr * self.config.rate(self.t)
         self.optimizer.zero_grad()
@@ -100,6 +112,26 @@ class Stack:
         loss = self.gradients(inputs, targets)
         self.optimizer.step()
         return loss
+
+    def stand_at(self, step: int) -> None:
+        """Count on from a step, with the budget moved as it was in the steps before: what a loaded state continues."""
+        for phase in self.phases:
+            if phase.first <= step:
+                self.optimizer.t = phase.first - 1
+                self._begin(phase)
+        self.t = self.optimizer.t = step
+
+    def guard(self, loss: float, distance: float, until: int) -> None:
+        """After an evaluation that found these, let the guardrail move the budget until the next one, after step `until`."""
+        if self.guardrail is not None:
+            outside, method = self.guardrail.outside(loss, distance), METHODS[self.config.method]
+            given = self.config.structure, self.config.run_steps, self.phases, self.t, until, outside
+            self.phases = (*self.phases, guarded(method, *given))
+
+    def _begin(self, phase: Phase) -> None:
+        if phase != Phase.of(1, self.config.structure):
+            optimizer: Any = self.optimizer
+            optimizer.move_budget_(**budget_at(self.config, phase, self.n_params))
 
     def _module(self, seed: int) -> torch.nn.Module:
         with torch.random.fork_rng(devices=[]):

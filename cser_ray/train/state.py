@@ -5,12 +5,14 @@ Batches, blocks and dropout masks are functions of seeds and the step, so they a
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator, Entry
+from cser_ray.ratio_schedule import Phase
 from cser_ray.store.read import jsonable
 from cser_ray.train.record import Record
 from cser_ray.train.stack import Stack
@@ -42,7 +44,7 @@ def taken(stack: Stack, record: Record) -> Part:
         "extra": _taken_apart(optimizer.extra_state(), "extra", tensors),
         "ledger": {name: asdict(entry) for name, entry in stack.communicator.ledger.entries.items()},
         "record": record.state(),
-    }
+    } | _guarded(stack)
 
 
 @torch.no_grad()
@@ -55,6 +57,8 @@ def put_back_(stack: Stack, record: Record, step: int, part: Part) -> None:
     draws = _draws(stack)
     _check_shapes(_live(stack) | draws, tensors)
     optimizer = stack.optimizer
+    _guard_on(stack, state)
+    stack.stand_at(step)
     there = {name: tensor.to(stack.device) for name, tensor in tensors.items() if name.startswith("extra")}
     optimizer.load_extra_state(_put_together(state["extra"], there))
     _stand_at(stack, record, step, part)
@@ -81,6 +85,8 @@ def redistribute_(stack: Stack, record: Record, step: int, part: Part, workers: 
     here, batch = stack.config.workers, stack.config.batch_size
     before = Communicator(workers, group=None).dense_bytes(stack.n_params, step - state["record"]["steps_before"])
     samples = (step + state["data_ahead"]) * workers * batch
+    _guard_on(stack, state)
+    stack.stand_at(step)
     _stand_at(stack, record, step, part)
     stack.optimizer.flush_error_()
     stack.optimizer.draws.begin_anew()
@@ -122,8 +128,25 @@ def _stand_at(stack: Stack, record: Record, step: int, part: Part) -> None:
     for name, tensor in _live(stack).items():
         tensor.copy_(tensors[name])
     stack.workers.step.fill_(state["passes"])  # in place: a recorded step reads it there
-    stack.t = stack.optimizer.t = step
     stack.communicator.ledger.entries = ledger
+
+
+def _guarded(stack: Stack) -> dict[str, Any]:
+    """What a guardrail has decided; nothing where there is none."""
+    if stack.guardrail is None:
+        return {}
+    moves = [(p.first, str(p.interval), p.reset_ratio, str(p.gradient_ratio)) for p in stack.phases]
+    return {"guardrail": {"lowest": str(stack.guardrail.lowest), "phases": moves}}
+
+
+def _guard_on(stack: Stack, state: dict[str, Any]) -> None:
+    if stack.guardrail is not None:
+        saved = state["guardrail"]
+        stack.guardrail.lowest = float(saved["lowest"])
+        stack.phases = tuple(
+            Phase(first, Fraction(interval), ratio, float(gradient))
+            for first, interval, ratio, gradient in saved["phases"]
+        )
 
 
 def _check_shapes(expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

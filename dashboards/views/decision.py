@@ -99,7 +99,8 @@ def structure_text(cell: Cell) -> str:
         ("delay", cell.reset_delay or None),
     )
     said = [f"{name} {number(value).replace('inf', '∞')}" for name, value in knobs if value is not None]
-    return ", ".join([*said, cell.compressor] if cell.compressor not in (None, Knobs.compressor) else said)
+    words = ((cell.compressor, Knobs.compressor), (cell.ratio_schedule, Knobs.ratio_schedule))
+    return ", ".join([*said, *(text for text, usual in words if text not in (None, usual))])
 
 
 def _number(value: float | None) -> str:

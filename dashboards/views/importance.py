@@ -19,6 +19,7 @@ TITLES_OF_KNOBS = {
     "outer_lr": "outer rate",
     "outer_momentum": "outer momentum",
     "reset_delay": "delay",
+    "ratio_schedule": "ratio schedule",
     "lr": "learning rate",
     "repeat": "repeat (chance)",
 }

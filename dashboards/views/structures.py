@@ -23,12 +23,15 @@ AXES = {
     "outer_lr": "outer lr",
     "outer_momentum": "outer momentum",
     "reset_delay": "delay",
+    "ratio_schedule": "schedule",
     "lr": "lr",
     "val_acc": "val. accuracy",
 }
 """Columns of the parallel axes and their titles, in order; those of `KNOBS` where they differ."""
 LINEAR = ("share", "val_acc", *KNOBS)
 """Axes that are not logarithmic."""
+TEXTS = ("compressor", "ratio_schedule")
+"""Axes of words."""
 TICKS = 7
 """Ticks of an axis at most."""
 
@@ -65,7 +68,7 @@ def frame(rows: Sequence[ConfigurationRow]) -> "pd.DataFrame":
 
     columns = ["method", "ratio", *AXES, "chosen", "n", "diverged"]
     kept = [r for r in rows if r.rung == "virtual" and r.n and has_ratio(r.method)]
-    numbers = dict.fromkeys([name for name in AXES if name != "compressor"], "float64")
+    numbers = dict.fromkeys([name for name in AXES if name not in TEXTS], "float64")
     return pd.DataFrame([[getattr(r, name) for name in columns] for r in kept], columns=columns).astype(numbers)
 
 
@@ -73,7 +76,7 @@ def _axes(table: "pd.DataFrame") -> dict[str, Any]:
     axes, places = [], {}
     titles = {name: title for name, title in AXES.items() if name not in KNOBS or table[name].nunique() > 1}
     for name, title in titles.items():
-        values, words = (table[name], None) if name != "compressor" else _numbered(table[name])
+        values, words = (table[name], None) if name not in TEXTS else _numbered(table[name])
         scale = _scale(values, linear=name in LINEAR)
         places[name] = column(scale)
         axes.append({"name": name, "title": title, "ticks": _ticks(values, scale, words)})

@@ -80,6 +80,7 @@ def test_a_run_has_its_knobs_as_settings_and_its_optimizer_is_given_them() -> No
     assert (given["residual_in_model"], given["reset_delay"]) == (0.3, 2)
     assert (own_arguments(outer)["outer_lr"], own_arguments(outer)["outer_momentum"]) == (0.8, 0.6)
     rows = [{name: run.columns()[name] for name in KNOBS} for run in (reset, outer)]
+    assert [row.pop("ratio_schedule") for row in rows] == ["constant", "constant"]
     assert rows == [
         {"residual_in_model": 0.3, "outer_lr": None, "outer_momentum": None, "reset_delay": 2, "compressor": "grbs"},
         {"residual_in_model": None, "outer_lr": 0.8, "outer_momentum": 0.6, "reset_delay": None, "compressor": None},

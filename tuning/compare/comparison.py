@@ -35,6 +35,7 @@ class Cell:
     outer_lr: float | None
     outer_momentum: float | None
     reset_delay: int | None
+    ratio_schedule: str | None
     lr: float
     lr_edge: str
     """"low", "high" or "only" where no smaller, larger or other rate was tried with this structure; else ""."""
@@ -193,6 +194,7 @@ class ConfigurationRow:
     outer_lr: float | None
     outer_momentum: float | None
     reset_delay: int | None
+    ratio_schedule: str | None
     block_order: str | None
     lr: float
     paper_rate: bool

@@ -12,6 +12,7 @@ from typing import Any
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
+from cser_ray.ratio_schedule import GUARDRAIL, parse
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.store.write import Store
 from cser_ray.train.checkpoints import Checkpoints
@@ -88,16 +89,25 @@ def _run_virtual(trial: Trial, store: Store, identity: TrialIdentity, logistics:
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with store.trial(trial.trial_id, identity.attempt) as writer:
+        ended: list[RunRow] = []
 
         def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:
             writer.epoch(epochs)
-            writer.runs(runs)
+            writer.runs([*ended, *runs])
             _tune_report(summary(epochs, runs))
 
-        checkpoints = Checkpoints(store.uri, trial.trial_id, logistics.checkpoint_s)
         models = KeptModels(store.uri, logistics.keep_models)
-        communicator = Communicator(trial.runs[0].workers, group=None)
-        train(trial.runs, communicator, device, identity, report, checkpoints, models, telling)
+        parts = [[run] for run in trial.runs] if _each_its_own(trial.runs[0]) else [list(trial.runs)]
+        for number, part in enumerate(parts):
+            name = trial.trial_id if len(parts) == 1 else f"{trial.trial_id}.{number}"
+            checkpoints = Checkpoints(store.uri, name, logistics.checkpoint_s)
+            communicator = Communicator(part[0].workers, group=None)
+            ended += train(part, communicator, device, identity, report, checkpoints, models, telling)
+
+
+def _each_its_own(run: RunConfig) -> bool:
+    """Whether runs of a trial cannot be stacked: a guardrail follows the loss of each."""
+    return parse(run.ratio_schedule).name == GUARDRAIL
 
 
 def summary(epochs: list[EpochRow], runs: list[RunRow]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from cser_ray.structure import Structure, number
 from tuning.compare.selection import RUNG, SELECT
 from tuning.study.grid import nearest_rates, refine
 from tuning.study.lattice import candidates
-from tuning.study.options import knobs_to_try, one_spelling, outer_text
+from tuning.study.options import knobs_to_try, one_spelling, outer_text, schedule_text
 from tuning.study.searchers import SEARCHERS, Losses, Point, Wanted, points_of
 from tuning.study.trials import REAL, Candidate, Trial
 
@@ -81,6 +81,11 @@ class Study(Shared):
     delays: tuple[int, ...] = setting(
         (0,), "Delays of a reset that methods which can delay it try, the first one first.", unit="steps", least=0
     )
+    ratio_schedules: tuple[str, ...] = setting(
+        (Knobs.ratio_schedule,),
+        "Ways to share out the same bytes over a run that methods of the family try, the first one first.",
+        unit="text",
+    )
     searcher: str = setting(
         "spread",
         "Which structures: the authors' and rules, then spread over the lattice; at random; or Optuna's.",
@@ -108,9 +113,13 @@ class Study(Shared):
         super().__post_init__()
         if not self.methods or not self.lrs:
             raise ValueError("A study needs at least one method and one learning rate")
-        for name, spelled in (("compressors", one_spelling), ("outer", outer_text)):  # also in ids, rows and commands
+        for name, spelled in (
+            ("compressors", one_spelling),
+            ("outer", outer_text),
+            ("ratio_schedules", schedule_text),
+        ):  # also in ids, rows and commands
             object.__setattr__(self, name, tuple(spelled(text) for text in getattr(self, name)))
-        for name in ("methods", "ratios", "lrs", "compressors", "residuals", "outer", "delays"):
+        for name in ("methods", "ratios", "lrs", "compressors", "residuals", "outer", "delays", "ratio_schedules"):
             values = [v if isinstance(v, str) else f"{v:.6g}" for v in getattr(self, name)]  # as ids name them
             if len(set(values)) != len(values):
                 raise ValueError(f"{name} names {next(v for v in values if values.count(v) > 1)} twice")
@@ -129,7 +138,7 @@ class Study(Shared):
                 f"rungs are steps of shorter runs, increasing, from the number of evaluations ({self.evaluations}) to "
                 f"under {self.steps}, not {', '.join(map(str, self.rungs))}"
             )
-        for name in ("compressors", "residuals", "outer", "delays"):
+        for name in ("compressors", "residuals", "outer", "delays", "ratio_schedules"):
             if not getattr(self, name):
                 raise ValueError(f"{name} names no value to try: leave it out for the usual ones")
         if max(self.delays) >= (shortest := min(lengths[1:])):
@@ -139,16 +148,17 @@ class Study(Shared):
 
     def knobs(self, method: str) -> tuple[Knobs, ...]:
         """What a method's structures are tried with, the first of each list first."""
-        return knobs_to_try(method, self.compressors, self.residuals, self.outer, self.delays)
+        return knobs_to_try(method, self.compressors, self.residuals, self.outer, self.delays, self.ratio_schedules)
 
     def why_not(self, method: str, structure: Structure, knobs: Knobs) -> str:
-        """Why a compressor cannot meet a structure's ratios in whole chunks, for this task's model; empty where it can."""
-        if knobs.compressor == Knobs.compressor:
+        """Why a structure cannot be met: by a compressor in whole chunks of this task's model, or by a ratio schedule."""
+        if knobs.fit_everywhere:
             return ""
-        from cser_ray.train.build import own_arguments
+        from cser_ray.train.build import check_phases
 
         try:
-            own_arguments(self.run_config(method, 1.0, Candidate(0, structure, (), knobs), self.lrs[0], 0), self._d)
+            config = self.run_config(method, 1.0, Candidate(0, structure, (), knobs), self.lrs[0], 0)
+            check_phases(config, self._d if knobs.compressor != Knobs.compressor else None)
         except ValueError as error:
             return str(error)
         return ""
@@ -241,8 +251,8 @@ class Study(Shared):
         searcher = SEARCHERS[self.searcher]
         points, asked = points_of(searcher.propose(wanted, losses), wanted), wanted
         while len(points) < wanted.count and not searcher.learns and asked.count < 64 * wanted.count:
-            if all(each.compressor == Knobs.compressor for each in wanted.knobs):
-                break  # they fit everywhere: there are no more
+            if all(each.fit_everywhere for each in wanted.knobs):
+                break  # there are no more
             asked = replace(asked, count=2 * asked.count)
             points = points_of(searcher.propose(asked, losses), asked)[: wanted.count]
         if not points:

@@ -1,13 +1,10 @@
-"""Resets in flight: a reset's average is applied `delay` steps after it was started, and travels while those compute.
+"""Error reset whose resets arrive late, in both implementations.
 
 Several may be under way, also of the same coordinates. Each moves x by (mean of what was sent) - (what was sent), never
 more and never twice, so that the mean model and Lemma 1 stay exact.
 """
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,41 +12,19 @@ from torch import Tensor
 from cser_ray.communication.communicator import Pending
 from cser_ray.compressors.base import Compressor, Selection, SharedCompressor, start_average
 from cser_ray.optimizers.base import FlatOptimizer
-from cser_ray.optimizers.forms.form import RecursionForm
+from cser_ray.optimizers.forms.in_flight import InFlight, InFlightForm
+from cser_ray.optimizers.forms.intervals import Steps
 from cser_ray.optimizers.forms.with_error import WithError
 from cser_ray.optimizers.forms.without_error import WithoutError
 from cser_ray.partial_sync import partial_sync
 
 
-@dataclass(frozen=True)
-class InFlight:
-    """A reset under way: the step when it is applied, its call of C1, what was sent, the mean of that, and where."""
-
-    due: int
-    call: int
-    sent: Tensor
-    mean: Pending
-    blocks: Any = None
-    """A `Selection` in implementation II; whole vectors are sent in I."""
-
-
-class Delayed(RecursionForm):
-    """What both implementations with delayed resets have in common: the resets in flight, the oldest first."""
-
-    in_flight: deque[InFlight]
-
-    def arrived(self, t: int) -> Iterator[InFlight]:
-        """The resets that step t applies, which are in flight no longer."""
-        while self.in_flight and self.in_flight[0].due <= t:
-            yield self.in_flight.popleft()
+class Delayed(InFlightForm):
+    """What both implementations have in common: what is under way adds up to zero over the workers."""
 
     def flush_error_(self, x: Tensor) -> None:
         super().flush_error_(x)
-        for reset in self.in_flight:
-            reset.mean.wait()
-        self.in_flight.clear()  # they add up to zero
-
-    keeps_model = True  # resets under way belong to the model that sent them
+        self.forget_in_flight()
 
     def adopt_(self, x: Tensor, common: bool) -> None:
         if common:
@@ -57,23 +32,11 @@ class Delayed(RecursionForm):
         else:
             super().adopt_(x, common)
 
-    def in_flight_state(self) -> list[tuple[int, int, Tensor, Tensor]]:
-        return [(reset.due, reset.call, reset.sent.clone(), reset.mean.wait().clone()) for reset in self.in_flight]
-
-    def load_in_flight(self, saved: list[Any], x: Tensor) -> None:
-        self.in_flight.clear()
-        for due, call, sent, mean in saved:
-            self.in_flight.append(InFlight(due, call, sent.clone(), Pending(mean.clone), self.blocks(x, call)))
-
-    def blocks(self, x: Tensor, call: int) -> Selection | None:
-        """Where C1 applies in a call; None: everywhere."""
-        return None
-
 
 class DelayedWithError(Delayed, WithError):
     """Implementation I whose resets arrive `delay` steps late."""
 
-    def __init__(self, c1: Compressor, c2: Compressor, interval: int, x: Tensor, delay: int):
+    def __init__(self, c1: Compressor, c2: Compressor, interval: Steps, x: Tensor, delay: int):
         super().__init__(c1, c2, interval, x)
         self.delay = delay
         self.in_flight = deque()
@@ -87,7 +50,7 @@ class DelayedWithError(Delayed, WithError):
 
     def reset_(self, optimizer: FlatOptimizer, t: int) -> None:
         left = self.e - sum(reset.sent for reset in self.in_flight)  # nothing is sent twice
-        call = t // self.interval
+        call = self.resets.call(t)
         e_mean, r = partial_sync(left, self.c1, optimizer.communicator, call, "reset")  # line 13
         self.in_flight.append(InFlight(t + self.delay, call, left - r, Pending(lambda: e_mean)))
 
@@ -95,7 +58,7 @@ class DelayedWithError(Delayed, WithError):
 class DelayedWithoutError(Delayed, WithoutError):
     """Implementation II whose resets arrive `delay` steps late."""
 
-    def __init__(self, c1: SharedCompressor, c2: SharedCompressor, interval: int, delay: int):
+    def __init__(self, c1: SharedCompressor, c2: SharedCompressor, interval: Steps, delay: int):
         super().__init__(c1, c2, interval)
         self.delay = delay
         self.in_flight = deque()
@@ -103,6 +66,7 @@ class DelayedWithoutError(Delayed, WithoutError):
     def update(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, t: int) -> None:
         super().update(optimizer, x, g, t)
         for reset in self.arrived(t):
+            assert reset.blocks is not None  # C1 picks alike on every worker
             change = reset.mean.wait() - reset.sent
             reset.blocks.add_(x, change)  # never overwrite x by the mean: that would lose the steps since
             for later in self.in_flight:  # taken before this change came; it adds up to zero, so their means stand
@@ -111,7 +75,7 @@ class DelayedWithoutError(Delayed, WithoutError):
     def reset_(self, optimizer: FlatOptimizer, x: Tensor, c1: Selection, t: int) -> None:
         sent = c1.take(x)
         mean = start_average(sent.clone(), optimizer.communicator, "reset")
-        self.in_flight.append(InFlight(t + self.delay, t // self.interval, sent, mean, c1))
+        self.in_flight.append(InFlight(t + self.delay, self.resets.call(t), sent, mean, c1))
 
     def blocks(self, x: Tensor, call: int) -> Selection:
         return self.c1.select(x, call)

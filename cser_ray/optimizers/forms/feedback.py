@@ -6,6 +6,7 @@ from torch import Tensor
 from cser_ray.compressors.base import Compressor
 from cser_ray.optimizers.base import FlatOptimizer
 from cser_ray.optimizers.forms.form import RecursionForm
+from cser_ray.optimizers.forms.intervals import Intervals, Steps
 from cser_ray.partial_sync import error_feedback_
 
 
@@ -14,17 +15,17 @@ class Feedback(RecursionForm):
 
     keeps_model = True
 
-    def __init__(self, c1: Compressor, interval: int, x: Tensor):
-        self.c1, self.interval = c1, interval
+    def __init__(self, c1: Compressor, interval: Steps, x: Tensor):
+        self.c1, self.resets = c1, Intervals(interval)
         self.e = torch.zeros_like(x)
         self.common = x[..., :1, :].clone()  # x_hat, equal on every worker
 
     def update(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, t: int) -> None:
         optimizer.local_step_(x, g)  # line 5
-        if t % self.interval:  # line 6
+        if not self.resets.due(t):  # line 6
             return
         self.e.add_(x).sub_(self.common)  # line 9
-        call = t // self.interval
+        call = self.resets.call(t)
         optimizer.draws.compare_messages(x, (self.c1, call))
         error_feedback_(self.e, self.common, 1, self.c1, optimizer.communicator, call, "reset")  # lines 10-12
         x.copy_(self.common.expand_as(x))

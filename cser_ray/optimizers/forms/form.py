@@ -5,7 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
+from cser_ray.compressors.base import Compressor
 from cser_ray.optimizers.base import FlatOptimizer
+from cser_ray.optimizers.forms.intervals import Intervals
 
 
 class RecursionForm(ABC):
@@ -14,12 +16,22 @@ class RecursionForm(ABC):
     name = ""
     """By what it is told apart in a saved state from other forms of the same method."""
 
+    resets: Intervals
+    """When it sends what C1 makes of the error, the model, or whatever it keeps."""
+
     @abstractmethod
     def update(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, t: int) -> None:
         """Step number t = 1, 2, ... of `optimizer`; see `FlatOptimizer.update`."""
 
     keeps_model = False
     """Whether the common model is kept beside x."""
+
+    def move_budget_(self, resets: Intervals, c1: Compressor, c2: Compressor) -> None:
+        """From the next step on, other intervals and compressors; see `PartialReset.move_budget_`."""
+        self.resets = resets
+        for name, compressor in (("c1", c1), ("c2", c2)):
+            if hasattr(self, name):
+                setattr(self, name, compressor)
 
     def adopt_(self, x: Tensor, common: bool) -> None:  # noqa: B027  # x is all there is
         """x was changed from outside, on all workers alike where `common`, and is what goes on."""

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from cser_ray.optimizers.base import FlatOptimizer
 from cser_ray.optimizers.forms.form import RecursionForm
+from cser_ray.optimizers.forms.intervals import Intervals, Steps
 
 
 class OuterStep(RecursionForm):
@@ -12,14 +13,14 @@ class OuterStep(RecursionForm):
 
     keeps_model = True
 
-    def __init__(self, interval: int, lr: float, momentum: float, x: Tensor):
-        self.interval, self.lr, self.momentum = interval, lr, momentum
+    def __init__(self, interval: Steps, lr: float, momentum: float, x: Tensor):
+        self.resets, self.lr, self.momentum = Intervals(interval), lr, momentum
         self.common = x[..., :1, :].clone()
         self.outer_m = torch.zeros_like(self.common)
 
     def update(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, t: int) -> None:
         optimizer.local_step_(x, g)
-        if t % self.interval:
+        if not self.resets.due(t):
             return
         change = self.common - optimizer.communicator.mean(x.clone(), "reset")
         self.outer_m.mul_(self.momentum).add_(change)

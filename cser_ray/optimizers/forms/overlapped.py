@@ -10,13 +10,14 @@ from cser_ray.compressors.base import Selection, SharedCompressor, start_average
 from cser_ray.compressors.identity import Zero
 from cser_ray.optimizers.base import FlatOptimizer
 from cser_ray.optimizers.forms.delayed import DelayedWithoutError
+from cser_ray.optimizers.forms.intervals import Steps
 from cser_ray.optimizers.forms.without_error import WithoutError
 
 
 class Overlapped(DelayedWithoutError):
     """Implementation II, begun by `launch` in the backward pass; `delay`: of resets, 0 for none."""
 
-    def __init__(self, c1: SharedCompressor, c2: SharedCompressor, interval: int, delay: int):
+    def __init__(self, c1: SharedCompressor, c2: SharedCompressor, interval: Steps, delay: int):
         super().__init__(c1, c2, interval, delay)
         self.keeps_model = delay > 0
         self._launched: list[tuple[Selection, Tensor, Pending]] = []
@@ -25,7 +26,7 @@ class Overlapped(DelayedWithoutError):
         """Send what the next step of `optimizer` sends of a range, whose gradients are ready."""
         x, g, t = optimizer.x, optimizer.flat.grad, optimizer.t + 1
         early = self._resets_early(t)
-        compressor, call = (self.c1, t // self.interval) if early else (self.c2, t)
+        compressor, call = (self.c1, self.resets.call(t)) if early else (self.c2, t)
         blocks = compressor.select(x, call).within(part)
         p = optimizer.local.update_at(blocks, x, g, optimizer.param_groups, t)
         if p.shape[-1]:
@@ -57,4 +58,4 @@ class Overlapped(DelayedWithoutError):
 
     def _resets_early(self, t: int) -> bool:
         """Whether step t sends its reset during the backward pass: x - p is known then, unless C2 has still to change it."""
-        return t % self.interval == 0 and self.delay == 0 and isinstance(self.c2, Zero)
+        return self.resets.due(t) and self.delay == 0 and isinstance(self.c2, Zero)

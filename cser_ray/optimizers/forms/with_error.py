@@ -11,6 +11,7 @@ from torch import Tensor
 from cser_ray.compressors.base import Compressor
 from cser_ray.optimizers.base import FlatOptimizer
 from cser_ray.optimizers.forms.form import RecursionForm
+from cser_ray.optimizers.forms.intervals import Intervals, Steps
 from cser_ray.partial_sync import partial_sync
 
 
@@ -20,8 +21,8 @@ class WithError(RecursionForm):
     name = "implementation I"
     keeps_model = True
 
-    def __init__(self, c1: Compressor, c2: Compressor, interval: int, x: Tensor):
-        self.c1, self.c2, self.interval = c1, c2, interval
+    def __init__(self, c1: Compressor, c2: Compressor, interval: Steps, x: Tensor):
+        self.c1, self.c2, self.resets = c1, c2, Intervals(interval)
         self.e = torch.zeros_like(x)
         self.x_hat = x[..., :1, :].clone()  # one row: it is the same on every worker
 
@@ -30,14 +31,14 @@ class WithError(RecursionForm):
         p_mean, r = partial_sync(p, self.c2, optimizer.communicator, t, "gradient")  # line 8: p' = p_mean + r
         self.x_hat -= p_mean  # line 9: x moves by p', e by r
         self.e -= r
-        if t % self.interval == 0:  # line 10
-            optimizer.draws.compare_messages(x, (self.c1, t // self.interval), (self.c2, t))
+        if self.resets.due(t):  # line 10
+            optimizer.draws.compare_messages(x, (self.c1, self.resets.call(t)), (self.c2, t))
             self.reset_(optimizer, t)  # lines 13-14
         torch.add(self.x_hat, self.e, out=x)
 
     def reset_(self, optimizer: FlatOptimizer, t: int) -> None:
         """Synchronise the error by C1: x moves by e' - e = mean(C1(e)) - C1(e), and r stays in e."""
-        e_mean, r = partial_sync(self.e, self.c1, optimizer.communicator, t // self.interval, "reset")  # line 13
+        e_mean, r = partial_sync(self.e, self.c1, optimizer.communicator, self.resets.call(t), "reset")  # line 13
         self.x_hat += e_mean  # line 14: e' = e_mean + r
         self.e -= self.e - r  # not e = r, which quantisers round otherwise: a delayed reset can only subtract C1(e)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from cser_ray.compressors.base import Selection, SharedCompressor, start_average
 from cser_ray.optimizers.base import FlatOptimizer
 from cser_ray.optimizers.forms.form import RecursionForm
+from cser_ray.optimizers.forms.intervals import Intervals, Steps
 
 
 class WithoutError(RecursionForm):
@@ -16,14 +17,14 @@ class WithoutError(RecursionForm):
 
     name = "implementation II"
 
-    def __init__(self, c1: SharedCompressor, c2: SharedCompressor, interval: int):
-        self.c1, self.c2, self.interval = c1, c2, interval
+    def __init__(self, c1: SharedCompressor, c2: SharedCompressor, interval: Steps):
+        self.c1, self.c2, self.resets = c1, c2, Intervals(interval)
 
     def update(self, optimizer: FlatOptimizer, x: Tensor, g: Tensor, t: int) -> None:
         c2 = self.c2.select(x, t)
         self.step_(optimizer, x, g, c2, t)  # lines 6-9
-        if t % self.interval == 0:  # line 10
-            c1 = self.c1.select(x, t // self.interval)
+        if self.resets.due(t):  # line 10
+            c1 = self.c1.select(x, self.resets.call(t))
             optimizer.draws.compare(c1, c2)
             self.reset_(optimizer, x, c1, t)  # lines 13-14
 
