@@ -7,12 +7,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cser_ray.compressors import GRBS, TopK
+from cser_ray.compressors import GRBS, ChunkedTopK, TopK, TwoWay
 from cser_ray.optimizers import FlatOptimizer
 from tests.beside_sgd import loss_of, network
 from tests.stacked import OPTIMIZERS
 
 GRADIENT, RESET = {"gradient_compressor": GRBS(7)}, {"reset_interval": 4, "reset_compressor": GRBS(3)}
+TWO_WAY = TwoWay(ChunkedTopK(2, 8))
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "sgd": ("sgd", {}),
     "no-sync": ("no-sync", {}),
@@ -26,6 +27,8 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "cser I": ("cser", RESET | GRADIENT | {"implementation": "I"}),
     "cser II": ("cser", RESET | GRADIENT | {"implementation": "II"}),
     "cser top-k": ("cser", RESET | {"gradient_compressor": TopK(7)}),
+    "cser two-way": ("cser", RESET | {"reset_compressor": TWO_WAY, "gradient_compressor": TWO_WAY}),
+    "cser two-way delayed": ("cser", RESET | {"reset_compressor": TWO_WAY, "reset_delay": 3}),
     "cser I delayed": ("cser", RESET | GRADIENT | {"implementation": "I", "reset_delay": 3}),
     "cser II delayed": ("cser", RESET | GRADIENT | {"implementation": "II", "reset_delay": 3}),
 }

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.functional import mse_loss
 
 from cser_ray import CSER, GRBS
-from cser_ray.compressors import TopK
+from cser_ray.compressors import ChunkedTopK, TopK, TwoWay
 from cser_ray.optimizers import CSERPL, EFSGD, SGD, CSERRelease, DiLoCo, FlatOptimizer, LocalSGD, QSparseLocalSGD
 
 HOSTS, SHARDS, STEPS, BATCH = 2, 2, 13, 4
@@ -31,6 +31,7 @@ SPARSE: dict[str, tuple[Callable[..., FlatOptimizer], dict[str, Any]]] = {
     "cser II, delayed": (CSER, BOTH | {"reset_delay": 4}),
     "cser, AdamW": (CSER, BOTH | ADAMW),
     "cser, top-k": (CSER, BOTH | {"reset_compressor": TopK(4)}),
+    "cser, two ways": (CSER, BOTH | {"reset_compressor": TwoWay(ChunkedTopK(2, 8))}),
     "cser-pl": (CSERPL, {"reset_interval": 3, "reset_compressor": GRBS(2)}),
     "cser-release": (CSERRelease, BOTH),
     "qsparse": (QSparseLocalSGD, {"reset_interval": 3, "reset_compressor": GRBS(2)}),

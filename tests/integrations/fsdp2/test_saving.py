@@ -37,7 +37,7 @@ def resumable(folder: Path, resume: bool = False, dies: bool = False) -> Callabl
         mesh = device_mesh()
         host, part = mesh.get_local_rank("replicate"), slice(mesh.get_local_rank("shard"), None, SHARDS)
         ends = []
-        for name in ("cser II, delayed", "cser I", "diloco"):
+        for name in ("cser II, delayed", "cser I", "cser, two ways", "diloco"):
             place = folder / name
             model = sharded(mesh)
             optimizer = build(name, model.parameters())
@@ -82,7 +82,7 @@ def test_torchs_distributed_checkpoint_of_each_host(tmp_path: Path) -> None:
     def work() -> None:
         mesh = device_mesh()
         host, part = mesh.get_local_rank("replicate"), slice(mesh.get_local_rank("shard"), None, SHARDS)
-        for name in ("cser II", "cser I", "diloco"):
+        for name in ("cser II", "cser I", "cser, two ways", "diloco"):
             place = str(tmp_path / name / f"host{host}")
             model, optimizer = trained(name, mesh, steps=7)
             saved = dict(zip(("model", "optimizer"), get_state_dict(model, optimizer), strict=True))
