@@ -268,6 +268,7 @@ def config_at(method: str, ratio: float, reset_interval: int | None = None, **va
     if not METHODS[method].has_ratio:
         ratio = ratio_of(method, Structure())
     structure = structure_for(method, ratio, reset_interval)
+    values = dict(METHODS[method].usual) | values
     return RunConfig(method=method, ratio=ratio, **asdict(structure), **values)
 
 

@@ -28,7 +28,8 @@ def compressor(text: str, ratio: float, order: str, d: int | None = None, n: int
     if math.isinf(ratio):
         return Zero()
     if text == Knobs.compressor or n == 1:  # one worker sends nothing, whatever it is
-        return GRBS(ratio, order)
+        own = parse(text)
+        return GRBS(ratio, order if own.order == "random" else own.order, own.size if own.family == "grbs" else None)
     if d is None:
         raise ValueError(f"{text} sends whole chunks: the number of parameters says how many meet a ratio")
     return parse(text).at(ratio, d=d, n=n)
@@ -49,7 +50,8 @@ def own_arguments(config: RunConfig, d: int | None = None) -> dict[str, Any]:
         value = getattr(config, setting)
         if name.endswith("compressor"):
             ratio = value if method.spread is None else value * method.spread(config.workers)
-            given[name] = compressor(config.compressor, ratio, config.block_order, d, config.workers)
+            text = method.compressor or config.compressor
+            given[name] = compressor(text, ratio, config.block_order, d, config.workers)
         else:
             given[name] = value
     if config.reset_delay:

@@ -59,7 +59,8 @@ def single_config(settings: Mapping[str, Any]) -> RunConfig:
         structure = structure_for(method, ratio, **knobs)
     if settings.get("compressor", Knobs.compressor) != Knobs.compressor:
         check_kind(method, settings["compressor"])
-    values = with_task_defaults(RunConfig, settings) | asdict(structure) | {"method": method, "ratio": ratio}
+    values = dict(METHODS[method].usual) | with_task_defaults(RunConfig, settings) | asdict(structure)
+    values |= {"method": method, "ratio": ratio}
     return RunConfig(**values, rung="distributed" if settings.get("distributed") else "virtual")
 
 

@@ -18,7 +18,7 @@ from cser_ray.structure import Structure, number
 from tuning.compare.selection import RUNG, SELECT
 from tuning.study.grid import nearest_rates, refine
 from tuning.study.lattice import candidates
-from tuning.study.options import knobs_to_try
+from tuning.study.options import knobs_to_try, with_own_first
 from tuning.study.searchers import SEARCHERS, Losses, Point, Wanted, points_of
 from tuning.study.trials import REAL, Candidate, Trial
 
@@ -74,7 +74,8 @@ class Study(Shared):
     )
     outer: tuple[str, ...] = setting(
         ("0.7/0.9", "1/0", "0.8/0.6"),
-        "Outer steps, as rate/momentum, that methods which have one try, the first one first.",
+        "Outer steps, as rate/momentum, that methods which have one try, the first one first; where none is given, muloco "
+        "has its paper's, 0.7/0.6, in place of the first.",
         unit="text",
         before=("0.7/0.9",),
     )
@@ -135,11 +136,12 @@ class Study(Shared):
 
     def knobs(self, method: str) -> tuple[Knobs, ...]:
         """What a method's structures are tried with, the first of each list first."""
-        return knobs_to_try(method, self.compressors, self.residuals, self.outer, self.delays)
+        outer = with_own_first(method, self.outer) if self.outer == Study.outer else self.outer
+        return knobs_to_try(method, self.compressors, self.residuals, outer, self.delays)
 
     def why_not(self, method: str, structure: Structure, knobs: Knobs) -> str:
         """Why a compressor cannot meet a structure's ratios in whole chunks, for this task's model; empty where it can."""
-        if knobs.compressor == Knobs.compressor:
+        if self._fits_everywhere(method, knobs):
             return ""
         from cser_ray.train.build import own_arguments
 
@@ -148,6 +150,10 @@ class Study(Shared):
         except ValueError as error:
             return str(error)
         return ""
+
+    def _fits_everywhere(self, method: str, knobs: Knobs) -> bool:
+        """Whether what compresses meets any ratio, whatever the model."""
+        return (METHODS[method].compressor or knobs.compressor) == Knobs.compressor
 
     @cached_property
     def _d(self) -> int:
@@ -237,7 +243,7 @@ class Study(Shared):
         searcher = SEARCHERS[self.searcher]
         points, asked = points_of(searcher.propose(wanted, losses), wanted), wanted
         while len(points) < wanted.count and not searcher.learns and asked.count < 64 * wanted.count:
-            if all(each.compressor == Knobs.compressor for each in wanted.knobs):
+            if all(self._fits_everywhere(wanted.method, each) for each in wanted.knobs):
                 break  # they fit everywhere: there are no more
             asked = replace(asked, count=2 * asked.count)
             points = points_of(searcher.propose(asked, losses), asked)[: wanted.count]
