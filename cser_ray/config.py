@@ -276,7 +276,7 @@ class RunConfig(Shared):
 def check_inner(method: str, inner: str) -> None:
     """Raise ValueError where a method cannot have a local step other than its own."""
     record = METHODS[method]
-    if inner != "nesterov" and (record.own_step or record.inner != "nesterov"):
+    if inner != "nesterov" and (record.own_step or record.inner not in ("nesterov", inner)):
         own = "that its name says" if record.inner != "nesterov" else "of its own"
         raise ValueError(f"{method} has a local step {own}: leave inner = {inner} out, or take another method")
 
@@ -289,6 +289,7 @@ def config_at(method: str, ratio: float, reset_interval: int | None = None, **va
     if not METHODS[method].has_ratio:
         ratio = ratio_of(method, Structure())
     structure = structure_for(method, ratio, reset_interval)
+    values = dict(METHODS[method].usual) | values
     return RunConfig(method=method, ratio=ratio, **asdict(structure), **values)
 
 

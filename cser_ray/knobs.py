@@ -28,11 +28,6 @@ class Knobs:
     compressor: str = "grbs"
     ratio_schedule: str = CONSTANT
 
-    @property
-    def fit_everywhere(self) -> bool:
-        """Whether they can be had at every structure, whatever the model and the length of a run."""
-        return self.compressor == Knobs.compressor and self.ratio_schedule == Knobs.ratio_schedule
-
 
 USUAL_KNOBS = Knobs()
 """Where nobody says."""

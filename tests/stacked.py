@@ -22,12 +22,11 @@ D = 11
 STEPS = 13
 LR = 0.3
 
-OPTIMIZERS: dict[str, type[FlatOptimizer]] = {
-    name: optimizer_class(name)
-    for name in METHODS.builtin
-    if METHODS[name].inner == "nesterov" and not METHODS[name].constants
-}
+OPTIMIZERS: dict[str, type[FlatOptimizer]] = {}
 """Method -> class, of those that are a class of their own; the others are the same around AdamW, or in 16 bits."""
+for _name in METHODS.builtin:
+    if optimizer_class(_name) not in OPTIMIZERS.values():
+        OPTIMIZERS[_name] = optimizer_class(_name)
 COMPRESSOR_EXAMPLES: dict[str, Compressor] = {
     **{f"grbs {order}": GRBS(3, order) for order in BLOCK_ORDERS},
     "random-k": COMPRESSORS["random-k"](3),

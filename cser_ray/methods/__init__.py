@@ -15,6 +15,7 @@ __all__ = [
     "check_method",
     "companions",
     "has_ratio",
+    "is_dense",
     "is_simple",
     "known",
     "place",
@@ -43,9 +44,21 @@ def is_simple(name: str) -> bool:
     return method is not None and method.simple
 
 
-def reference_of(name: str) -> str:
-    """The synchronous method against which one that a row names is measured; the first one's, where it is not installed."""
-    return (known(name) or METHODS[METHODS.builtin[0]]).reference
+def reference_of(name: str, inner: str = "nesterov") -> str:
+    """The synchronous method against which one that a row names is measured; the first one's, where it is not installed.
+
+    `inner`: the local step that runs were asked for; of methods whose own it is, too, the reference then is the one that
+    all methods without a step of their own have.
+    """
+    first = METHODS[METHODS.builtin[0]]
+    method = known(name) or first
+    return first.reference if method.inner == inner != first.inner else method.reference
+
+
+def is_dense(name: str) -> bool:
+    """Whether a method that a row names is the synchronous one of some local step."""
+    method = known(name)
+    return method is not None and method.reference == name
 
 
 def silent_of(reference: str) -> str:

@@ -27,7 +27,9 @@ class Method:
         arguments: arguments of the class -> the setting of a run that each is given. A compressor's argument takes a
             ratio: the compressor is made of it.
         constants: further arguments -> their value as "module:object".
-        inner: the local step, before anything is sent.
+        compressor: what its compressors are, as text, where that is part of it; "" where a run says which.
+        usual: settings of a run -> what they are for it where nobody says, if that is not their own default.
+        inner: the local step, before anything is sent; nesterov's place may be taken by any other.
         reference: the synchronous method with the same local step, by which its cost is measured; itself, for one.
         theorem1: the error term of the paper's Theorem 1, where that covers the method.
         variants: what else it can do: "delay" a reset, "overlap" its sending with the backward pass, move its budget about
@@ -60,7 +62,9 @@ class Method:
     knobs: tuple[str, ...] = ()
     arguments: Mapping[str, str] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)
-    inner: Literal["nesterov", "adamw"] = "nesterov"
+    compressor: str = ""
+    usual: Mapping[str, float] = field(default_factory=dict)
+    inner: Literal["nesterov", "adamw", "muon"] = "nesterov"
     reference: str = "sgd"
     theorem1: Callable[[Structure], float] | None = None
     variants: tuple[Literal["delay", "overlap", "schedule"], ...] = ()
@@ -103,9 +107,9 @@ class Method:
     @property
     def reads(self) -> frozenset[str]:
         """The settings of a run that only some methods read, and this one does."""
-        compresses = any(name.endswith("compressor") for name in self.arguments)
+        compresses = not self.compressor and any(name.endswith("compressor") for name in self.arguments)
         further = {
-            "beta2": self.inner == "adamw",
+            "beta2": self.inner != "nesterov",
             "reset_delay": "delay" in self.variants,
             "compressor": compresses,
             "ratio_schedule": "schedule" in self.variants,

@@ -6,6 +6,7 @@ from typing import Any
 
 from cser_ray.methods.graphs import GRAPHS
 from cser_ray.methods.record import ALL_KNOBS, Method
+from cser_ray.methods.rivals import RIVALS
 from cser_ray.methods.systems import SYSTEMS
 from cser_ray.structure import Structure, overall_ratio, qsparse_term, released_ratio, theorem1_term
 
@@ -218,16 +219,27 @@ _ADAMW = {
     "cser-adamw": ("cser", "cser with AdamW in place of SGD", "star"),
 }
 """Name -> the method that it is but for its local step, its help, its symbol."""
+_MUON = {
+    "muon": ("sgd", "synchronous Muon, AdamW for what is no matrix: dense gradients, R_C = 1", "diamond"),
+    "no-sync-muon": ("no-sync", "Muon without communication, one average at the end", "diamond"),
+}
+"""Likewise."""
+_STEPS = {
+    "adamw": "AdamW: Loshchilov and Hutter, arXiv 1711.05101",
+    "muon": "Muon: Jordan et al., kellerjordan.github.io/posts/muon",
+}
 
 
-def _around_adamw(name: str, method: Method, help: str, shape: str) -> Method:
-    """The same with AdamW inside: the paper's theorem does not cover it, and a study compares it where it is named."""
-    source = f"{method.source}; AdamW: Loshchilov and Hutter, arXiv 1711.05101"
+def _around(inner: str, name: str, method: Method, help: str, shape: str) -> Method:
+    """The same with another step inside: the paper's theorem does not cover it, and a study compares it where it is named."""
+    source = f"{method.source}; {_STEPS[inner]}"
     named: dict[str, Any] = {"name": name, "help": help, "look": (method.look[0], shape), "source": source}
-    return replace(method, **named, inner="adamw", reference="adamw", theorem1=None, by_default=False, rehearsal=100)
+    named |= {"inner": inner, "reference": inner}  # the synchronous methods are called as their steps are
+    return replace(method, **named, theorem1=None, by_default=False, rehearsal=100)
 
 
 RECORDS = {method.name: method for method in _RECORDS}
-RECORDS |= {name: _around_adamw(name, RECORDS[of], help, shape) for name, (of, help, shape) in _ADAMW.items()}
-RECORDS |= SYSTEMS | GRAPHS
+RECORDS |= {name: _around("adamw", name, RECORDS[of], help, shape) for name, (of, help, shape) in _ADAMW.items()}
+RECORDS |= {name: _around("muon", name, RECORDS[of], help, shape) for name, (of, help, shape) in _MUON.items()}
+RECORDS |= RIVALS | SYSTEMS | GRAPHS
 """Name -> record."""

@@ -29,7 +29,8 @@ def compressor(text: str, ratio: float, order: str, d: int | None = None, n: int
     if math.isinf(ratio):
         return Zero()
     if text == Knobs.compressor or n == 1:  # one worker sends nothing, whatever it is
-        return GRBS(ratio, order)
+        own = parse(text)
+        return GRBS(ratio, order if own.order == "random" else own.order, own.size if own.family == "grbs" else None)
     if d is None:
         raise ValueError(f"{text} sends whole chunks: the number of parameters says how many meet a ratio")
     return parse(text).at(ratio, d=d, n=n)
@@ -49,8 +50,7 @@ def own_arguments(config: RunConfig, d: int | None = None) -> dict[str, Any]:
     for name, setting in method.arguments.items():
         value = getattr(config, setting)
         if name.endswith("compressor"):
-            ratio = value if method.spread is None else value * method.spread(config.workers)
-            given[name] = compressor(config.compressor, ratio, config.block_order, d, config.workers)
+            given[name] = _compressor(config, value, d)
         else:
             given[name] = value
     if config.reset_delay:
@@ -63,20 +63,27 @@ def own_arguments(config: RunConfig, d: int | None = None) -> dict[str, Any]:
     return given
 
 
+def _compressor(config: RunConfig, ratio: float, d: int | None) -> Compressor:
+    """The run's, or its method's own, for the ratio of one knob."""
+    method = METHODS[config.method]
+    asked = ratio if method.spread is None else ratio * method.spread(config.workers)
+    return compressor(method.compressor or config.compressor, asked, config.block_order, d, config.workers)
+
+
 def budget_at(config: RunConfig, phase: Phase, d: int | None = None) -> dict[str, Any]:
     """What `move_budget_` of the method's class is given where a phase begins; `d` and errors as of `own_arguments`."""
     here: dict[str, Any] = {"reset_interval": phase.interval}
     ratios = {"reset_ratio": phase.reset_ratio, "gradient_ratio": phase.gradient_ratio}
     for name, setting in METHODS[config.method].arguments.items():
         if setting in ratios:
-            here[name] = compressor(config.compressor, ratios[setting], config.block_order, d, config.workers)
+            here[name] = _compressor(config, ratios[setting], d)
     return {name: value for name, value in here.items() if name in METHODS[config.method].arguments}
 
 
 def check_phases(config: RunConfig, d: int | None) -> None:
     """Raise ValueError where a phase of the run asks the compressor for what it cannot send."""
     own_arguments(config, d)
-    for phase in config.phases()[1:]:
+    for phase in config.phases():
         budget_at(config, phase, d)
 
 

@@ -13,7 +13,7 @@ from cser_ray.compressors import GRBS, Identity, TopK, Zero
 from cser_ray.optimizers import CSEA, CSER, SGD, FlatOptimizer, LocalSGD, NoSync
 from cser_ray.optimizers.local_steps import AdamW
 from tests.contract.laws import lemma_1
-from tests.contract.test_optimizers import CASES
+from tests.contract.test_optimizers import CASES, sending_all
 from tests.stacked import LR, OPTIMIZERS, STEPS, D, build, distance, logistic, models, start, trajectory
 
 N = 3
@@ -69,10 +69,8 @@ def test_one_worker_is_alone(kind: type[FlatOptimizer]) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_every_method_goes_around_it(name: str) -> None:
     """With one worker and nothing compressed, each method is torch.optim.AdamW."""
-    arguments = CASES[name].arguments(Identity(), Identity())
-    if name == "diloco":
-        arguments |= {"outer_lr": 1.0, "outer_momentum": 0.0}
-    assert close(trajectory(method(OPTIMIZERS[name], 1, **arguments), logistic(1)), torchs(1))
+    own = sending_all(name) | {"inner": "adamw"}
+    assert close(trajectory(method(OPTIMIZERS[name], 1, **own), logistic(1)), torchs(1))
 
 
 def test_no_class_is_left_out() -> None:

@@ -12,7 +12,7 @@ from cser_ray.optimizers import CSER, SGD, FlatOptimizer, NoSync
 from cser_ray.optimizers.local_steps import LOCAL_STEPS
 from tests.contract.laws import lemma_1
 from tests.contract.test_optimizer_state import resumed
-from tests.contract.test_optimizers import CASES, every_form
+from tests.contract.test_optimizers import CASES, every_form, sending_all
 from tests.stacked import LR, OPTIMIZERS, D, build, distance, logistic, models, start, take_step, trajectory
 
 N, H = 3, 3
@@ -32,10 +32,7 @@ def around(name: str | type[FlatOptimizer], inner: str, n: int = N, **arguments:
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if not OPTIMIZERS[name].__module__.startswith(SYSTEMS)])
 def test_one_worker_that_sends_all_is_alone(inner: str, name: str) -> None:
     """With one worker and nothing compressed, each method takes the local step and nothing else."""
-    arguments = CASES[name].arguments(Identity(), Identity())
-    if name == "diloco":
-        arguments |= {"outer_lr": 1.0, "outer_momentum": 0.0}
-    ours = trajectory(around(name, inner, 1, **arguments), logistic(1))
+    ours = trajectory(around(name, inner, 1, **sending_all(name)), logistic(1))
     for x, y in zip(ours, trajectory(around(NoSync, inner, 1), logistic(1)), strict=True):
         assert distance(x, y) < 1e-12
 

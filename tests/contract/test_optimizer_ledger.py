@@ -55,7 +55,7 @@ def test_15_every_call_is_charged_its_blocks(method: str, form: dict[str, Any]) 
     communicator = optimizer.communicator
     entries = communicator.ledger.entries
     for t, _ in enumerate(trajectory(optimizer, logistic(N)), 1):
-        for name, dense in {"gradient": method == "sgd", "reset": method in ("local-sgd", "diloco")}.items():
+        for name, dense in {"gradient": method == "sgd", "reset": method in ("local-sgd", "diloco", "muloco")}.items():
             compressor = getattr(optimizer, f"{name}_compressor", None)
             calls = {"gradient": t, "reset": t // getattr(optimizer, "reset_interval", 1)}
             if method == "cser-release":

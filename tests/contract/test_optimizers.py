@@ -74,6 +74,38 @@ def diloco(x: Tensor, gradient: Gradient, lr: float, momentum: float, outer_lr: 
         yield x, torch.zeros_like(x)
 
 
+def streaming_diloco(x: Tensor, gradient: Gradient, c1: Compress, lr: float, momentum: float) -> Run:
+    """As torchft has it: every H steps a fragment, here what C1 keeps, takes DiLoCo's step by 0.6 and 0.8; others go on."""
+    m, outer_m, outer = torch.zeros_like(x), torch.zeros_like(x[0]), x[0]
+    for t in itertools.count(1):
+        g = gradient(x, t)
+        m = momentum * m + g
+        x = x - lr * (momentum * m + g)
+        if t % H == 0:
+            fragment = c1(torch.ones_like(x), t // H)[0] != 0
+            outer_g = (outer - x).mean(0)
+            outer_m = torch.where(fragment, 0.8 * outer_m + outer_g, outer_m)
+            outer = torch.where(fragment, outer - 0.6 * (outer_g + 0.8 * outer_m), outer)
+            x = torch.where(fragment, outer, x)
+        yield x, torch.zeros_like(x)
+
+
+def sparseloco(x: Tensor, gradient: Gradient, c1: Compress, lr: float, momentum: float) -> Run:
+    """Its paper's Algorithm 1 around any local step, in its letters: theta, Delta_r, e_r; beta = 0.95, alpha = 0.6."""
+    m, e, theta = torch.zeros_like(x), torch.zeros_like(x), x[0]
+    for t in itertools.count(1):
+        g = gradient(x, t)
+        m = momentum * m + g
+        x = x - lr * (momentum * m + g)
+        if t % H == 0:
+            e = 0.95 * e + (theta - x)
+            sent = c1(e, t // H)
+            e = e - sent
+            theta = theta - 0.6 * sent.mean(0)
+            x = theta.expand_as(x)
+        yield x, torch.zeros_like(x)
+
+
 @dataclass(frozen=True)
 class Case:
     """The constructor's arguments beyond the common ones, and the specification, given (x, gradient, C1, C2, beta)."""
@@ -128,10 +160,37 @@ CASES = {
         lambda c1, c2: {"reset_interval": H, "reset_compressor": c1, "gradient_compressor": c2},
         lambda x, g, c1, c2, beta: released_form(x, g, c1, c2, LR, beta),
     ),
+    "sparseloco": Case(
+        lambda c1, c2: {"inner": "nesterov", "reset_interval": H, "reset_compressor": c1, "outer_lr": 0.6},
+        lambda x, g, c1, c2, beta: sparseloco(x, g, c1, LR, beta),
+        private=True,
+    ),
+    "muloco": Case(
+        lambda c1, c2: {"inner": "nesterov", "reset_interval": H, "outer_lr": 0.6, "outer_momentum": 0.8},
+        lambda x, g, c1, c2, beta: diloco(x, g, LR, beta, 0.6, 0.8),
+    ),
+    "sparta": Case(
+        lambda c1, c2: {"inner": "nesterov", "reset_compressor": c1},
+        lambda x, g, c1, c2, beta: m_cser(x, g, c1, nothing, 1, LR, beta),
+        private=True,
+    ),
+    "streaming-diloco": Case(
+        lambda c1, c2: {"reset_interval": H, "reset_compressor": c1, "outer_lr": 0.6, "outer_momentum": 0.8},
+        lambda x, g, c1, c2, beta: streaming_diloco(x, g, c1, LR, beta),
+    ),
     "d-psgd": Case(lambda c1, c2: {}, graph_cases.d_psgd_on_a_ring),
     "choco-sgd": Case(graph_cases.compressed_gossip, graph_cases.choco_sgd_on_a_ring, private=True),
     "deepsqueeze": Case(graph_cases.compressed_gossip, graph_cases.deep_squeeze_on_a_ring, private=True),
 }
+
+
+def sending_all(method: str) -> dict[str, Any]:
+    """Arguments by which a method sends everything and takes no outer step, around whatever local step."""
+    arguments = CASES[method].arguments(Identity(), Identity())
+    plain = {"outer_lr": 1.0, "outer_momentum": 0.0}
+    return {name: plain.get(name, value) for name, value in arguments.items() if name != "inner"}
+
+
 TWO_FORMS = [name for name, kind in OPTIMIZERS.items() if issubclass(kind, CSER)]
 FORMS: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in CASES] + [
     (name, {"implementation": "I"}) for name in TWO_FORMS

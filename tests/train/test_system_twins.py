@@ -10,7 +10,9 @@ from torch import Tensor
 
 from cser_ray.communication.communicator import IN_RATIO, Communicator
 from cser_ray.config import RunConfig
+from cser_ray.methods import METHODS
 from cser_ray.methods.graphs import GRAPHS
+from cser_ray.methods.rivals import RIVALS
 from cser_ray.methods.systems import SYSTEMS
 from cser_ray.tasks import make_task
 from cser_ray.train.stack import Stack
@@ -26,7 +28,7 @@ LOSS = {"digits": 0.1, "pytext": 0.1}
 coordinate by a whole step, and later gradients with it, so models part; training does not."""
 Outcome = tuple[Tensor, dict[str, tuple[float, int]], float]
 """Models `[workers here, d]`, the ledger as (bytes, collectives), and the training loss of the mean model."""
-NAMES = (*SYSTEMS, *GRAPHS)
+NAMES = (*SYSTEMS, *GRAPHS, *RIVALS)
 every_system = pytest.mark.parametrize("method", NAMES)
 every_task = pytest.mark.parametrize("task", STEPS)
 
@@ -34,7 +36,10 @@ every_task = pytest.mark.parametrize("task", STEPS)
 def point(method: str, task: str, dtype: str) -> RunConfig:
     """A run at a rate that trains."""
     small: dict[str, Any] = {"batch_size": 1} if task == "pytext" else {}
-    lr = 0.002 if method == "signum" else {"digits": 0.05, "pytext": 0.1}[task]
+    lr = {"digits": 0.05, "pytext": 0.1}[task]
+    if METHODS[method].inner != "nesterov":
+        lr = {"digits": 0.01, "pytext": 0.002}[task]
+    lr = 0.002 if method == "signum" else lr
     return config(method, task=task, workers=WORKERS, steps=STEPS[task], dtype=dtype, lr=lr, **small)
 
 

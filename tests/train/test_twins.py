@@ -9,6 +9,8 @@ from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
+from cser_ray.methods import METHODS
+from cser_ray.methods.rivals import RIVALS
 from cser_ray.methods.systems import SYSTEMS
 from cser_ray.tasks import make_task
 from cser_ray.train.stack import Stack
@@ -21,8 +23,8 @@ Outcome = tuple[Tensor, dict[str, tuple[float, int]]]
 
 
 def side_by_side(method: str, dtype: str, task: str = "digits") -> list[RunConfig]:
-    """Two runs side by side, with another learning rate and repeat each; AdamW's are a hundredth of SGD's."""
-    scale = 0.01 if method.endswith("adamw") else 1.0
+    """Two runs side by side, with another learning rate and repeat each; AdamW's and Muon's are a hundredth of SGD's."""
+    scale = 0.01 if METHODS[method].inner != "nesterov" else 1.0
     points = ((0.05 * scale, 0), (0.1 * scale, 1))
     return [config(method, task=task, steps=STEPS, dtype=dtype, lr=lr, repeat=k) for lr, k in points]
 
@@ -41,11 +43,11 @@ def outcome(configs: list[RunConfig], processes: int) -> Outcome:
 SMOOTH = "tests.train.smooth:SmoothDigits"
 """For float32. A ReLU whose input rounds to either side of 0 has another gradient: in 50 steps of digits it happens."""
 CASES = [(method, "float64", "digits") for method in POINTS] + [("cser", "float64", "mnist1d")]
-CASES += [(method, "float32", SMOOTH) for method in POINTS if method not in SYSTEMS]  # these: see test_system_twins.py
+CASES += [(method, "float32", SMOOTH) for method in POINTS if method not in SYSTEMS | RIVALS]  # see test_system_twins
 TOLERANCE = {"float64": 1e-10, "float32": 1e-5}
 LOOSER = {("sgd-bf16", "float64"): 0.05, ("sgd-bf16", "float32"): 0.05}
 """Sums of 16-bit values are rounded on every hop of the real ring and once here; 50 steps make much of that."""
-LOOSER |= {(method, "float32"): 5e-3 for method in POINTS if method.endswith("adamw")}
+LOOSER |= {(method, "float32"): 5e-3 for method in POINTS if METHODS[method].inner != "nesterov"}
 """AdamW divides by the gradient's size: where that is nothing but rounding, so is the direction of its step."""
 every_case = pytest.mark.parametrize("case", CASES, ids=[f"{m} {t.split(':')[-1]} {d}" for m, d, t in CASES])
 
@@ -89,7 +91,7 @@ def test_the_same_ledger(case: tuple[str, str, str], processes: int) -> None:
         assert ranks[CASES.index(case)][1] == expected
 
 
-@pytest.mark.parametrize("method", sorted(set(POINTS) - {"sgd", "sgd-bf16", "adamw", *SYSTEMS}))
+@pytest.mark.parametrize("method", sorted(set(POINTS) - {"sgd", "sgd-bf16", "adamw", "muon", *SYSTEMS}))
 def test_workers_do_differ(method: str) -> None:
     """The tests above compare models that have parted: after one step none agree, but for error feedback every step."""
     stack = Stack(side_by_side(method, "float64"), Communicator(4, None), CPU)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
+from cser_ray.methods import METHODS
 from cser_ray.tasks.base import TensorDataset
 from cser_ray.tasks.digits import load
 from cser_ray.train.stack import Stack
@@ -22,7 +23,7 @@ def parameters(configs: list[RunConfig], steps: int = 8) -> tuple[Tensor, str]:
 
 
 SIGNS = ("dist-ef-sgd", "dist-ef-block-sgd", "signum")
-SGD = [method for method in POINTS if "adamw" not in method and method not in SIGNS]
+SGD = [method for method in POINTS if METHODS[method].inner == "nesterov" and method not in SIGNS]
 """AdamW divides by gradients, and makes a step of a rounding error where there is no gradient at all; so does a sign."""
 
 

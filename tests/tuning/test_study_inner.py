@@ -1,12 +1,15 @@
 """The local step as a setting of a study: one for all of its methods, the reference's too."""
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import config_at
 from cser_ray.tasks import make_task
-from cser_ray.train.build import make_optimizer
-from tests.tuning.rows_factory import frame, grid
+from cser_ray.train.build import make_optimizer, own_arguments
+from tests.tuning.rows_factory import cell, frame, grid
 from tuning.compare.compare import compare
 from tuning.compare.render import heading
 from tuning.study.defaults import RATES_AROUND, with_task_defaults
@@ -41,7 +44,9 @@ def test_rates_where_nobody_says_are_those_of_the_local_step() -> None:
 @pytest.mark.parametrize(
     ("method", "inner", "words"),
     [
-        ("cser-adamw", "adamw", "that its name says: leave inner = adamw out"),
+        ("cser-adamw", "muon", "that its name says: leave inner = muon out"),
+        ("muloco", "adamw", "that its name says: leave inner = adamw out"),
+        ("sparseloco", "muon", "that its name says: leave inner = muon out"),
         ("adamw", "muon", "that its name says: leave inner = muon out"),
         ("signum", "adamw", "of its own: leave inner = adamw out"),
         ("dgc", "muon", "of its own: leave inner = muon out"),
@@ -52,6 +57,47 @@ def test_a_local_step_that_a_method_cannot_have_is_refused(method: str, inner: s
     """In a sentence, when the study is made."""
     with pytest.raises(ValueError, match=words):
         Study(methods=(method,), ratios=(16.0,), inner=inner)
+
+
+@pytest.mark.parametrize(("method", "inner"), [("sparseloco", "adamw"), ("sparta", "adamw"), ("muloco", "muon")])
+def test_a_study_around_a_step_takes_the_methods_that_have_it_anyway(method: str, inner: str) -> None:
+    """Their runs have the same local step with and without the setting."""
+    study = Study(methods=("sgd", "no-sync", method), ratios=(16.0,), inner=inner, workers=4, steps=64)
+    run = study.trial(method, 16.0, study.candidates(method, 16.0)[0], [0], "screen").runs[0]
+    given, by_name = own_arguments(run, 9098), own_arguments(replace(run, inner="nesterov"), 9098)
+    assert given["inner"] == by_name["inner"] == inner
+    assert given["betas"] == by_name["betas"]
+    assert (run.columns()["inner"], run.columns()["beta2"]) == (inner, 0.95)
+
+
+def test_there_the_reference_is_the_studys_synchronous_run() -> None:
+    """Whatever it is called: cost, floor and the rate without re-tuning are read from sgd's rows with AdamW inside."""
+    adamw = {"inner": "adamw"}
+    dense = grid("sgd", [70.0, 70.5], **adamw)
+    silent = grid("no-sync", [40.0, 40.5], test_loss=2.0, **adamw)
+    sparse, local = grid("sparseloco", [66.0, 66.5], **adamw), grid("local-sgd", [60.0, 60.5], **adamw)
+    found = compare(frame(dense, silent, sparse, local))
+    assert found.reference == "sgd"
+    assert not [note for note in found.notes if "was not run" in note]
+    assert cell(found, "sparseloco").value_retained is not None
+    assert cell(found, "sparseloco").untuned_lr == dense[0].lr
+
+
+def test_a_synchronous_run_that_is_named_by_its_step_serves_as_well() -> None:
+    """`adamw` in a study around AdamW is what `sgd` is there; without the setting, sgd is no reference of SparseLoCo."""
+    silent = grid("no-sync-adamw", [40.0, 40.5], ratio=math.inf, inner="adamw")
+    rows = (
+        grid("adamw", [70.0, 70.5], ratio=1.0, inner="adamw"),
+        silent,
+        grid("sparseloco", [66.0, 66.5], inner="adamw"),
+    )
+    found = compare(frame(*rows, grid("csea", [64.0, 64.5], inner="adamw")))
+    assert found.reference == "adamw"
+    assert not [note for note in found.notes if "was not run" in note]
+    alone = compare(frame(grid("sgd", [70.0, 70.5]), grid("sparseloco", [66.0, 66.5])))
+    assert alone.reference == "adamw"
+    assert any(note.startswith("adamw was not run") for note in alone.notes)
+    assert cell(alone, "sparseloco").untuned_lr is None
 
 
 def test_the_comparison_says_it_and_two_of_them_have_no_winner() -> None:

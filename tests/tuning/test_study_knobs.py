@@ -4,10 +4,12 @@ from dataclasses import asdict
 
 import pytest
 
+from cser_ray.config import config_at
 from cser_ray.knobs import KNOBS, Knobs, crossed, read_by
 from cser_ray.methods import METHODS
 from cser_ray.structure import Structure
 from cser_ray.train.build import own_arguments
+from tuning.execute.single import single_config
 from tuning.study.searchers import SEARCHERS, Wanted, points_of
 from tuning.study.stages import total_runs
 from tuning.study.study import Study
@@ -38,6 +40,31 @@ def test_diloco_is_tuned_over_outer_pairs_like_anybody_else() -> None:
     assert not {lr for c in candidates[2:] for lr in c.lrs} & set(study.lrs)
     alone = [Study(methods=(m,), ratios=(16.0,), trials=5) for m in ("diloco", "cser")]
     assert total_runs(alone[0]) == total_runs(alone[1])
+
+
+def test_mulocos_own_outer_step_comes_first_where_nobody_names_any() -> None:
+    """In place of DiLoCo's, so that both try as many; a list that is given holds for all; and so with a single run."""
+    first = {
+        m: points(Study(methods=("diloco", "muloco"), ratios=(16.0,)), m, 16.0)[0][1] for m in ("diloco", "muloco")
+    }
+    assert [(k.outer_lr, k.outer_momentum) for k in first.values()] == [(0.7, 0.9), (0.7, 0.6)]
+    assert len(Study().knobs("muloco")) == len(Study().knobs("diloco")) == len(Study().outer)
+    given = Study(methods=("muloco",), ratios=(16.0,), outer=("0.8/0.6", "0.7/0.9"))
+    assert [(k.outer_lr, k.outer_momentum) for k in given.knobs("muloco")] == [(0.8, 0.6), (0.7, 0.9)]
+    assert config_at("muloco", 16.0).outer_momentum == single_config({"method": "muloco"}).outer_momentum == 0.6
+    assert config_at("muloco", 16.0, outer_momentum=0.9).outer_momentum == 0.9
+    assert single_config({"method": "muloco", "outer_momentum": 0.9}).outer_momentum == 0.9
+
+
+def test_what_a_method_fixes_is_not_searched() -> None:
+    """A compressor that is part of it meets the ratio in whole chunks, and another one is refused."""
+    study = Study(methods=("sparseloco", "qsparse"), ratios=(64.0,), compressors=("grbs", "top-k"), trials=4)
+    assert {k.compressor for _, k in points(study, "sparseloco", 64.0)} == {"grbs"}
+    run = study.trial("sparseloco", 64.0, study.candidates("sparseloco", 64.0)[0], [0], "screen").runs[0]
+    assert str(own_arguments(run, 100_000)["reset_compressor"]).startswith("ChunkedTopK")
+    assert run.columns()["compressor"] is None
+    with pytest.raises(ValueError, match="compressor = top-k would be ignored by sparseloco"):
+        single_config({"method": "sparseloco", "compressor": "top-k"})
 
 
 @pytest.mark.parametrize("searcher", ["spread", "random"])

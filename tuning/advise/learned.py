@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from cser_ray.methods import reference_of
+from cser_ray.methods import is_dense
 from cser_ray.structure import Structure
 from tuning.compare.compare import compare
 from tuning.compare.comparison import Cell
@@ -76,10 +76,11 @@ def learned(chosen: Chosen, history: "pd.DataFrame", target_loss: float | None =
     if target_loss is None and dense:
         target_loss = TARGET_FACTOR * dense[-1][1]
     cells = {(cell.method, cell.ratio): cell for cell in comparison.cells}
+    synchronous = {choices[key].reference: cell for key, cell in cells.items() if is_dense(cell.method)}
     outcomes = {
         key: MethodOutcome(
             choices[key].configuration.structure,
-            _cost(cell, cells.get((reference_of(cell.method), 1.0))),
+            _cost(cell, synchronous.get(choices[key].reference)),
             cell.diverged,
             None if target_loss is None else steps_to(curves[key], target_loss),
             curves[key],

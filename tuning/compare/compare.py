@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from cser_ray.methods import has_ratio, reference_of, silent_of
+from cser_ray.methods import has_ratio, silent_of
 from cser_ray.structure import number
 from tuning.compare.agreement import agreements
 from tuning.compare.cells import cell_of, configuration_row, twins_of
@@ -52,16 +52,16 @@ def compare(runs: "pd.DataFrame | Chosen", select: str | None = None) -> Compari
     _check_comparable(chosen)
     choices, unequal = chosen.choices, problems(chosen)
     lines = reference_lines(choices)
-    groups = {name: references(name, lines) for name in _references(choices)}
+    groups = {name: references(name, lines, choices) for name in _references(choices)}
     cells = [
-        cell_of(c, chosen.tried[key], synchronous_rate(c.method, choices), groups[reference_of(c.method)])
-        for key, c in choices.items()
+        cell_of(c, chosen.tried[key], synchronous_rate(c, choices), groups[c.reference]) for key, c in choices.items()
     ]
     cells.sort(key=lambda c: (c.ratio, simplicity(c.method)))
-    verdicts = _verdicts(cells, groups, equal=not unequal)
+    beside = {c.method: groups[c.reference] for c in choices.values()}
+    verdicts = _verdicts(cells, beside, equal=not unequal)
     winners = {(v.winner, v.ratio) for v in verdicts}
     cells = [replace(cell, winner=(cell.method, cell.ratio) in winners) for cell in cells]
-    compared = [groups[name] for name in dict.fromkeys(reference_of(c.method) for c in cells if has_ratio(c.method))]
+    compared = list({beside[c.method].name: beside[c.method] for c in cells if has_ratio(c.method)}.values())
     compared = compared or list(groups.values())
     gap = min((group.gap for group in compared if group.gap is not None), default=None)
     shows = None if None in [group.gap for group in compared] else all(map(_shows_value, compared))
@@ -78,7 +78,7 @@ def compare(runs: "pd.DataFrame | Chosen", select: str | None = None) -> Compari
         select=chosen.select,
         cells=tuple(cells),
         references=tuple(lines),
-        reference=compared[0].name,
+        reference=compared[0].dense.method if compared[0].dense else compared[0].name,
         twins=tuple(twins),
         agreements=tuple(agreements(chosen)),
         verdicts=tuple(verdicts),
@@ -125,18 +125,16 @@ def _check_comparable(chosen: Chosen) -> None:
 
 def _references(choices: Choices) -> list[str]:
     """The synchronous methods whose local steps the study has, as tables list them."""
-    return list(
-        dict.fromkeys(reference_of(method) for method, _ in sorted(choices, key=lambda key: simplicity(key[0])))
-    )
+    return list(dict.fromkeys(c.reference for c in sorted(choices.values(), key=lambda c: simplicity(c.method))))
 
 
-def _verdicts(cells: list[Cell], groups: Mapping[str, References], equal: bool) -> list[Verdict]:
+def _verdicts(cells: list[Cell], beside: Mapping[str, References], equal: bool) -> list[Verdict]:
     ratios: dict[float, list[Cell]] = {}
     for cell in cells:
         if has_ratio(cell.method):
             ratios.setdefault(cell.ratio, []).append(cell)
-    floors = {cell.method: groups[reference_of(cell.method)].floor for cell in cells}
-    dense = {cell.method: groups[reference_of(cell.method)].dense for cell in cells}
+    floors = {cell.method: beside[cell.method].floor for cell in cells}
+    dense = {cell.method: beside[cell.method].dense for cell in cells}
     return [verdict(ratio, at, floors, dense, equal) for ratio, at in sorted(ratios.items())]
 
 
@@ -165,7 +163,7 @@ def _fresh(choices: Choices) -> Iterable[str]:
 
 def _notes(group: References) -> Iterable[str]:
     dense, floor, zero, gap = group.dense, group.floor, group.zero, group.gap
-    silent = silent_of(group.name)
+    silent = floor.method if floor else silent_of(group.name)
     if dense is None:
         yield f"{group.name} was not run: what compression costs is not known."
     if floor is None:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from cser_ray.methods import reference_of
-from tuning.compare.selection import Choices, Configuration, Run, mean_std
+from cser_ray.methods import is_dense
+from tuning.compare.selection import Choice, Choices, Configuration, Run, mean_std
+from tuning.compare.verdict import simplicity
 
 WITHIN = 0.1
 """A learning rate is good where its validation loss is at most this much above the chosen one's."""
@@ -18,10 +19,10 @@ WITHIN = 0.1
 ByRate = Mapping[float, Sequence[Run]]
 
 
-def synchronous_rate(method: str, choices: Choices) -> float | None:
+def synchronous_rate(choice: Choice, choices: Choices) -> float | None:
     """The rate chosen for synchronous training with the same local step; None where it was not run."""
-    dense = reference_of(method)
-    return next((choice.configuration.lr for choice in choices.values() if choice.method == dense), None)
+    dense = [each for each in choices.values() if is_dense(each.method) and each.reference == choice.reference]
+    return min(dense, key=lambda each: simplicity(each.method)).configuration.lr if dense else None
 
 
 def by_rate(chosen: Configuration, tried: Mapping[Configuration, Sequence[Run]]) -> dict[float, Sequence[Run]]:

@@ -1,14 +1,15 @@
 """What stands beside the methods at every ratio: dense training with the same local step, and what silence reaches.
 
 Methods are measured against the synchronous method whose local step is theirs (`Method.reference`): SGD's against sgd,
-AdamW's against adamw. Test columns are read here, of the chosen configurations.
+AdamW's against adamw, or against sgd in a study that puts AdamW inside all. Test columns are read here, of the chosen
+configurations.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from cser_ray.methods import has_ratio, reference_of
+from cser_ray.methods import has_ratio, is_dense
 from tuning.compare.comparison import Reference
 from tuning.compare.selection import Choice, Choices, mean_std
 from tuning.compare.verdict import accuracy_of, simplicity
@@ -60,9 +61,10 @@ def reference_lines(choices: Choices) -> list[Reference]:
     return found
 
 
-def references(name: str, lines: Sequence[Reference]) -> References:
-    """The lines beside the methods whose synchronous one is called so."""
-    own = [line for line in lines if reference_of(line.method) == name]
+def references(name: str, lines: Sequence[Reference], choices: Choices) -> References:
+    """The lines beside the methods whose synchronous one is called so; of several such runs the first stands for it."""
+    named = {choice.method for choice in choices.values() if choice.reference == name}
+    own = [line for line in lines if line.method in named]
     return References(
         name,
         next((line for line in own if line.is_dense), None),
@@ -89,7 +91,7 @@ def _line(choice: Choice, model: str) -> Reference:
         name=choice.method + TITLES[model],
         method=choice.method,
         is_floor=False,
-        is_dense=reference_of(choice.method) == choice.method,
+        is_dense=is_dense(choice.method),
         is_silent=math.isinf(choice.ratio),
         repeats=choice.repeats,
         test_accs=tuple(accuracies),

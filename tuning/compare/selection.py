@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 from cser_ray.knobs import KNOBS, USUAL_KNOBS, Knobs
-from cser_ray.methods import has_ratio
+from cser_ray.methods import has_ratio, reference_of
 from cser_ray.registry import unknown
 from cser_ray.store.read import read_runs, read_study
 from cser_ray.structure import Structure
@@ -88,6 +88,16 @@ class Choice:
     """Of `runs`."""
     runs: tuple[Run, ...]
     """Those on fresh seeds where there are any, else those that chose; by repeat."""
+
+    @property
+    def inner(self) -> str:
+        """The local step that its runs were asked for, where their method has none of its own."""
+        return next((run["inner"] for run in self.runs if run.get("inner")), "nesterov")
+
+    @property
+    def reference(self) -> str:
+        """What the synchronous run with its local step is called."""
+        return reference_of(self.method, self.inner)
 
     @property
     def repeats(self) -> tuple[int, ...]:

@@ -58,7 +58,8 @@ def single_config(settings: Mapping[str, Any]) -> RunConfig:
         ratio = default if ratio is None else ratio
         structure = structure_for(method, ratio, **knobs)
     _check_read(method, settings)
-    values = with_task_defaults(RunConfig, settings) | asdict(structure) | {"method": method, "ratio": ratio}
+    values = dict(METHODS[method].usual) | with_task_defaults(RunConfig, settings) | asdict(structure)
+    values |= {"method": method, "ratio": ratio}
     if settings.get("compressor", Knobs.compressor) != Knobs.compressor:
         values["compressor"] = str(check_kind(method, settings["compressor"]))  # in one spelling
     return RunConfig(**values, rung="distributed" if settings.get("distributed") else "virtual")

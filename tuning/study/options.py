@@ -56,6 +56,16 @@ def schedule_text(text: str) -> str:
     return str(parse_schedule(text))
 
 
+def with_own_first(method: str, outer: Sequence[str]) -> tuple[str, ...]:
+    """The outer steps with the one that a method has where nobody says, if it has one, in place of the first.
+
+    >>> with_own_first("diloco", ("0.7/0.9", "1/0")), with_own_first("muloco", ("0.7/0.9", "1/0"))
+    (('0.7/0.9', '1/0'), ('0.7/0.6', '1/0'))
+    """
+    own = [f"{METHODS[method].usual[name]:g}" for name in ("outer_lr", "outer_momentum") if METHODS[method].usual]
+    return ("/".join(own), *outer[1:]) if own else tuple(outer)
+
+
 def outer_pair(text: str) -> dict[str, float]:
     """An outer step as a user writes it: "0.7/0.9". Raises ValueError for what is none."""
     rate, slash, momentum = text.partition("/")

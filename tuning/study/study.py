@@ -18,7 +18,7 @@ from cser_ray.structure import Structure, number
 from tuning.compare.selection import RUNG, SELECT
 from tuning.study.grid import nearest_rates, refine
 from tuning.study.lattice import candidates
-from tuning.study.options import knobs_to_try, one_spelling, outer_text, schedule_text
+from tuning.study.options import knobs_to_try, one_spelling, outer_text, schedule_text, with_own_first
 from tuning.study.searchers import SEARCHERS, Losses, Point, Wanted, points_of
 from tuning.study.trials import REAL, Candidate, Trial
 
@@ -74,7 +74,8 @@ class Study(Shared):
     )
     outer: tuple[str, ...] = setting(
         ("0.7/0.9", "1/0", "0.8/0.6"),
-        "Outer steps, as rate/momentum, that methods which have one try, the first one first.",
+        "Outer steps, as rate/momentum, that methods which have one try, the first one first; where none is given, muloco "
+        "has its paper's, 0.7/0.6, in place of the first.",
         unit="text",
         before=("0.7/0.9",),
     )
@@ -148,20 +149,26 @@ class Study(Shared):
 
     def knobs(self, method: str) -> tuple[Knobs, ...]:
         """What a method's structures are tried with, the first of each list first."""
-        return knobs_to_try(method, self.compressors, self.residuals, self.outer, self.delays, self.ratio_schedules)
+        outer = with_own_first(method, self.outer) if self.outer == Study.outer else self.outer
+        return knobs_to_try(method, self.compressors, self.residuals, outer, self.delays, self.ratio_schedules)
 
     def why_not(self, method: str, structure: Structure, knobs: Knobs) -> str:
         """Why a structure cannot be met: by a compressor in whole chunks of this task's model, or by a ratio schedule."""
-        if knobs.fit_everywhere:
+        if self._fits_everywhere(method, knobs):
             return ""
         from cser_ray.train.build import check_phases
 
         try:
             config = self.run_config(method, 1.0, Candidate(0, structure, (), knobs), self.lrs[0], 0)
-            check_phases(config, self._d if knobs.compressor != Knobs.compressor else None)
+            check_phases(config, self._d)
         except ValueError as error:
             return str(error)
         return ""
+
+    def _fits_everywhere(self, method: str, knobs: Knobs) -> bool:
+        """Whether they can be had at every structure, whatever the model and the length of a run."""
+        compressor = METHODS[method].compressor or knobs.compressor
+        return compressor == Knobs.compressor and knobs.ratio_schedule == Knobs.ratio_schedule
 
     @cached_property
     def _d(self) -> int:
@@ -251,7 +258,7 @@ class Study(Shared):
         searcher = SEARCHERS[self.searcher]
         points, asked = points_of(searcher.propose(wanted, losses), wanted), wanted
         while len(points) < wanted.count and not searcher.learns and asked.count < 64 * wanted.count:
-            if all(each.fit_everywhere for each in wanted.knobs):
+            if all(self._fits_everywhere(wanted.method, each) for each in wanted.knobs):
                 break  # there are no more
             asked = replace(asked, count=2 * asked.count)
             points = points_of(searcher.propose(asked, losses), asked)[: wanted.count]
