@@ -59,6 +59,11 @@ def single_config(settings: Mapping[str, Any]) -> RunConfig:
         structure = structure_for(method, ratio, **knobs)
     if settings.get("compressor", Knobs.compressor) != Knobs.compressor:
         check_kind(method, settings["compressor"])
+    if settings.get("overlap"):
+        if not settings.get("distributed"):
+            raise ValueError("--overlap is for real workers: add --distributed, or leave it out")
+        if "overlap" not in METHODS[method].variants:
+            raise ValueError(f"{method} sends nothing during the backward pass: leave --overlap out")
     values = with_task_defaults(RunConfig, settings) | asdict(structure) | {"method": method, "ratio": ratio}
     return RunConfig(**values, rung="distributed" if settings.get("distributed") else "virtual")
 
