@@ -35,6 +35,8 @@ BLOCK_ORDERS: Registry[Callable[..., Any]] = Registry(
 """How GRBS picks blocks: name -> function of (blocks, ratio, call, seed, stream)."""
 INNERS = ("nesterov", "adamw", "muon")
 """Local steps, as `cser_ray.optimizers` names them."""
+EXECUTIONS = ("auto", "eager", "graph", "compiled")
+"""How the forward and backward pass of a model is run; `auto` is a CUDA graph for a real worker with a GPU."""
 RUNGS = ("virtual", "distributed")
 """How a run is carried out: all workers in one process, or each in processes of its own."""
 DTYPES = ("float32", "tf32", "bfloat16", "float64")
@@ -99,6 +101,14 @@ class Shared:
         unit="text",
         choices=lambda: DTYPES,
         kind="precision",
+    )
+    execution: str = setting(
+        "auto",
+        "How passes are run: eager, as CUDA graphs, or compiled; auto compiles no real worker, and takes graphs on a GPU.",
+        unit="text",
+        choices=lambda: EXECUTIONS,
+        kind="way to run passes",
+        free="it is faster or slower, and computes the same up to rounding",
     )
     evaluations: int = setting(
         8,
@@ -205,6 +215,12 @@ class RunConfig(Shared):
         "Another seed of the same run: initialisation, data order and blocks, the same in every method.",
         least=0,
         free="repeats of equal number are paired",
+    )
+    overlap: bool = setting(
+        False,
+        "Real workers send during the backward pass, where their method can.",
+        unit="flag",
+        free="the same is sent, but earlier and in more collectives",
     )
     rung: str = setting(
         "virtual",

@@ -55,6 +55,7 @@ class FlatParameters:
         self._strides = [torch.empty_like(local(p), device="meta").stride() for p in self.parameters]
         self.data = local(self.parameters[0]).new_zeros(self.rows, self.width, requires_grad=False)
         self.grad = torch.zeros_like(self.data)
+        """`[rows, d]`, or with an axis of stacked runs before."""
         with torch.no_grad():
             for number, view in enumerate(self.views(self.data)):
                 view.copy_(local(self.parameters[number]))
@@ -83,7 +84,7 @@ class FlatParameters:
         p, start, end = self.parameters[number], self.offsets[number], self.offsets[number + 1]
         if self.stacked:
             return buffer[:, start:end].view(buffer.shape[0], *p.shape[1:])
-        return buffer[0, start:end].as_strided(p.shape, self._strides[number])
+        return buffer.view(-1)[start:end].as_strided(p.shape, self._strides[number])
 
     def shown(self, buffer: Tensor) -> list[Tensor]:
         """The same views as tensors of the parameters' own kind, for a `.grad` or an optimizer's state."""

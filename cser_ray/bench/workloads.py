@@ -1,22 +1,21 @@
 """What is trained: a model and one synthetic batch, and its backward pass as a user of that device would run it."""
 
 import copy
-import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.functional import cross_entropy
 
+from cser_ray.tasks.base import losses
 from cser_ray.tasks.models import build_model, check_model
 from cser_ray.tasks.transformer import Transformer
+from cser_ray.train.passes import autocast, record_stages
+from cser_ray.virtual.recorded import mean_losses
 
 VOCABULARY = 97
-STAGES = 3
-"""Of a model whose layers are one sequence."""
 
 
 @dataclass(frozen=True)
@@ -36,76 +35,28 @@ class Workload:
         """A model to train."""
         return copy.deepcopy(self.template)
 
-    def record(self, model: nn.Module) -> None:
-        """On a GPU, make every stage of a model two CUDA graphs, in place: one of its forward, one of its backward pass.
+    @property
+    def precision(self) -> torch.dtype | None:
+        """What autocast computes in: bf16 on a GPU."""
+        return torch.bfloat16 if self.inputs.is_cuda else None
 
-        Without them the processor, which needs two to three times as long to enqueue a step as the GPU to take it, would
-        be what is timed. Stages, not the whole, so that gradients still become ready from the last layers to the first.
+    def record(self, model: nn.Module) -> None:
+        """For a loop of torch's own: on a GPU, make CUDA graphs of a model's stages, in place, as `Passes` does for ours.
+
         To be called once the parameters lie where they stay, and before DistributedDataParallel wraps the model.
         """
-        if not self.inputs.is_cuda:
-            return
-        stages = [child for child in model.children() if isinstance(child, nn.Sequential)]
-        if len(stages) == 1:
-            stages = _split(stages[0])
-        given: list[Tensor] = []
-        hooks = [stage.register_forward_pre_hook(lambda _, x: given.append(_alias(x[0].clone()))) for stage in stages]
-        with self._autocast():
-            model(self.inputs)
-        for hook in hooks:
-            hook.remove()
-        # parameters are given as aliases, so that the graphs keep no node of the real ones' gradients
-        samples = tuple((x, *map(_alias, stage.parameters())) for x, stage in zip(given, stages, strict=True))
-        with self._autocast():
-            graphs = torch.cuda.make_graphed_callables(tuple(map(_Functional, stages)), samples)
-        for stage, graph in zip(stages, graphs, strict=True):
-            stage.forward = _Bound(graph, tuple(stage.parameters()))  # type: ignore[method-assign]
+        if self.inputs.is_cuda:
+            record_stages(model, lambda: model(self.inputs), self._autocast)
 
     def backward(self, module: nn.Module) -> None:
-        """Forward and backward through `module`, bf16 autocast on a GPU."""
+        """Forward and backward through `module`, as `Passes` does them for ours: bf16 autocast on a GPU."""
         with self._autocast():
-            logits = module(self.inputs)
-            loss = cross_entropy(logits.flatten(0, -2), self.targets.flatten())
-        torch.autograd.backward(loss)
+            logits = module(self.inputs).unsqueeze(0)
+        found = mean_losses(losses, logits, self.targets.unsqueeze(0), torch.float32)
+        torch.autograd.backward(found.sum())
 
-    def _autocast(self) -> torch.autocast:
-        """Autocast without its cache of cast weights: CUDA graphs cannot share it, and no step uses a weight twice."""
-        on = self.inputs.is_cuda
-        return torch.autocast(self.inputs.device.type, torch.bfloat16, enabled=on, cache_enabled=False)
-
-
-@dataclass(frozen=True)
-class _Functional:
-    """A module as a function of its input and its parameters."""
-
-    module: nn.Module
-
-    def __call__(self, x: Tensor, *parameters: Tensor) -> Tensor:
-        names = (name for name, _ in self.module.named_parameters())
-        return functional_call(self.module, dict(zip(names, parameters, strict=True)), (x,))  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class _Bound:
-    """The inverse: a function of an input and these parameters, as a module's forward."""
-
-    function: Callable[..., Any]
-    parameters: tuple[nn.Parameter, ...]
-
-    def __call__(self, x: Tensor) -> Any:
-        return self.function(x, *self.parameters)
-
-
-def _split(layers: nn.Sequential) -> list[nn.Sequential]:
-    """The same layers in STAGES modules, which it calls from now on."""
-    size = math.ceil(len(layers) / STAGES)
-    stages = [layers[i : i + size] for i in range(0, len(layers), size)]
-    layers.forward = nn.Sequential(*stages).forward  # type: ignore[method-assign]
-    return stages
-
-
-def _alias(x: Tensor) -> Tensor:
-    return x.detach().requires_grad_(x.requires_grad)
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.inputs.device, self.precision)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,9 @@ def flattened(
     """The trained parameters of all groups as one flat vector, and what part of it each group holds."""
     trained = [p for group in groups for p in group]
     if sharding is None:
-        flat = FlatParameters(trained, placement.rows if placement.stacked else None)
+        flat = FlatParameters(trained, placement.rows if placement.stacked and not placement.plain else None)
+        if placement.plain:
+            flat.grad = placement.shaped(flat.grad)  # for what sends it before there is an `update`
     else:
         flat = ShardedParameters(trained, sharding)
     ends = [flat.offsets[count] for count in accumulate((len(group) for group in groups), initial=0)]

@@ -58,7 +58,7 @@ class Guard:
         """The optimizer is whole: from now on its parameters are watched. Raises RuntimeError where settings differ."""
         optimizer = self.optimizer
         self.peers.check("the settings of an optimizer", optimizer.settings() | self.rates())
-        if not optimizer.flat.stacked:  # nobody but us writes to virtual workers
+        if not optimizer.placement.stacked:  # nobody but us writes to the workers of a trial
             self._watch = ModelWatch(optimizer.flat)
             self._watch.note(optimizer.keeps_model)
 
@@ -111,7 +111,7 @@ class Guard:
         if optimizer.models_equal:
             facts["the model, which this method keeps equal on all workers"] = digest(optimizer.x)
         self.peers.check(f"step {t}", facts)
-        if t > 2 or optimizer.flat.stacked:  # nobody wraps virtual workers
+        if t > 2 or optimizer.placement.stacked:  # nobody wraps the workers of a trial
             return
         if optimizer.overlap is not None:  # we have averaged these gradients ourselves by now
             refuse_ddp(optimizer.flat.parameters)
@@ -139,7 +139,8 @@ class Guard:
 
     def weights(self) -> Any:
         """What differs, with another call's, where somebody else has changed the parameters in between."""
-        assert self._watch is not None, "virtual workers do not overlap"
+        if self._watch is None:
+            return None
         writes, values = self._watch.traces()
         return writes - self._own_writes, values
 

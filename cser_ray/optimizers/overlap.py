@@ -142,7 +142,7 @@ class BackwardOverlap:
         part = self.ranges[self._next]
         self.flat.collect(self._members[self._next])
         self._next -= 1
-        self.average(self.flat.grad[:, part])
+        self.average(self.flat.grad[..., part])
         self.launch(part)
 
 

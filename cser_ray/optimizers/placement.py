@@ -16,9 +16,11 @@ class Placement:
             the others in those of torch's default process group, if there is one.
         seeds: of the blocks that compressors draw; one for each run, where several runs are stacked.
         stacked: whether parameters carry a leading axis of rows = runs * workers, as those of `cser_ray.virtual` do.
+        plain: where they are stacked, whether the parameters of the only row are a module's own, without that axis; all
+            other tensors have it.
 
     Raises:
-        ValueError: for several rows in parameters that are not stacked.
+        ValueError: for several rows in parameters that are not stacked, or are plain.
 
     >>> Placement(Communicator(workers=4, group=None), seeds=(1, 2), stacked=True).rows
     8
@@ -27,9 +29,10 @@ class Placement:
     communicator: Communicator = field(default_factory=Communicator)
     seeds: tuple[int, ...] = (0,)
     stacked: bool = False
+    plain: bool = False
 
     def __post_init__(self) -> None:
-        if not self.stacked and self.rows > 1:
+        if (self.plain or not self.stacked) and self.rows > 1:
             raise ValueError(
                 f"{self.rows} rows (stacked runs x workers) in one process need parameters stacked on axis 0"
             )

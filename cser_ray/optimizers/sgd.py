@@ -52,13 +52,13 @@ class SGD(FlatOptimizer):
         return (self.payload or self.x.dtype).itemsize
 
     def _launch(self, part: slice) -> None:
-        sent = self.flat.grad[:, part].to(self.payload or self.flat.grad.dtype)
+        sent = self.flat.grad[..., part].to(self.payload or self.flat.grad.dtype)
         self._launched.append((part, self.communicator.start_mean(sent, "gradient")))
 
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
         if self.overlap is not None:
             for part, pending in self._launched:
-                g[:, part].copy_(pending.wait())
+                g[..., part].copy_(pending.wait())
             self._launched.clear()
             self.local_step_(x, g)
             return

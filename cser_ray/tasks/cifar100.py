@@ -45,7 +45,10 @@ class Images(Held, Dataset):
         chosen = self.images[index]
         if generators is not None:
             draws = torch.stack([torch.rand(index.shape[1], 3, generator=g, device=g.device) for g in generators])
-            chosen = crop_and_flip(chosen.flatten(0, 1), draws.flatten(0, 1).to(chosen.device)).view_as(chosen)
+            if chosen.is_cuda and not draws.is_cuda:
+                draws = draws.pin_memory()  # else the copy would wait for all that the GPU still has to do
+            draws = draws.flatten(0, 1).to(chosen.device, non_blocking=True)
+            chosen = crop_and_flip(chosen.flatten(0, 1), draws).view_as(chosen)
         return (chosen - self.mean[:, None, None]) / self.deviation[:, None, None], self.targets[index]
 
 

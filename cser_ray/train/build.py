@@ -57,6 +57,10 @@ def own_arguments(config: RunConfig, d: int | None = None) -> dict[str, Any]:
         if "reset_delay" not in method.reads:
             raise ValueError(f"reset_delay = {config.reset_delay} would be ignored by {config.method}: leave it out")
         given["reset_delay"] = config.reset_delay
+    if config.overlap:
+        if "overlap" not in method.variants:
+            raise ValueError(f"overlap would be ignored by {config.method}: leave it out")
+        given["overlap"] = True
     inner = config.inner if method.inner == "nesterov" else method.inner
     if inner != "nesterov":
         given |= {"inner": inner, "betas": (config.momentum, config.beta2)}
@@ -93,8 +97,9 @@ def make_optimizer(
     communicator: Communicator,
     lr: float | Tensor,
     seeds: Sequence[int],
+    plain: bool = False,
 ) -> FlatOptimizer:
-    """The optimizer of `config` over stacked parameters `[runs * workers, ...]`."""
+    """The optimizer of `config` over stacked parameters `[runs * workers, ...]`, or `plain` ones of a real worker."""
     parameters = list(parameters)
     rows = len(seeds) * communicator.workers
     d = sum(p.numel() for p in parameters if p.requires_grad) // rows
@@ -103,6 +108,6 @@ def make_optimizer(
         lr=lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
-        placement=Placement(communicator, tuple(seeds), stacked=True),
+        placement=Placement(communicator, tuple(seeds), stacked=True, plain=plain),
         **own_arguments(config, d),
     )

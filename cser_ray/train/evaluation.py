@@ -33,8 +33,15 @@ class Score(NamedTuple):
 
 def place(inputs: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """A batch where the models are; numbers (not symbols) in the models' precision."""
-    inputs = inputs.to(device, non_blocking=True)
+    inputs = moved(inputs, device)
     return inputs.to(dtype) if inputs.is_floating_point() else inputs
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device. One of a processor's memory is pinned first: else the copy would wait for the GPU's work."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 class Evaluator:
@@ -142,7 +149,10 @@ class Evaluator:
         """Parameters by name from flat rows `[runs, d]`; those outside the flat vector (frozen) as they are."""
         rows = {name: p.detach()[:: self.communicator.workers] for name, p in self.workers.parameters.items()}
         trained = [name for name, p in self.workers.parameters.items() if p.requires_grad]
-        return rows | dict(zip(trained, self.optimizer.flat.views(flat), strict=True))
+        views = self.optimizer.flat.views(flat)
+        if self.optimizer.placement.plain:
+            views = [view.unsqueeze(0) for view in views]
+        return rows | dict(zip(trained, views, strict=True))
 
     def _chunks(self, data: Dataset, samples: range) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(samples), CHUNK):

@@ -15,7 +15,9 @@ from cser_ray.seeds import Purpose, derived_seed
 from cser_ray.tasks import make_task
 from cser_ray.tasks.base import Held, Task, losses
 from cser_ray.train.build import budget_at, make_optimizer
-from cser_ray.train.evaluation import Evaluator, place
+from cser_ray.train.evaluation import Evaluator, moved, place
+from cser_ray.train.passes import Passes, suited, take_step
+from cser_ray.train.real_worker import RealWorker
 from cser_ray.train.shards import Shards
 from cser_ray.virtual import GradientStep, VirtualWorkers, choose_way
 
@@ -70,18 +72,36 @@ class Stack:
         """The training data, on the device if it is held in memory anyway."""
         if isinstance(self.samples, Held):
             self.samples = self.samples.to(device)
+        precision = PRECISIONS[config.dtype][1]
         modules = {seed: self._module(seed) for seed in dict.fromkeys(self.seeds)}
         rows = [modules[seed] for seed in self.seeds for _ in communicator.worker_ids]
-        self.workers = VirtualWorkers(rows, self.shards.row_seeds(Purpose.AUGMENTATION))
-        # a record bypasses the hooks by which gradients leave for other processes during the backward pass
-        way = choose_way(self.workers, config.run_steps, recordable=communicator.group is None)
-        self.gradients = GradientStep(self.workers, losses, way, PRECISIONS[config.dtype][1])
+        row_seeds = self.shards.row_seeds(Purpose.AUGMENTATION)
+        self.real = communicator.group is not None and len(rows) == 1
+        """Whether this process trains one model, as a worker of a plain training loop does."""
+        self.workers: VirtualWorkers
+        if self.real:
+            self.workers = RealWorker(suited(rows[0], precision), row_seeds[0])
+            # each process trains on a GPU of its own: what its convolutions are timed for stays as it is
+            torch.backends.cudnn.benchmark = device.type == "cuda"
+        elif config.overlap:
+            raise ValueError("overlap is for real workers, with one run each: leave it out")
+        else:
+            self.workers = VirtualWorkers(rows, row_seeds)
         rates = torch.tensor([c.lr for c in configs], dtype=self._dtype)
         self.base_lr = rates[0] if len({c.lr for c in configs}) == 1 else rates.view(-1, 1, 1).to(device)
         """[runs, 1, 1] on the device; where all runs have one rate, [] on the host, which need not wait to read it."""
         self.optimizer = make_optimizer(
-            config, self.workers.parameters.values(), communicator, self.base_lr, self.seeds
+            config, self.workers.trained, communicator, self.base_lr, self.seeds, plain=self.real
         )
+        self.gradients: GradientStep
+        if isinstance(self.workers, RealWorker):
+            self.workers.settle()
+            self.gradients = Passes(self.workers, losses, precision, config.execution)
+        else:
+            # several models in one process of many are recorded on a GPU, where the eager step of each would cost as much
+            alone = communicator.group is None or device.type == "cuda"
+            way = choose_way(self.workers, config.run_steps, recordable=alone, execution=config.execution)
+            self.gradients = GradientStep(self.workers, losses, way, precision)
         self.generators = self.shards.generators(torch.device("cpu"))
         self.evaluator = Evaluator(self.workers, self.optimizer, self.splits, self.shards, communicator, device)
         self.t = 0
@@ -105,13 +125,11 @@ class Stack:
                 self._begin(phase)
         for group in self.optimizer.param_groups:
             group["lr"] = self.base_lr * self.config.rate(self.t)
-        self.optimizer.zero_grad()
         where = self.device if isinstance(self.samples, Held) else None
         inputs, targets = self.samples.batch(self.shards.indices(self.t, where), self.generators)
-        inputs, targets = place(inputs, self.device, self._dtype), targets.to(self.device, non_blocking=True)
-        loss = self.gradients(inputs, targets)
-        self.optimizer.step()
-        return loss
+        return take_step(
+            self.optimizer, self.gradients, place(inputs, self.device, self._dtype), moved(targets, self.device)
+        )
 
     def stand_at(self, step: int) -> None:
         """Count on from a step, with the budget moved as it was in the steps before: what a loaded state continues."""

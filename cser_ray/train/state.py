@@ -26,6 +26,8 @@ def fingerprint(stack: Stack) -> dict[str, Any]:
     shared = {name: value for name, value in asdict(stack.config).items() if name not in ("lr", "repeat", "data_dir")}
     runs = {"lr": [run.lr for run in stack.configs], "repeat": [run.repeat for run in stack.configs]}
     data = {"task_hash": stack.task.content_hash(), "n_params": stack.n_params}
+    if getattr(stack.workers, "channels_last", False):  # the order of a weight's values in the flat vector
+        data["channels_last"] = True
     return {name: jsonable(value) for name, value in (shared | runs | data).items()}
 
 

@@ -22,6 +22,7 @@ from cser_ray.train.cluster import capacity, check_room
 from cser_ray.train.logistics import Logistics
 from cser_ray.train.loop import train
 from cser_ray.train.models import KeptModels
+from cser_ray.train.passes import check_execution
 from cser_ray.train.record import TrialIdentity
 from cser_ray.train.roll_call import PATIENCE_S, roll_call
 from cser_ray.train.telemetry import telling
@@ -65,6 +66,7 @@ def fit_distributed(
     config, starts = configs[0], 0
     checkpoints = CheckpointStore(store, identity.trial_id)
     while True:
+        check_execution(config.execution, "cuda" if _on_gpus(config) else "cpu")
         check_room(config.workers, config.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
         step = max(checkpoints.steps(), default=0)
         name = f"run-{identity.trial_id}-a{identity.attempt}-start{starts}"
@@ -108,7 +110,7 @@ def _fit(
         torch_config=TorchConfig(timeout_s=logistics.timeout_s),
         scaling_config=ray.train.ScalingConfig(
             num_workers=processes,
-            use_gpu=capacity()["GPU"] >= processes,
+            use_gpu=_on_gpus(config),
             resources_per_worker=None if logistics.cpus_per_worker == 1 else {"CPU": logistics.cpus_per_worker},
             # Workers are what a slow network joins: on nodes of their own as far as there are any. The processes of a
             # worker belong on one.
@@ -121,6 +123,11 @@ def _fit(
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=3),
         ),
     ).fit()
+
+
+def _on_gpus(config: RunConfig) -> bool:
+    """Whether the cluster has a GPU for every process."""
+    return capacity()["GPU"] >= config.workers * config.processes_per_worker
 
 
 def _controller_died(logistics: Logistics) -> str:

@@ -43,7 +43,7 @@ class VirtualWorkers:
         self.keys = torch.tensor([row_key(seed) for seed in seeds], device=self.device)
         self.step = torch.zeros((), dtype=torch.int64, device=self.device)
         """Forward passes done: with a row's key, it says what dropout drops."""
-        self._generators = _RowGenerators(seeds, self.device)
+        self._generators = RowGenerators(seeds, self.device)
         self.params = sum(p[0].numel() for p in self.parameters.values())
         """Of one row."""
         self.looped = self.rows == 1 or (self.device.type == "cpu" and self.params > VMAP_ON_CPU)
@@ -70,6 +70,11 @@ class VirtualWorkers:
         self._met = met if self._met is None else self._met
         self.step += 1
         return outputs
+
+    @property
+    def trained(self) -> list[Parameter]:
+        """The parameters that an optimizer takes, frozen ones included."""
+        return list(self.parameters.values())
 
     def draws(self) -> Tensor:
         """Where each row's generator stands, uint8 [rows, bytes] on the CPU."""
@@ -109,18 +114,21 @@ def backward(loss: Tensor) -> None:
         torch.autograd.backward(loss)
 
 
-class _RowGenerators:
+class RowGenerators:
     """torch's global generator, exchanged row by row, so that a row draws the same numbers wherever it runs."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device):
         self.device = device
         self.states = [torch.Generator(device).manual_seed(seed).get_state() for seed in seeds]
 
+    def now(self) -> Tensor:
+        """Where torch's generator of this device stands, uint8 on the CPU."""
+        return self._shared().get_state()
+
     @contextmanager
     def use(self, row: int) -> Iterator[None]:
         """Inside, torch's generator of this device is the row's own."""
-        generator = torch.cuda.default_generators[self.device.index or 0] if self.device.type == "cuda" else None
-        generator = generator or torch.default_generator
+        generator = self._shared()
         outside = generator.get_state()
         generator.set_state(self.states[row])
         try:
@@ -128,3 +136,8 @@ class _RowGenerators:
         finally:
             self.states[row] = generator.get_state()
             generator.set_state(outside)
+
+    def _shared(self) -> torch.Generator:
+        if self.device.type != "cuda":
+            return torch.default_generator
+        return torch.cuda.default_generators[self.device.index or 0]

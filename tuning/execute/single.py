@@ -62,6 +62,11 @@ def single_config(settings: Mapping[str, Any]) -> RunConfig:
     values |= {"method": method, "ratio": ratio}
     if settings.get("compressor", Knobs.compressor) != Knobs.compressor:
         values["compressor"] = str(check_kind(method, settings["compressor"]))  # in one spelling
+    if settings.get("overlap"):
+        if not settings.get("distributed"):
+            raise ValueError("--overlap is for real workers: add --distributed, or leave it out")
+        if "overlap" not in METHODS[method].variants:
+            raise ValueError(f"{method} sends nothing during the backward pass: leave --overlap out")
     return RunConfig(**values, rung="distributed" if settings.get("distributed") else "virtual")
 
 

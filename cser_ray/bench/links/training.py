@@ -11,7 +11,10 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.methods import METHODS
 from cser_ray.optimizers import FlatOptimizer
+from cser_ray.tasks.base import losses
 from cser_ray.train.build import optimizer_class, own_arguments
+from cser_ray.train.passes import Passes, take_step
+from cser_ray.train.real_worker import RealWorker
 
 LR = 1e-3
 
@@ -62,15 +65,19 @@ class Training:
 
 
 def ours(case: Case, workload: Workload, communicator: Communicator | None = None) -> Training:
-    """A method of ours in a plain training loop, among the processes of the default group unless otherwise said."""
-    model = workload.fresh()
-    optimizer = build_optimizer(case, model, communicator)
-    workload.record(model)
+    """A method of ours on a real worker, as `train --distributed` steps; one batch stands for the data.
+
+    Its workers are the processes of the default group unless otherwise said.
+    """
+    worker = RealWorker(workload.fresh())
+    optimizer = build_optimizer(case, worker.module, communicator)
+    worker.settle()
+    gradients = Passes(worker, losses, workload.precision)
+    inputs, targets = workload.inputs.unsqueeze(0), workload.targets.unsqueeze(0)
+    gradients.prepare(inputs)
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)  # as torch's do
-        workload.backward(model)
-        optimizer.step()
+        take_step(optimizer, gradients, inputs, targets)
 
     ledger = optimizer.communicator.ledger
     return Training(
