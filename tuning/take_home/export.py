@@ -1,13 +1,14 @@
 """The averaged model of a study's run, as files that torch loads without this package."""
 
 import io
+import json
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cser_ray.config import RunConfig
+from cser_ray.config import DEFAULTS, RunConfig
 from cser_ray.errors import CserWarning
 from cser_ray.store.checkpoint import DamagedError
 from cser_ray.store.folder import Folder
@@ -53,10 +54,13 @@ class Model:
         """What was taken home, and the lines that load it."""
         f = self.facts
         ratio = number(float(f["ratio"]))
+        dtype = json.loads(f.get("config") or "{}").get("dtype", DEFAULTS["dtype"])
+        trained = "" if dtype == DEFAULTS["dtype"] else f" Trained in {dtype}, which leaves the tensors float32;"
+        trained += " evaluated in float32." if trained else ""
         what = (
             f"{f['method']} at R_C = {ratio}, lr {float(f['lr']):g}, repeat {f['repeat']} ({f['run_id']}): "
             f"{f['model']} on {f['task']}, test accuracy {float(f['test_acc']):.2f} %, "
-            f"test loss {float(f['test_loss']):.4f} nats."
+            f"test loss {float(f['test_loss']):.4f} nats.{trained}"
         )
         loads = [f"  state = {_loads(path)}" for path in paths]
         code = [*loads, f"  {f['build']}", "  module.load_state_dict(state); module.eval()"]
