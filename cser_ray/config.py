@@ -12,7 +12,7 @@ from typing import Any
 from cser_ray.budget import ratio_of, structure_for
 from cser_ray.knobs import KNOBS, Knobs
 from cser_ray.methods import METHODS
-from cser_ray.ratio_schedule import CONSTANT, Phase, phases
+from cser_ray.ratio_schedule import CONSTANT, BudgetPhase, phases
 from cser_ray.registry import Registry
 from cser_ray.settings import check_settings, declared, setting
 from cser_ray.structure import Structure
@@ -249,7 +249,7 @@ class RunConfig(Shared):
         """(H, R_C1, R_C2)."""
         return Structure(self.reset_interval, self.reset_ratio, self.gradient_ratio)
 
-    def phases(self) -> tuple[Phase, ...]:
+    def phases(self) -> tuple[BudgetPhase, ...]:
         """When the run spends how much. Raises ValueError where its ratio schedule cannot be followed."""
         return phases(METHODS[self.method], self.ratio_schedule, self.structure, self.run_steps, self.rate)
 

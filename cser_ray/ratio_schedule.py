@@ -15,13 +15,13 @@ from cser_ray.registry import unknown
 from cser_ray.structure import Structure, exact, number, rate
 
 CONSTANT, DENSE_START, DENSE_END, QSR, GUARDRAIL = "constant", "dense-start", "dense-end", "qsr", "guardrail"
-NAMES = (CONSTANT, DENSE_START, DENSE_END, QSR, GUARDRAIL)
-USUAL = {DENSE_START: 0.5, DENSE_END: 0.5, GUARDRAIL: 0.1}
+SCHEDULE_NAMES = (CONSTANT, DENSE_START, DENSE_END, QSR, GUARDRAIL)
+USUAL_SHARES = {DENSE_START: 0.5, DENSE_END: 0.5, GUARDRAIL: 0.1}
 """The number after the slash, where there is none."""
 
 
 @dataclass(frozen=True)
-class Phase:
+class BudgetPhase:
     """From step `first` on: resets every `interval` steps on average, of one part in `reset_ratio`, and C2's ratio.
 
     Resets of a phase come as evenly as whole steps allow, the first after `interval` steps of it.
@@ -33,7 +33,7 @@ class Phase:
     gradient_ratio: float
 
     @classmethod
-    def of(cls, first: int, structure: Structure) -> "Phase":
+    def of(cls, first: int, structure: Structure) -> "BudgetPhase":
         """A structure's, from a step on."""
         return cls(first, Fraction(structure.reset_interval), structure.reset_ratio, structure.gradient_ratio)
 
@@ -64,18 +64,20 @@ class RatioSchedule:
 def parse(text: str) -> RatioSchedule:
     """The schedule that a text means. Raises ValueError for what means none."""
     name, slash, digits = text.partition("/")
-    if name not in NAMES:
-        raise unknown("ratio schedule", text, NAMES)
-    if name not in USUAL:
+    if name not in SCHEDULE_NAMES:
+        raise unknown("ratio schedule", text, SCHEDULE_NAMES)
+    if name not in USUAL_SHARES:
         if slash:
             raise ValueError(f"{text!r}: {name} takes no number; write {name}")
         return RatioSchedule(name)
     try:
-        share = float(digits) if slash else USUAL[name]
+        share = float(digits) if slash else USUAL_SHARES[name]
     except ValueError:
         share = math.nan
     if not 0 < share < 1:
-        raise ValueError(f"{text!r}: after the slash comes a share between 0 and 1, as in {name}/{USUAL[name]:g}")
+        raise ValueError(
+            f"{text!r}: after the slash comes a share between 0 and 1, as in {name}/{USUAL_SHARES[name]:g}"
+        )
     return RatioSchedule(name, share)
 
 
@@ -93,7 +95,7 @@ def check_schedule(method: Method, text: str) -> RatioSchedule:
 
 def phases(
     method: Method, text: str, structure: Structure, steps: int, factor: Callable[[int], float]
-) -> tuple[Phase, ...]:
+) -> tuple[BudgetPhase, ...]:
     """The phases of a run of so many steps that spend together what `structure` spends in them, exactly or to a reset.
 
     `factor`: of the learning rate at steps 1, 2, ... Of a guardrail's the first one is given: what comes then depends on
@@ -101,7 +103,7 @@ def phases(
     """
     schedule = check_schedule(method, text)
     if schedule.name in (CONSTANT, GUARDRAIL):
-        return (Phase.of(1, structure),)
+        return (BudgetPhase.of(1, structure),)
     budget = steps / exact(method.formula(structure))
     if schedule.name == QSR:
         return _growing(structure, steps, factor)
@@ -112,13 +114,13 @@ def phases(
             f"{schedule}: the bytes of {steps} steps at R_C {number(method.formula(structure))} are those of "
             f"{number(float(budget))} dense ones, too few to be shared out; ask for more steps or a smaller ratio"
         )
-    whole, rest = Phase(1, Fraction(1), 1.0, math.inf), steps - dense
+    whole, rest = BudgetPhase(1, Fraction(1), 1.0, math.inf), steps - dense
     if schedule.name == DENSE_START:
         return whole, spending(method, dense + 1, rest, budget - dense, structure)
-    return spending(method, 1, rest, budget - dense, structure), Phase(rest + 1, Fraction(1), 1.0, math.inf)
+    return spending(method, 1, rest, budget - dense, structure), BudgetPhase(rest + 1, Fraction(1), 1.0, math.inf)
 
 
-def spending(method: Method, first: int, steps: int, budget: Fraction, structure: Structure) -> Phase:
+def spending(method: Method, first: int, steps: int, budget: Fraction, structure: Structure) -> BudgetPhase:
     """A phase of so many steps that spends `budget`, in dense synchronisations, and is otherwise like a structure.
 
     RC1 and RC2 are scaled where the method has RC1, which can be any number; else resets come more or less often. The last
@@ -126,19 +128,19 @@ def spending(method: Method, first: int, steps: int, budget: Fraction, structure
     """
     if "reset_ratio" not in method.knobs:
         resets = min(max(1, round(budget)), steps)
-        return Phase(first, Fraction(steps, resets), 1.0, math.inf)
+        return BudgetPhase(first, Fraction(steps, resets), 1.0, math.inf)
     resets = max(1, round(Fraction(steps, structure.reset_interval)))
-    like = Phase(first, Fraction(steps, resets), structure.reset_ratio, structure.gradient_ratio)
+    like = BudgetPhase(first, Fraction(steps, resets), structure.reset_ratio, structure.gradient_ratio)
     scale = budget / like.spent(steps)
     least = max(rate(structure.reset_ratio), rate(structure.gradient_ratio))
     scale = min(scale, 1 / least)  # no more than everything can be sent
     g = rate(structure.gradient_ratio) * scale
-    return Phase(
+    return BudgetPhase(
         first, like.interval, float(1 / (rate(structure.reset_ratio) * scale)), float(1 / g) if g else math.inf
     )
 
 
-def spent(begun: Sequence[Phase], steps: int) -> Fraction:
+def spent(begun: Sequence[BudgetPhase], steps: int) -> Fraction:
     """What phases have spent in the first so many steps of a run, in dense synchronisations."""
     ends = [following.first - 1 for following in begun[1:]] + [steps]
     return sum((phase.spent(end - phase.first + 1) for phase, end in zip(begun, ends, strict=True)), Fraction(0))
@@ -169,8 +171,8 @@ class Guardrail:
 
 
 def guarded(
-    method: Method, structure: Structure, steps: int, begun: Sequence[Phase], t: int, until: int, outside: bool
-) -> Phase:
+    method: Method, structure: Structure, steps: int, begun: Sequence[BudgetPhase], t: int, until: int, outside: bool
+) -> BudgetPhase:
     """What holds from step t + 1 until the evaluation at `until`, in a run of `steps` that has begun these phases."""
     left = steps / exact(method.formula(structure)) - spent(begun, t)
     share = left * Fraction(until - t, steps - t)
@@ -179,7 +181,7 @@ def guarded(
     return spending(method, t + 1, until - t, share, structure)
 
 
-def _growing(structure: Structure, steps: int, factor: Callable[[int], float]) -> tuple[Phase, ...]:
+def _growing(structure: Structure, steps: int, factor: Callable[[int], float]) -> tuple[BudgetPhase, ...]:
     """Quadratic synchronisation rule: H(t) = max(H_0, floor((a / factor)^2)), H_0 half of the structure's, a from the total.
 
     During a warm-up H is what it is at the peak. Source: Gu et al., arXiv 2310.14423.
@@ -208,10 +210,10 @@ def _growing(structure: Structure, steps: int, factor: Callable[[int], float]) -
         if found[longest] < 2:
             break
         found[longest : longest + 1] = [found[longest] // 2, -(-found[longest] // 2)]
-    phased: list[Phase] = []
+    phased: list[BudgetPhase] = []
     first = 1
     for interval in found:
         if not phased or phased[-1].interval != interval:
-            phased.append(Phase(first, Fraction(interval), structure.reset_ratio, structure.gradient_ratio))
+            phased.append(BudgetPhase(first, Fraction(interval), structure.reset_ratio, structure.gradient_ratio))
         first += interval
     return tuple(phased)

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from cser_ray.budget import structure_for
 from cser_ray.config import SCHEDULES
 from cser_ray.methods import METHODS
-from cser_ray.ratio_schedule import NAMES, Phase, parse, phases
+from cser_ray.ratio_schedule import SCHEDULE_NAMES, BudgetPhase, parse, phases
 from cser_ray.registry import UnknownNameError
 
 MOVING = [name for name in METHODS.builtin if "schedule" in METHODS[name].variants]
 WITH_INTERVAL = [name for name in MOVING if "reset_interval" in METHODS[name].knobs]
 
 
-def total(found: Sequence[Phase], steps: int) -> Fraction:
+def total(found: Sequence[BudgetPhase], steps: int) -> Fraction:
     """What the phases spend, in dense synchronisations: counted step by step."""
     spent = Fraction(0)
     for phase, following in zip(found, [*found[1:], None], strict=True):
@@ -69,14 +69,14 @@ def test_the_total_is_that_of_the_ratio(method: str, text: str, ratio: float, sc
 def test_a_dense_start_by_hand() -> None:
     """256 steps at R_C 16 are 16 dense ones: 8 at the start, then 8 resets in 248 steps, every 31."""
     found = phases(METHODS["local-sgd"], "dense-start", structure_for("local-sgd", 16), 256, lambda t: 1.0)
-    assert found == (Phase(1, Fraction(1), 1.0, math.inf), Phase(9, Fraction(31), 1.0, math.inf))
+    assert found == (BudgetPhase(1, Fraction(1), 1.0, math.inf), BudgetPhase(9, Fraction(31), 1.0, math.inf))
 
 
 def test_a_dense_end_of_blocks_by_hand() -> None:
     """cser-pl with H = 4 and RC1 = 4: 8 dense steps at the end; before, 62 resets share out 8: RC1 = 7.75."""
     structure = structure_for("cser-pl", 16, reset_interval=4)
     found = phases(METHODS["cser-pl"], "dense-end", structure, 256, lambda t: 1.0)
-    assert found == (Phase(1, Fraction(4), 7.75, math.inf), Phase(249, Fraction(1), 1.0, math.inf))
+    assert found == (BudgetPhase(1, Fraction(4), 7.75, math.inf), BudgetPhase(249, Fraction(1), 1.0, math.inf))
 
 
 def test_intervals_grow_as_the_rate_falls() -> None:
@@ -89,9 +89,9 @@ def test_intervals_grow_as_the_rate_falls() -> None:
     assert intervals[0] == 8
     assert intervals[:-1] == sorted(intervals[:-1])
     assert max(intervals) > 64
-    assert phases(METHODS["local-sgd"], "qsr", structure, 2048, lambda t: 1.0) == (Phase.of(1, structure),)
+    assert phases(METHODS["local-sgd"], "qsr", structure, 2048, lambda t: 1.0) == (BudgetPhase.of(1, structure),)
     warming = phases(METHODS["local-sgd"], "qsr", structure, 2048, lambda t: min(1.0, t / 100))
-    assert warming == (Phase.of(1, structure),)
+    assert warming == (BudgetPhase.of(1, structure),)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_intervals_grow_as_the_rate_falls() -> None:
 def test_one_text_for_each(text: str, canonical: str) -> None:
     """The number is spelled out."""
     assert str(parse(text)) == canonical
-    assert {str(parse(str(parse(name)))) for name in NAMES} == {str(parse(name)) for name in NAMES}
+    assert {str(parse(str(parse(name)))) for name in SCHEDULE_NAMES} == {str(parse(name)) for name in SCHEDULE_NAMES}
 
 
 @pytest.mark.parametrize(

@@ -49,8 +49,10 @@ class EFSGD(FlatOptimizer):
         self.e += self.local_update(x, g)
         error_feedback_(self.e, x, -1, self.gradient_compressor, self.communicator, t, "gradient")
 
-    def move_budget_(self, gradient_compressor: Compressor) -> None:
+    def move_budget_(self, gradient_compressor: Compressor | None = None) -> None:
         """Send another part from the next step on, on all workers alike; see `PartialReset.move_budget_`."""
+        if gradient_compressor is None:
+            return
         old = self.gradient_compressor
         self.gradient_compressor = self.another(old, gradient_compressor, Purpose.RESET_BLOCKS)
         if (owed := self.take_owed_(old)) is not None:

@@ -14,7 +14,7 @@ from cser_ray.config import RunConfig
 from cser_ray.knobs import Knobs
 from cser_ray.methods import METHODS
 from cser_ray.optimizers import FlatOptimizer, Placement
-from cser_ray.ratio_schedule import Phase
+from cser_ray.ratio_schedule import BudgetPhase
 from cser_ray.registry import load
 
 
@@ -74,7 +74,7 @@ def _compressor(config: RunConfig, ratio: float, d: int | None) -> Compressor:
     return compressor(method.compressor or config.compressor, asked, config.block_order, d, config.workers)
 
 
-def budget_at(config: RunConfig, phase: Phase, d: int | None = None) -> dict[str, Any]:
+def budget_at(config: RunConfig, phase: BudgetPhase, d: int | None = None) -> dict[str, Any]:
     """What `move_budget_` of the method's class is given where a phase begins; `d` and errors as of `own_arguments`."""
     here: dict[str, Any] = {"reset_interval": phase.interval}
     ratios = {"reset_ratio": phase.reset_ratio, "gradient_ratio": phase.gradient_ratio}

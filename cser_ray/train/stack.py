@@ -10,7 +10,7 @@ from torch import Tensor
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.methods import METHODS
-from cser_ray.ratio_schedule import GUARDRAIL, Guardrail, Phase, guarded, parse
+from cser_ray.ratio_schedule import GUARDRAIL, BudgetPhase, Guardrail, guarded, parse
 from cser_ray.seeds import Purpose, derived_seed
 from cser_ray.tasks import make_task
 from cser_ray.tasks.base import Held, Task, losses
@@ -146,8 +146,8 @@ class Stack:
             given = self.config.structure, self.config.run_steps, self.phases, self.t, until, outside
             self.phases = (*self.phases, guarded(method, *given))
 
-    def _begin(self, phase: Phase) -> None:
-        if phase != Phase.of(1, self.config.structure):
+    def _begin(self, phase: BudgetPhase) -> None:
+        if phase != BudgetPhase.of(1, self.config.structure):
             optimizer: Any = self.optimizer
             optimizer.move_budget_(**budget_at(self.config, phase, self.n_params))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator, Entry
-from cser_ray.ratio_schedule import Phase
+from cser_ray.ratio_schedule import BudgetPhase
 from cser_ray.store.read import jsonable
 from cser_ray.train.record import Record
 from cser_ray.train.stack import Stack
@@ -146,7 +146,7 @@ def _guard_on(stack: Stack, state: dict[str, Any]) -> None:
         saved = state["guardrail"]
         stack.guardrail.lowest = float(saved["lowest"])
         stack.phases = tuple(
-            Phase(first, Fraction(interval), ratio, float(gradient))
+            BudgetPhase(first, Fraction(interval), ratio, float(gradient))
             for first, interval, ratio, gradient in saved["phases"]
         )
 
