@@ -83,6 +83,8 @@ class Stack:
             self.workers = RealWorker(suited(rows[0], precision), row_seeds[0])
             # each process trains on a GPU of its own: what its convolutions are timed for stays as it is
             torch.backends.cudnn.benchmark = device.type == "cuda"
+            if device.type == "cuda" and device.index is not None:
+                torch.cuda.set_device(device)  # where graphs are captured
         elif config.overlap:
             raise ValueError("overlap is for real workers, with one run each: leave it out")
         else:

@@ -22,22 +22,22 @@ COMPILED_STEPS = 10_000
 """Steps of a run on a GPU from which compiling pays: it takes 30 to 45 s and saves 3 to 6 ms a step (WRN-16-4, H200)."""
 
 
-WAYS_OF_EXECUTION: dict[str, Way] = {"eager": "vmap", "graph": "record", "compiled": "compile"}
+WAYS_ASKED: dict[str, Way] = {"eager": "vmap", "graph": "record", "compiled": "compile"}
 """What a run may ask for -> the way of its virtual workers; a model that is looped in eager steps still is."""
 
 
 def choose_way(workers: VirtualWorkers, steps: int, recordable: bool = True, execution: str = "auto") -> Way:
     """The way that ends a run of so many steps first, or the one that `CSER_RAY_VIRTUAL` names.
 
-    `recordable`: whether the step may be anything but eager. `execution`: a key of `WAYS_OF_EXECUTION` where the run asks
-    for one, which `recordable` and the variable do not change. The choice does not depend on the clock, so that the same
+    `recordable`: whether the step may be anything but eager. `execution`: a key of `WAYS_ASKED` where the run asks for one,
+    which `recordable` and the variable do not change. The choice does not depend on the clock, so that the same
     run on the same kind of machine takes the same way again. Raises ValueError for an unknown name.
     """
     forced = os.environ.get(VARIABLE, "")
     if forced and forced not in get_args(Way):
         raise ValueError(f"{VARIABLE}={forced!r} names no way to run virtual workers: take {', '.join(get_args(Way))}")
     if execution != "auto":
-        return "loop" if execution == "eager" and workers.looped else WAYS_OF_EXECUTION[execution]
+        return "loop" if execution == "eager" and workers.looped else WAYS_ASKED[execution]
     if workers.rows == 1 or (workers.looped and not recordable):
         return "loop"
     if not recordable:

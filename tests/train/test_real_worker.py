@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ from torch import Tensor, nn
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.seeds import Purpose
+from cser_ray.tasks import make_task
 from cser_ray.tasks.base import losses
 from cser_ray.train.build import make_optimizer
+from cser_ray.train.checkpoints import Checkpoints
 from cser_ray.train.passes import Passes, check_execution, record_stages, stages_of, take_step
 from cser_ray.train.real_worker import RealWorker
+from cser_ray.train.record import Record, TrialIdentity
 from cser_ray.train.stack import Stack
 from cser_ray.virtual import GradientStep, VirtualWorkers
 from tests.processes import run_processes
@@ -63,6 +67,29 @@ def test_a_real_worker_has_the_bits_of_a_row(task: str) -> None:
         return same and torch.equal(x, x_row) and torch.equal(loss, loss_row)
 
     assert run_processes(2, both) == [True, True]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_real_worker_goes_on_bit_for_bit(tmp_path: Path, overlap: bool) -> None:
+    """From a checkpoint with resets under way: parameters, buffers and random numbers."""
+    one = config("csea", workers=2, task=TASKS[2], reset_delay=3, overlap=overlap, rung="distributed")
+    make_task(one.task).splits()  # made once here rather than in every process
+
+    def each() -> bool:
+        whole = Stack([one], Communicator(), CPU)
+        for _ in range(STEPS):
+            whole.step()
+        Checkpoints(str(tmp_path), "trial", 0).save(whole, Record(whole, TrialIdentity("study", "trial")))
+        again = Stack([one], Communicator(), CPU)
+        record = Record(again, TrialIdentity("study", "trial"))
+        Checkpoints(str(tmp_path), "trial", 0).restore(again, record)
+        assert again.t == STEPS
+        for stack in (whole, again):
+            for _ in range(STEPS):
+                stack.step()
+        return torch.equal(whole.optimizer.x, again.optimizer.x)
+
+    assert run_processes(2, each) == [True, True]
 
 
 @pytest.mark.parametrize("method", ["sgd", "local-sgd", "csea", "cser", "cser-pl"])
