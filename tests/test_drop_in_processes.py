@@ -16,7 +16,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from cser_ray.communication.communicator import Communicator, Ledger
-from cser_ray.compressors import GRBS, TopK
+from cser_ray.compressors import GRBS, ChunkedTopK, TopK
 from cser_ray.optimizers import CSEA, CSER, Placement
 from cser_ray.virtual import backward
 from tests.beside_sgd import network
@@ -42,6 +42,14 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "cser with a delayed reset": (
         "cser",
         {"reset_interval": 6, "reset_compressor": GRBS(3), "gradient_compressor": GRBS(7), "reset_delay": 4},
+    ),
+    "sparseloco": (
+        "sparseloco",
+        {"reset_interval": 6, "reset_compressor": ChunkedTopK(8, 16), "inner": "nesterov"},
+    ),
+    "streaming-diloco, late": (
+        "streaming-diloco",
+        {"reset_interval": 4, "reset_compressor": GRBS(3, "cyclic"), "reset_delay": 6},
     ),
     "dgc": ("dgc", {"ratio": 4}),
     "d-psgd": ("d-psgd", {}),
