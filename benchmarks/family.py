@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
+from textwrap import fill
 from typing import Any, Literal
 
 from scipy.special import stdtr, stdtrit
@@ -34,10 +35,15 @@ RATIOS = (16.0, 64.0, 256.0)
 SEEDS = 8
 """Fresh ones, by which the chosen configurations are reported."""
 COLUMNS = ("study", "method", "ratio", "sent_ratio", "configuration", "repeat", "diverged", "test_loss", "test_acc",
-           "floor_loss", "commit", "hardware")  # fmt: skip
+           "floor_loss")  # fmt: skip
 BEGIN, END = "<!-- benchmarks/family.py: from here -->", "<!-- benchmarks/family.py: to here -->"
 DOCUMENT = Path(__file__).parent.parent / "docs/methods.md"
 LEVEL = 0.05
+WIDTH = 120
+BESIDE = (
+    "Without a ratio to ask for, at what their messages come to. ▲ and ▼ are against local averaging at the largest ratio of "
+    "the table that is not above theirs, so that it has at least as many bytes; adjusted together."
+)
 
 
 def studies() -> dict[str, Study]:
@@ -63,8 +69,8 @@ def studies() -> dict[str, Study]:
             inner="adamw",
             methods=_able("adamw"),
             lrs=tuple(0.0005 * 2**k for k in range(5)),
-            trials=4,
-            steps=1024,
+            trials=3,
+            steps=768,
             **common,
         ),
     }
@@ -117,7 +123,6 @@ def rows_of(name: str, chosen: Chosen) -> Iterable[list[Any]]:
                 name, choice.method, f"{choice.ratio:g}", f"{run['realised_ratio']:.5g}", _configuration(choice),
                 run["repeat"], int(run["diverged"]), f"{run['test_loss'] or math.nan:.6g}",
                 f"{run['test_acc'] or math.nan:.5g}", f"{floor if METHODS[choice.method].silent else math.nan:.6g}",
-                run["git_sha"], run["device"],
             ]  # fmt: skip
 
 
@@ -185,7 +190,7 @@ def table(name: str, cells: Cells) -> str:
     above = {
         r: standings(at, {m: silent[inner_of[m]] for m in at if inner_of[m] in silent}) for r, at in columns.items()
     }
-    lines = [f"### {name}", "", _conditions(study, cells), ""]
+    lines = [f"### On {name}", "", wrapped(_conditions(study, cells)), ""]
     lines += [
         "| method | " + " | ".join(f"R_C {number(r)}" for r in study.ratios) + " |",
         "|---|" + "---|" * len(study.ratios),
@@ -198,19 +203,32 @@ def table(name: str, cells: Cells) -> str:
         lines.append(f"| `{method}` | " + " | ".join(entries) + " |")
     lines += [
         "",
-        "Without a ratio to ask for, at what their messages come to:",
+        wrapped(BESIDE),
         "",
         "| method | R_C | test loss |",
         "|---|---|---|",
     ]
-    for (method, _), cell in sorted(cells.items(), key=lambda item: item[1].sent_ratio):
-        if not METHODS[method].has_ratio:
-            lines.append(f"| `{method}` | {number(float(f'{cell.sent_ratio:.4g}'))} | {_interval(cell)} |")
-            if METHODS[method].silent:
-                floor = Cell(method, 0, 0, "", dict(cell.floors))
-                lines.append(f"| the best of `{method}`'s lines: silence | inf | {_interval(floor)} |")
-    lines += ["", *(_sentence(r, beside[r], above[r]) for r in study.ratios)]
+    fixed = {m: cell for (m, _), cell in cells.items() if not METHODS[m].has_ratio}
+    against = {
+        m: max((r for r in study.ratios if r <= cell.sent_ratio < math.inf), default=None) for m, cell in fixed.items()
+    }
+    compared = {
+        m: cells[local[inner_of[m]], ratio].losses for m, ratio in against.items() if ratio and inner_of[m] in local
+    }
+    found = standings(fixed, compared)
+    for method, cell in sorted(fixed.items(), key=lambda item: item[1].sent_ratio):
+        ratio = number(float(f"{cell.sent_ratio:.4g}"))
+        lines.append(f"| `{method}` | {ratio} | {_entry(cell, found.get(method), None)} |")
+        if METHODS[method].silent:
+            floor = Cell(method, 0, 0, "", dict(cell.floors))
+            lines.append(f"| the best of `{method}`'s lines: silence | inf | {_interval(floor)} |")
+    lines += ["", *(wrapped(_sentence(r, beside[r], above[r]), "  ") for r in study.ratios)]
     return "\n".join(lines)
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """In lines of the documents' width, no name cut."""
+    return fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _opponents(cells: Cells, inner_of: Mapping[str, str]) -> tuple[dict[str, str], dict[str, Mapping[int, float]]]:
