@@ -36,7 +36,7 @@ def test_a_paired_p_by_hand() -> None:
 
 
 def test_marks() -> None:
-    """Told apart in either direction, or not; who diverges more often than its opponent is worse, whatever the rest reached."""
+    """Told apart in either direction, or not; who diverges more often than its opponent is worse, however good the rest."""
     local = dict(enumerate([1.0, 1.1, 0.9, 1.05, 0.95]))
     cells = {
         "good": cell([0.5, 0.61, 0.4, 0.55, 0.46]),
