@@ -74,6 +74,9 @@ def _run_settings() -> list[click.Parameter]:
     return [*setting_options(RunConfig, defaults=says), *logistics]
 
 
+COMPILE = click.option("--compile", is_flag=True, help="Short for --execution compiled: passes by torch.compile.")
+
+
 @main.command(cls=SettingsCommand, settings=_study_settings)
 @click.option("--start-from", help="Comma-separated results of earlier studies; what they chose is tried first.")
 @click.option("--budget", help="What it may spend at most, as in 2h,40trials,500worker-h,10GB [all that is planned].")
@@ -85,6 +88,7 @@ def _run_settings() -> list[click.Parameter]:
     help="Stops the worse trials early, asynchronously; stopped runs are not compared.",
 )
 @click.option("--max-concurrent", type=click.IntRange(min=1), help="Trials at a time [as many as there are CPUs].")
+@COMPILE
 @CONFIG
 @click.option("--out", help="Results folder or s3:// URI; one that exists is gone on with [results/TASK].")
 @click.pass_context
@@ -147,6 +151,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
 @main.command(cls=SettingsCommand, settings=_run_settings)
 @click.option("--distributed", is_flag=True, help="One real Ray Train worker each, over NCCL or gloo.")
 @click.option("--from-workers", type=int, help="Go on from the checkpoint of this run with another number of workers.")
+@COMPILE
 @CONFIG
 @click.option("--out", help="Keep the rows in this results folder.")
 @click.pass_context

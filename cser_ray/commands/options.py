@@ -206,6 +206,10 @@ def settings_of(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
     defaults = click.core.ParameterSource.DEFAULT
     explicit = {key: value for key, value in given.items() if ctx.get_parameter_source(key) is not defaults}
     merged = given | from_file | explicit
+    if merged.pop("compile", False):
+        if merged.get("execution") not in (None, "compiled"):
+            raise ValueError(f"--compile is --execution compiled, not {merged['execution']}: give one of the two")
+        merged["execution"] = "compiled"
     return {key: value for key, value in merged.items() if value is not None}
 
 

@@ -1,10 +1,12 @@
 """The settings of real workers' steps: where they are refused, and what of them goes home."""
 
 import json
+from typing import Any
 
 import pytest
 
 from cser_ray.commands.cli import main
+from cser_ray.commands.options import settings_of
 from cser_ray.config import RunConfig
 from cser_ray.train.passes import check_execution
 from cser_ray.virtual import VirtualWorkers, choose_way
@@ -29,6 +31,17 @@ def test_execution_is_an_option_of_both_commands() -> None:
     options = {name: {p.name for p in main.commands[name].params} for name in ("train", "tune")}
     assert "execution" in options["train"] & options["tune"]
     assert "overlap" in options["train"] - options["tune"]
+
+
+def test_compile_is_short_for_compiled() -> None:
+    """As a flag of both commands; beside another way to run it is refused."""
+    for name in ("train", "tune"):
+        command: Any = main.commands[name]
+        asked = command.make_context(name, ["--compile", "--method" if name == "train" else "--methods", "sgd"])
+        assert settings_of(asked, dict(asked.params))["execution"] == "compiled"
+        both = command.make_context(name, ["--compile", "--execution", "eager"])
+        with pytest.raises(ValueError, match="--compile is --execution compiled, not eager: give one of the two"):
+            settings_of(both, dict(both.params))
 
 
 def test_a_run_keeps_its_name_where_nothing_is_asked_for() -> None:
