@@ -23,7 +23,7 @@ BY_HAND = {
     "ef-sgd top-k": CHUNKS * KEPT * (1.5 + 4),
     "ef-sgd two-way": 2 * math.ceil(CHUNKS / HOSTS) * (KEPT * (1.5 + 1) + 4),
 }
-"""Bytes that leave one of two hosts in a step: places of 12 bits; values of 32, or, there and back, of 8 and a scale a chunk."""
+"""Bytes that leave one of two hosts in a step: places of 12 bits; values of 32, or, there and back, of 8 with a scale."""
 Rank = subprocess.Popen[str]
 
 

@@ -56,6 +56,9 @@ def test_commands_train_in_the_precision_and_the_way_of_the_run() -> None:
     command = train_command(settings_of_run(RunConfig(dtype="bfloat16", execution="compiled")))
     assert "--dtype bfloat16" in command
     assert "--execution compiled" in command
+    assert "--distributed" not in command
+    overlapped = train_command(settings_of_run(RunConfig(method="csea", ratio=8.0, reset_ratio=8.0, overlap=True)))
+    assert overlapped.startswith("cser-ray train --distributed")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -65,8 +65,10 @@ def settings_file(settings: Mapping[str, Any], comments: Iterable[str]) -> str:
 
 
 def train_command(settings: Mapping[str, Any]) -> str:
-    """`cser-ray train` with these settings, for a shell."""
-    return _lines(["cser-ray train", *map(shlex.join, _options(settings))])
+    """`cser-ray train` with these settings, for a shell; on real workers where only they can do what is asked."""
+    return _lines(
+        ["cser-ray train" + " --distributed" * bool(settings.get("overlap")), *map(shlex.join, _options(settings))]
+    )
 
 
 def job_command(settings: Mapping[str, Any]) -> str | None:
