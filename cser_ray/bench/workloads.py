@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from cser_ray.tasks.base import losses
 from cser_ray.tasks.models import build_model, check_model
 from cser_ray.tasks.transformer import Transformer
-from cser_ray.train.passes import autocast, record_stages
+from cser_ray.train.passes import autocast
+from cser_ray.train.stages import record_stages
 from cser_ray.virtual.recorded import mean_losses
 
 VOCABULARY = 97

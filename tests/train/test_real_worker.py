@@ -15,10 +15,11 @@ from cser_ray.tasks import make_task
 from cser_ray.tasks.base import losses
 from cser_ray.train.build import make_optimizer
 from cser_ray.train.checkpoints import Checkpoints
-from cser_ray.train.passes import Passes, check_execution, record_stages, stages_of, take_step
+from cser_ray.train.passes import Passes, check_execution, take_step
 from cser_ray.train.real_worker import RealWorker
 from cser_ray.train.record import Record, TrialIdentity
 from cser_ray.train.stack import Stack
+from cser_ray.train.stages import record_stages, stages_of
 from cser_ray.virtual import GradientStep, VirtualWorkers
 from tests.processes import run_processes
 from tests.train.points import CPU, config
