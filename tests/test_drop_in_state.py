@@ -166,7 +166,7 @@ def test_mixed_parameters_and_none_at_all_are_refused() -> None:
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_every_method_is_a_torch_optimizer(method: str) -> None:
     """By type, by the groups it shows, and by its repr."""
-    arguments = own_arguments(config_at(method, 4.0))
+    arguments = own_arguments(config_at(method, 4.0, workers=1))
     model = network()
     optimizer: FlatOptimizer = OPTIMIZERS[method](model.parameters(), lr=0.1, **arguments)
     assert isinstance(optimizer, torch.optim.Optimizer)

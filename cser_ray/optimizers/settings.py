@@ -28,4 +28,5 @@ def _of(value: Any) -> Any:
     if not dataclasses.is_dataclass(value):
         return value if isinstance(value, _PLAIN) else type(value).__name__
     fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name not in _KEYED}
-    return (type(value).__name__, fields)
+    inside = {name: _of(each) if dataclasses.is_dataclass(each) else each for name, each in fields.items()}
+    return (type(value).__name__, inside)

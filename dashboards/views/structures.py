@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cser_ray.knobs import KNOBS
+from cser_ray.knobs import KNOBS, USUAL_KNOBS
 from cser_ray.methods import METHODS, has_ratio
 from cser_ray.structure import number
 from dashboards.views.values import column, drawn
@@ -132,6 +132,9 @@ def _text(row: Any) -> str:
     knobs = [
         f"{title} {'∞' if math.isinf(value) else number(float(f'{value:.4g}'))}"
         for name, title in AXES.items()
-        if name not in ("val_acc", "compressor") and not math.isnan(value := getattr(row, name))
+        if name not in ("val_acc", *TEXTS) and not math.isnan(value := getattr(row, name))
     ]
-    return ", ".join([row.compressor, *knobs] if isinstance(row.compressor, str) else knobs)
+    words = [
+        text for name in TEXTS if isinstance(text := getattr(row, name), str) and text != getattr(USUAL_KNOBS, name)
+    ]
+    return ", ".join([*words, *knobs])

@@ -45,7 +45,7 @@ def point(method: str, task: str, dtype: str) -> RunConfig:
 
 def trained(run: RunConfig, processes: int) -> Outcome:
     """What a process of so many has after all steps."""
-    communicator = Communicator(WORKERS // processes, None if processes == 1 else "default")
+    communicator = Communicator(run.workers // processes, None if processes == 1 else "default")
     stack = Stack([run], communicator, CPU)
     for _ in range(run.steps):
         stack.step()
