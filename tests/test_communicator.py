@@ -1,6 +1,9 @@
 """The communicator: means, gathers and the ledger, the same however the workers are spread over processes."""
 
 import os
+import subprocess
+import sys
+import textwrap
 import time
 import weakref
 from functools import partial
@@ -261,3 +264,27 @@ def test_a_hanging_process_is_an_error() -> None:
 
     with pytest.raises(TimeoutError, match="ranks \\[0, 1\\]"):
         run_processes(2, work, timeout=0.5)
+
+
+@pytest.mark.parametrize("first", ["import cser_ray.optimizers", "init()"])
+def test_nothing_keeps_a_group_that_was_destroyed(first: str) -> None:
+    """Whatever of torch is imported meanwhile: threads of gloo that live on when Python ends abort it now and then."""
+    program = f"""
+        import os
+        import torch.distributed as dist
+        def init():
+            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        {first}
+        import cser_ray.optimizers
+        dist.is_initialized() or init()
+        import torch
+        optimizer = cser_ray.optimizers.LocalSGD(torch.nn.Linear(2, 2).parameters(), lr=0.1, reset_interval=2)
+        import torch._dynamo, torch.distributed.checkpoint
+        dist.destroy_process_group()
+        threads = [open(f"/proc/self/task/{{t}}/comm").read() for t in os.listdir("/proc/self/task")]
+        print([name for name in threads if "gloo" in name])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert done.stdout.strip() == "[]"

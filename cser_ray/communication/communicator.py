@@ -309,3 +309,21 @@ def alive(group: "weakref.ref[dist.ProcessGroup]") -> "dist.ProcessGroup":
     if found is None:
         raise RuntimeError("This communicator's process group was destroyed; build a new one, and a new optimizer")
     return found
+
+
+def _let_go_of_the_world() -> None:
+    """No default argument of torch's keeps the process group that there is when its module is first imported.
+
+    torch.distributed.nn has such arguments, and checkpoints and compilers import it. A gloo group that is still there when
+    Python ends may abort the process: its threads ask for an interpreter that is gone.
+    """
+    from torch.distributed.nn import functional
+
+    for function in vars(functional).values():
+        if any(isinstance(value, dist.ProcessGroup) for value in getattr(function, "__defaults__", None) or ()):
+            kept = (None if isinstance(value, dist.ProcessGroup) else value for value in function.__defaults__)
+            function.__defaults__ = tuple(kept)  # what it would be without a group: the default one
+
+
+if dist.is_available():
+    _let_go_of_the_world()
