@@ -73,7 +73,8 @@ class Record:
         }
 
     def load_state(self, saved: dict[str, Any]) -> None:
-        """Continue from a saved `state`; the time between then and now is in no column."""
+        """Continue from a saved `state`; the time between then and now is in no column. TypeError for what is none."""
+        _check_kinds(saved)
         self.evaluation = saved["evaluation"]
         self.started_at = datetime.fromisoformat(saved["started_at"])
         self.diverged_step = list(saved["diverged_step"])
@@ -226,3 +227,25 @@ def _columns(suffix: str = "", **scores: Score) -> dict[str, list[float]]:
         if name != "train":
             columns[f"{name}_acc{suffix}"] = score.accuracy.tolist()
     return columns
+
+
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "evaluation": int,
+    "started_at": str,
+    "diverged_step": list,
+    "dense_before": (int, float),
+    "steps_before": int,
+    "note": (str, type(None)),
+    "training_s": (int, float),
+    "comm_s": (int, float),
+    "wall_s": (int, float),
+}
+
+
+def _check_kinds(saved: dict[str, Any]) -> None:
+    """Raise TypeError where a saved state holds values of other kinds: used much later, they would tell nobody why."""
+    for name, kind in _KINDS.items():
+        if isinstance(saved[name], bool) or not isinstance(saved[name], kind):
+            raise TypeError(f"{name} is {saved[name]!r}")
+    if not all(step is None or type(step) is int for step in saved["diverged_step"]):
+        raise TypeError(f"diverged_step is {saved['diverged_step']!r}")

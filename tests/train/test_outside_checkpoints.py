@@ -105,3 +105,15 @@ def test_checkpoints_with_right_checksums(
     earlier = "" if workers == 4 else "trial"
     checkpoints = Checkpoints(forged.uri, "trial" if workers == 4 else "other", 0, earlier)
     value_or(ValueError, lambda: checkpoints.restore(stack, record))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("note", True), ("evaluation", "3"), ("wall_s", None), ("diverged_step", [True]), ("steps_before", 1.5)],
+)
+def test_a_record_of_other_kinds_is_refused(saved: tuple[Path, dict[str, Any]], name: str, value: object) -> None:
+    """When it is loaded, not where the value is used."""
+    _, record = begin(stacked("csea"))
+    record.load_state(saved[1]["record"])
+    with pytest.raises(TypeError, match=name):
+        record.load_state(saved[1]["record"] | {name: value})
