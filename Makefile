@@ -17,7 +17,7 @@ test: $(STAMP) lint
 	@echo "test-timed') and 'gpu' (they need a CUDA GPU; 'make test-gpu')."
 
 test-system: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m system
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "system and not faults"
 
 test-faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults

@@ -56,6 +56,7 @@ def test_a_node_that_is_lost_ends_its_run_and_one_that_comes_goes_on(cluster: Cl
     assert set(history["attempt"]) == {0, 1}
 
 
+@pytest.mark.faults  # three minutes of waiting for Ray
 def test_a_node_that_cannot_be_reached_is_waited_for(cluster: Cluster, tmp_path: Path) -> None:
     """Its link is cut while it trains: a timeout ends the collective, and the run goes on once the node is back."""
     out = tmp_path / "run"
