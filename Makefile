@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/cser-ray tune --out $(OUT)
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	@echo "Left out: tests marked 'system' (they need root or a system package; 'make test-system' runs them), 'faults'"
 	@echo "(minutes of killed runs; 'make test-faults'), 'timed' (programs watched by the clock, for a quiet machine; 'make"
 	@echo "test-timed') and 'gpu' (they need a CUDA GPU; 'make test-gpu')."
