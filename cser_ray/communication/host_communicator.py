@@ -17,8 +17,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cser_ray.communication.communicator import HOST, Communicator, Pending, alive
+from cser_ray.communication.communicator import HOST, Communicator, Pending
 from cser_ray.communication.graph import Graph
+from cser_ray.communication.group_life import alive
 
 
 class HostCommunicator(Communicator):
