@@ -20,13 +20,13 @@ from statistics import mean, stdev
 from textwrap import fill
 from typing import Any, Literal
 
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtrit
 
 from cser_ray.config import check_inner
 from cser_ray.knobs import in_words, read_from
 from cser_ray.methods import METHODS
 from cser_ray.structure import number
-from tuning.compare.fairness import holm
+from tuning.compare.fairness import holm, paired_p
 from tuning.compare.selection import Choice, Chosen, read_chosen
 from tuning.execute.run import run_study
 from tuning.study.study import Study
@@ -149,17 +149,14 @@ def read(path: str) -> dict[str, dict[tuple[str, float], Cell]]:
     return found
 
 
-def paired_p(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[float, float]:
-    """Mean difference of losses by seed, and the two-sided p of a paired t-test; p is 1 with fewer than 3 common seeds."""
-    both = [
-        ours[k] - theirs[k] for k in ours.keys() & theirs.keys() if math.isfinite(ours[k]) and math.isfinite(theirs[k])
-    ]
-    if len(both) < 3:
+def two_sided(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[float, float]:
+    """Mean difference of losses by seed, and the two-sided p of `paired_p`; p is 1 with fewer than 3 common seeds."""
+    common = [k for k in ours.keys() & theirs.keys() if math.isfinite(ours[k]) and math.isfinite(theirs[k])]
+    one, other = ({k: losses[k] for k in common} for losses in (ours, theirs))
+    above, below = paired_p(one, other), paired_p(other, one)
+    if above is None or below is None:
         return math.nan, 1.0
-    spread = stdev(both) / math.sqrt(len(both))
-    if spread == 0:
-        return mean(both), 1.0
-    return mean(both), float(2 * stdtr(len(both) - 1, -abs(mean(both)) / spread))
+    return mean(one[k] - other[k] for k in common), min(1.0, 2 * min(above, below))
 
 
 def standings(cells: Mapping[str, Cell], against: Mapping[str, Mapping[int, float]]) -> dict[str, Standing]:
@@ -167,7 +164,7 @@ def standings(cells: Mapping[str, Cell], against: Mapping[str, Mapping[int, floa
 
     One that diverged with more seeds than its opponent is worse, whatever the rest of them reached.
     """
-    tests = {name: paired_p(cell.losses, against[name]) for name, cell in cells.items() if name in against}
+    tests = {name: two_sided(cell.losses, against[name]) for name, cell in cells.items() if name in against}
     adjusted = holm({name: p for name, (_, p) in tests.items()})
     found: dict[str, Standing] = {}
     for name, (difference, _) in tests.items():

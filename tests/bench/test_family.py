@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.family import DOCUMENT, Cell, paired_p, standings, studies, write_tables
+from benchmarks.family import DOCUMENT, Cell, standings, studies, two_sided, write_tables
 
 ROWS = Path(__file__).parents[2] / "benchmarks/results/family_h200.csv"
 
@@ -27,12 +27,12 @@ def cell(losses: list[float]) -> Cell:
     return Cell("m", 16.0, 16.0, "", dict(enumerate(losses)))
 
 
-def test_a_paired_p_by_hand() -> None:
+def test_a_two_sided_p_by_hand() -> None:
     """Differences -1, -2, -3: t = -2 / (1 / sqrt 3), two sides, 2 degrees of freedom; two seeds say nothing."""
-    difference, p = paired_p({0: 1.0, 1: 1.0, 2: 1.0}, {0: 2.0, 1: 3.0, 2: 4.0})
+    difference, p = two_sided({0: 1.0, 1: 1.0, 2: 1.0}, {0: 2.0, 1: 3.0, 2: 4.0})
     assert difference == -2
     assert p == pytest.approx(0.0742, abs=1e-4)
-    assert paired_p({0: 1.0, 1: 1.0}, {0: 2.0, 1: 3.0})[1] == 1.0
+    assert two_sided({0: 1.0, 1: 1.0}, {0: 2.0, 1: 3.0})[1] == 1.0
 
 
 def test_marks() -> None:
