@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.compressors.base import Compressor, RememberingCompressor, Selection, check_compressor
+from cser_ray.compressors.base import Compressor, Selection
 from cser_ray.compressors.remembered import Remembered
 from cser_ray.fsdp.sharding import sharding_of
 from cser_ray.fsdp.shards import ShardedParameters
@@ -27,18 +27,15 @@ from cser_ray.optimizers.local_steps import LOCAL_STEPS, LocalStep
 from cser_ray.optimizers.overlap import BackwardOverlap, release_hooks
 from cser_ray.optimizers.placement import Placement
 from cser_ray.optimizers.saving import (
-    check_remembered,
     checked_state,
     entry_of,
     load_entry,
-    load_remembered,
     publish,
-    remembered_state,
     with_entry,
 )
 from cser_ray.optimizers.scaling import unscale_
 from cser_ray.optimizers.settings import settings_of
-from cser_ray.seeds import Purpose
+from cser_ray.optimizers.streams import check_remembered, keyed, load_remembered, remembered_state
 
 
 class FlatOptimizer(torch.optim.Optimizer, ABC):
@@ -196,35 +193,7 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
 
         One that keeps something from call to call comes with its memory, which is saved and loaded with this optimizer.
         """
-        check_compressor(compressor)
-        keyed = compressor.with_streams(self.seeds, purpose, self.communicator.worker_ids)
-        if not isinstance(keyed, RememberingCompressor):
-            return keyed
-        held = Remembered(keyed, keyed.memory(self.x, self.communicator))
-        self.remembered[Purpose(purpose).name.lower()] = held
-        return held
-
-    def another(self, old: Compressor, new: Compressor, purpose: int) -> Any:
-        """A stream's next compressor, keyed by `stream`. It takes over what the owners of the old one remember, if it can."""
-        found = self.stream(new, purpose)
-        if isinstance(old, Remembered):
-            if not isinstance(found, Remembered):
-                del self.remembered[Purpose(purpose).name.lower()]
-            elif found.memory.shape == old.memory.shape:
-                found.memory.copy_(old.memory)
-                old.memory.zero_()
-        return found
-
-    def take_owed_(self, compressor: Compressor) -> Tensor | None:
-        """What a stream's owners remember, and now no longer do, as `RememberingCompressor.owed` places it `[..., w, d]`.
-
-        None where the compressor remembers nothing.
-        """
-        if not isinstance(compressor, Remembered):
-            return None
-        owed = compressor.owed(self.x, self.communicator)
-        compressor.memory.zero_()
-        return owed
+        return keyed(self, compressor, purpose)
 
     def local_update(self, x: Tensor, g: Tensor) -> Tensor:
         """The local update p as a new tensor; x stays as it is (Algorithm 4, lines 6-7)."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from cser_ray.compressors.base import Compressor
 from cser_ray.optimizers.arguments import Common
 from cser_ray.optimizers.base import FlatOptimizer
+from cser_ray.optimizers.streams import another, take_owed_
 from cser_ray.partial_sync import error_feedback_
 from cser_ray.seeds import Purpose
 
@@ -54,14 +55,14 @@ class EFSGD(FlatOptimizer):
         if gradient_compressor is None:
             return
         old = self.gradient_compressor
-        self.gradient_compressor = self.another(old, gradient_compressor, Purpose.RESET_BLOCKS)
-        if (owed := self.take_owed_(old)) is not None:
+        self.gradient_compressor = another(self, old, gradient_compressor, Purpose.RESET_BLOCKS)
+        if (owed := take_owed_(self, old)) is not None:
             self.e.add_(owed)  # joins the next message
 
     def flush_error_(self) -> None:
         self.x.sub_(self.e)  # what the model has still to go down by
         self.e.zero_()
-        if (owed := self.take_owed_(self.gradient_compressor)) is not None:
+        if (owed := take_owed_(self, self.gradient_compressor)) is not None:
             self.x.sub_(owed)
 
     def buffers(self) -> dict[str, Tensor]:

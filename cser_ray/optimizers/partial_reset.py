@@ -24,7 +24,7 @@ from cser_ray.optimizers.forms.outer_step import OuterStep
 from cser_ray.optimizers.forms.overlapped import Overlapped
 from cser_ray.optimizers.forms.with_error import WithError
 from cser_ray.optimizers.forms.without_error import WithoutError
-from cser_ray.optimizers.saving import check_remembered
+from cser_ray.optimizers.streams import another, check_remembered, take_owed_
 from cser_ray.seeds import Purpose
 
 
@@ -171,13 +171,13 @@ class PartialReset(FlatOptimizer):
                 )
         if reset_compressor is not None:
             old = self.reset_compressor
-            self.reset_compressor = self.another(old, reset_compressor, Purpose.RESET_BLOCKS)
-            if (owed := self.take_owed_(old)) is not None:
+            self.reset_compressor = another(self, old, reset_compressor, Purpose.RESET_BLOCKS)
+            if (owed := take_owed_(self, old)) is not None:
                 self.form.adopt_(self.x.add_(owed), common=False)
         if gradient_compressor is not None:
             old = self.gradient_compressor
-            self.gradient_compressor = self.another(old, gradient_compressor, Purpose.GRADIENT_BLOCKS)
-            if (owed := self.take_owed_(old)) is not None:
+            self.gradient_compressor = another(self, old, gradient_compressor, Purpose.GRADIENT_BLOCKS)
+            if (owed := take_owed_(self, old)) is not None:
                 self.form.adopt_(self.x.sub_(owed), common=False)
         self.reset_interval = h
         self.form.move_budget_(self.form.resets.moved(self.t, h), self.reset_compressor, self.gradient_compressor)
@@ -208,7 +208,7 @@ class PartialReset(FlatOptimizer):
         Of shape `[..., w, d]`; None where no compressor remembers. A reset under way moves the mean when it arrives, where its
         owners have remembered what they dropped of it when it was sent; so that difference is owed too.
         """
-        resets, updates = self.take_owed_(self.reset_compressor), self.take_owed_(self.gradient_compressor)
+        resets, updates = take_owed_(self, self.reset_compressor), take_owed_(self, self.gradient_compressor)
         if resets is None:
             return None if updates is None else updates.neg_()
         for _, _, sent, mean in self.form.in_flight_state():

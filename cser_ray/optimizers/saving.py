@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from cser_ray.compressors.remembered import Remembered
 from cser_ray.digest import digest
 from cser_ray.flat import FlatParameters, local
 from cser_ray.fsdp.state import own_part, spread
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from cser_ray.optimizers.base import FlatOptimizer
 
 ENTRY = "cser_ray"
-_REMEMBERED = "remembered"
 
 
 def publish(buffers: Mapping[str, Tensor], flat: FlatParameters, state: MutableMapping[Any, Any]) -> None:
@@ -68,37 +66,6 @@ def checked_state(state_dict: Mapping[str, Any], kind: str, dtype: str) -> tuple
             f"{there}, or start from the converted model with a new optimizer"
         )
     return own_part(saved), rest
-
-
-def remembered_state(remembered: Mapping[str, Remembered]) -> dict[str, Any]:
-    """What compressors keep from call to call, by stream; nothing where none does."""
-    return {_REMEMBERED: {name: c.memory.clone() for name, c in remembered.items()}} if remembered else {}
-
-
-def check_remembered(remembered: Mapping[str, Remembered], saved: Mapping[str, Any]) -> None:
-    """Raise ValueError where a saved `remembered_state` is not for these compressors and this number of workers."""
-    for name, there in saved.get(_REMEMBERED, {}).items():
-        if name not in remembered:
-            raise ValueError(
-                f"This state_dict has what the owners of parts remember of {name}, and no compressor here remembers it, so it "
-                "would be lost: build the optimizer with the compressors that it was saved with"
-            )
-        here = remembered[name].memory
-        if there.shape != here.shape:
-            raise ValueError(
-                f"What the owners remember of {name} has the saved shape {tuple(there.shape)}, and here {tuple(here.shape)}: "
-                "each worker owns 1/n of it, so it loads with the compressor and the number of workers that saved it"
-            )
-
-
-def load_remembered(remembered: Mapping[str, Remembered], saved: Mapping[str, Any]) -> None:
-    """Take back a `remembered_state` that has passed `check_remembered`; who was saved without a memory owed nothing."""
-    there = saved.get(_REMEMBERED, {})
-    for name, compressor in remembered.items():
-        if name in there:
-            compressor.memory.copy_(there[name])
-        else:
-            compressor.memory.zero_()
 
 
 def entry_of(optimizer: "FlatOptimizer") -> dict[str, Any]:
