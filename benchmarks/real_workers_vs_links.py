@@ -17,7 +17,6 @@ import math
 import os
 import random
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -28,6 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cser_ray.bench.clock import seconds_between, stamp
 from cser_ray.bench.links.cases import Case, make_cases
 from cser_ray.bench.links.training import Training, ours
 from cser_ray.bench.report.provenance import commit, hardware, today
@@ -148,18 +148,11 @@ class Turns:
 
     def stamp(self) -> Any:
         """A point in time on the device's own clock."""
-        if self.device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
+        return stamp(self.device)
 
     def between(self, start: Any, end: Any) -> float:
         """Seconds, of the slowest process."""
-        if self.device.type != "cuda":
-            return largest(end - start, self.device)
-        end.synchronize()
-        return largest(start.elapsed_time(end) / 1e3, self.device)
+        return largest(seconds_between(start, end), self.device)
 
 
 def largest(value: float, device: torch.device) -> float:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cser_ray.bench.clock import seconds_between, stamp
 from cser_ray.bench.links.training import Training
 from cser_ray.bench.links.windows import LONGEST_WHOLE, Phase
 
@@ -44,18 +45,11 @@ class Rank:
 
     def stamp(self) -> Any:
         """A point in time, on the device's own clock."""
-        if self.device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
-        return event
+        return stamp(self.device)
 
     def between(self, start: Any, end: Any) -> float:
         """Seconds from one stamp to another."""
-        if self.device.type != "cuda":
-            return float(end - start)
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3
+        return seconds_between(start, end)
 
     def sent(self) -> int:
         """Bytes that the interface has sent, read once all ranks are here and the counter has stopped moving."""
