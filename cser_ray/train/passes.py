@@ -13,7 +13,9 @@ from cser_ray.errors import CserWarning
 from cser_ray.optimizers import FlatOptimizer
 from cser_ray.train.real_worker import RealWorker
 from cser_ray.train.stages import record_stages
+from cser_ray.trees import Tree
 from cser_ray.virtual import GradientStep, backward
+from cser_ray.virtual.model_errors import said_clearly
 from cser_ray.virtual.recorded import Loss, mean_losses
 
 COMPILERS = ("g++", "clang++", "cl")
@@ -54,7 +56,7 @@ def autocast(device: torch.device, precision: torch.dtype | None) -> AbstractCon
     return torch.autocast(device.type, precision, cache_enabled=device.type != "cuda")
 
 
-def take_step(optimizer: FlatOptimizer, gradients: GradientStep, inputs: Tensor, targets: Tensor) -> Tensor:
+def take_step(optimizer: FlatOptimizer, gradients: GradientStep, inputs: Tree, targets: Tree) -> Tensor:
     """One step of the workers in this process: their losses [rows]. Nothing in it waits for a GPU.
 
     A real worker's gradients are gathered in one go, as autograd leaves them; those of stacked rows are added in place.
@@ -82,17 +84,18 @@ class Passes(GradientStep):
         self.execution = ("graph" if self.gpu else "eager") if execution == "auto" else execution
         self._prepared = False
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, inputs: Tree, targets: Tree) -> Tensor:
         """Forward and backward; inputs [1, b, ...], targets [1, b, ...]."""
         if not self._prepared:
             self.prepare(inputs)
         with self._autocast():
             outputs = self.worker(inputs)
         losses = mean_losses(self.loss, outputs, targets, self._dtype)
-        backward(losses.sum())
+        with said_clearly("The backward pass of the model", theirs_only=True):
+            backward(losses.sum())
         return losses.detach()
 
-    def prepare(self, inputs: Tensor) -> None:
+    def prepare(self, inputs: Tree) -> None:
         """Record or compile the stages for inputs [1, b, ...] of this shape; nothing else changes."""
         self._prepared = True
         while self.execution != "eager":

@@ -2,12 +2,14 @@
 
 import os
 import warnings
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from cser_ray.errors import CserWarning
+from cser_ray.trees import Tree, shapes
+from cser_ray.virtual.model_errors import said_clearly
 from cser_ray.virtual.recorded import Loss, Step, autocast, mean_losses, record
 from cser_ray.virtual.workers import VMAP_ON_CPU, VirtualWorkers, backward
 
@@ -62,19 +64,23 @@ class GradientStep:
 
     def __init__(self, workers: VirtualWorkers, loss: Loss, way: Way, precision: torch.dtype | None = None):
         self.workers, self.loss, self.way, self.precision = workers, loss, way, precision
-        self._records: dict[tuple[torch.Size, torch.Size], Step] = {}
+        self._records: dict[Any, Step] = {}
         workers.looped = way == "loop"
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, inputs: Tree, targets: Tree) -> Tensor:
         """Take the step; inputs [rows, b, ...], targets [rows, b, ...]."""
-        shapes = inputs.shape, targets.shape
-        if self.way in ("record", "compile") and shapes not in self._records:
+        alike = shapes((inputs, targets))
+        if self.way in ("record", "compile") and alike not in self._records:
             self._record(inputs, targets)
-        return self._records.get(shapes, self._eager)(inputs, targets)
+        return self._records.get(alike, self._eager)(inputs, targets)
 
-    def _record(self, inputs: Tensor, targets: Tensor) -> None:
+    def _record(self, inputs: Tree, targets: Tree) -> None:
         while self.way in ("record", "compile"):
             try:
+                with autocast(self.workers, self.precision):
+                    refusal = self.workers.refusal(inputs)
+                if refusal is not None:
+                    raise refusal
                 made = record(self.workers, self.loss, self.precision, self.way == "compile", inputs, targets)
             except Exception as error:  # compilers and tracers raise what they like; the eager step shows a true error
                 following: Way = "record" if self.way == "compile" else "vmap"
@@ -85,15 +91,16 @@ class GradientStep:
                     if p.grad is not None:
                         p.grad.zero_()
             else:
-                self._records[inputs.shape, targets.shape] = made
+                self._records[shapes((inputs, targets))] = made
                 return
 
-    def _eager(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _eager(self, inputs: Tree, targets: Tree) -> Tensor:
         workers = self.workers
         with autocast(workers, self.precision):
             outputs = workers(inputs)
         losses = mean_losses(self.loss, outputs, targets, next(iter(workers.parameters.values())).dtype)
-        backward(losses.sum())
+        with said_clearly("The backward pass of the model", theirs_only=True):
+            backward(losses.sum())
         return losses.detach()
 
 
