@@ -1,7 +1,7 @@
 """The learning problems: `TASKS`, and `make_task`, which also takes a task of your own as "module.path:ClassName".
 
-A task of your own is a class with the members of `base.Task`, whose constructor takes whichever of `model`, `data_dir`
-and `coarse_labels` it has a use for. It must be importable wherever workers run.
+A task of your own is a class with the members of `base.Task`, which says what else it may have; its constructor takes
+whichever of `model`, `data_dir` and `coarse_labels` it has a use for. It must be importable wherever workers run.
 """
 
 import difflib

@@ -19,7 +19,7 @@ from cser_ray.virtual.functions import RowFunctions
 if TYPE_CHECKING:
     from cser_ray.virtual.workers import VirtualWorkers
 
-ROWS, SAMPLES = 2, 4
+TRIED_ROWS, TRIED_SAMPLES = 2, 4
 """Of the batch that is tried: BatchNorm needs more than one sample."""
 
 
@@ -32,7 +32,7 @@ def why_not(workers: "VirtualWorkers", inputs: Tree) -> Exception | None:
 
     None also where the rows in turn fail as well on so small a batch: the whole one tells. Nothing of the workers changes.
     """
-    small = mapped(lambda x: x[:ROWS, :SAMPLES], inputs)
+    small = mapped(lambda x: x[:TRIED_ROWS, :TRIED_SAMPLES], inputs)
     try:
         found = _results(workers, small, looped=False)
     except Exception as error:  # vmap raises what it likes, and so does a model inside it
@@ -60,7 +60,7 @@ def own_copy(module: nn.Module) -> nn.Module:
 
 def _results(workers: "VirtualWorkers", inputs: Tree, looped: bool) -> list[list[Tensor]]:
     """Outputs, gradients and buffers of the first rows, as lists of tensors."""
-    rows = min(ROWS, workers.rows)
+    rows = min(TRIED_ROWS, workers.rows)
     parameters = {
         name: p.detach()[:rows].clone().requires_grad_(p.requires_grad) for name, p in workers.parameters.items()
     }

@@ -34,9 +34,10 @@ def mean_losses(loss: Loss, outputs: Tree, targets: Tree, dtype: torch.dtype) ->
     """The mini-batch losses [rows] in the parameters' precision. Raises ModelError where the loss fails."""
     with said_clearly("The loss"):
         found = loss(mapped(lambda x: x.to(dtype) if x.is_floating_point() else x, outputs), targets)
-        if found.dim() > 2:
+        rows, b = next(leaves(targets)).shape[:2]
+        if found.shape not in ((rows, b), (rows,)):
             raise ValueError(
-                f"losses are one a sample, [rows, b], not {list(found.shape)}: take means over the other axes"
+                f"losses are one a sample, {[rows, b]}, not {list(found.shape)}: take means over other axes"
             )
     return found.mean(1) if found.dim() == 2 else found
 

@@ -6,6 +6,7 @@ from typing import Any
 from ray.tune import Callback
 
 from cser_ray.methods import has_ratio
+from cser_ray.scale import scale_of
 from cser_ray.store.read import RunRow, read_runs
 from cser_ray.store.write import Store
 from cser_ray.train.record import TrialIdentity
@@ -37,11 +38,14 @@ class StudyCallback(Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """An evaluation came in."""
-        accuracy = result.get("val_acc")
-        if accuracy is not None and result["evaluation"] == trial.config["evaluations"] and accuracy > self.best[0]:
+        reached, scale = result.get("val_acc"), scale_of(result)
+        if reached is None or result["evaluation"] != trial.config["evaluations"]:
+            return
+        if scale.sign * reached > self.best[0]:
             config = trial.config
             ratio = "" if not has_ratio(config["method"]) else f" R_C {config['ratio']:g}"
-            self.best = (accuracy, f"{accuracy:.1f} % {config['method']}{ratio} lr {result['best_lr']:g}")
+            text = scale.said(f"{reached:.{scale.digits}f}")
+            self.best = (scale.sign * reached, f"{text} {config['method']}{ratio} lr {result['best_lr']:g}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended, by itself or because a scheduler stopped it."""
