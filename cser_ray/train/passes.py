@@ -13,7 +13,7 @@ from cser_ray.errors import CserWarning
 from cser_ray.optimizers import FlatOptimizer
 from cser_ray.train.real_worker import RealWorker
 from cser_ray.train.stages import record_stages
-from cser_ray.trees import Tree
+from cser_ray.trees import Tree, mapped
 from cser_ray.virtual import GradientStep, backward
 from cser_ray.virtual.model_errors import said_clearly
 from cser_ray.virtual.recorded import Loss, mean_losses
@@ -59,12 +59,25 @@ def autocast(device: torch.device, precision: torch.dtype | None) -> AbstractCon
 def take_step(optimizer: FlatOptimizer, gradients: GradientStep, inputs: Tree, targets: Tree) -> Tensor:
     """One step of the workers in this process: their losses [rows]. Nothing in it waits for a GPU.
 
-    A real worker's gradients are gathered in one go, as autograd leaves them; those of stacked rows are added in place.
+    A real worker's gradients are gathered in one go, as autograd leaves them; those of stacked rows are added in place, and
+    so are those of micro-batches, of which `gradients` says how many there are.
     """
-    optimizer.zero_grad(set_to_none=isinstance(gradients, Passes))
-    found = gradients(inputs, targets)
+    parts = gradients.parts
+    optimizer.zero_grad(set_to_none=isinstance(gradients, Passes) and parts == 1)
+    if parts == 1:
+        found = gradients(inputs, targets)
+    else:
+        batches = [micro_batch((inputs, targets), k, parts) for k in range(parts)]
+        with optimizer.accumulate():
+            found = torch.stack([gradients(*part) for part in batches[:-1]]).sum(0)
+        found = found + gradients(*batches[-1])
     optimizer.step()
     return found
+
+
+def micro_batch(batch: Tree, number: int, parts: int) -> Tree:
+    """One of so many equal parts of a batch [rows, b, ...], along b."""
+    return mapped(lambda t: t.chunk(parts, 1)[number], batch)
 
 
 class Passes(GradientStep):
@@ -77,8 +90,15 @@ class Passes(GradientStep):
     Raises ValueError where the device cannot have it.
     """
 
-    def __init__(self, worker: RealWorker, loss: Loss, precision: torch.dtype | None = None, execution: str = "auto"):
-        super().__init__(worker, loss, "loop", precision)
+    def __init__(
+        self,
+        worker: RealWorker,
+        loss: Loss,
+        precision: torch.dtype | None = None,
+        execution: str = "auto",
+        parts: int = 1,
+    ):
+        super().__init__(worker, loss, "loop", precision, parts)
         self.worker, self.gpu = worker, worker.device.type == "cuda"
         check_execution(execution, worker.device.type)
         self.execution = ("graph" if self.gpu else "eager") if execution == "auto" else execution

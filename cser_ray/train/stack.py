@@ -100,12 +100,14 @@ class Stack:
         self.gradients: GradientStep
         if isinstance(self.workers, RealWorker):
             self.workers.settle()
-            self.gradients = Passes(self.workers, self.objective.losses, precision, config.execution)
+            self.gradients = Passes(
+                self.workers, self.objective.losses, precision, config.execution, config.accumulation
+            )
         else:
             # several models in one process of many are recorded on a GPU, where the eager step of each would cost as much
             alone = communicator.group is None or device.type == "cuda"
             way = choose_way(self.workers, config.run_steps, recordable=alone, execution=config.execution)
-            self.gradients = GradientStep(self.workers, self.objective.losses, way, precision)
+            self.gradients = GradientStep(self.workers, self.objective.losses, way, precision, config.accumulation)
         self.generators = self.shards.generators(torch.device("cpu"))
         self.evaluator = Evaluator(
             self.workers, self.optimizer, self.splits, self.shards, communicator, device, self.objective

@@ -43,9 +43,17 @@ def mean_losses(loss: Loss, outputs: Tree, targets: Tree, dtype: torch.dtype) ->
 
 
 def record(
-    workers: VirtualWorkers, loss: Loss, precision: torch.dtype | None, compiled: bool, inputs: Tree, targets: Tree
+    workers: VirtualWorkers,
+    loss: Loss,
+    precision: torch.dtype | None,
+    compiled: bool,
+    inputs: Tree,
+    targets: Tree,
+    adds: bool = False,
 ) -> Step:
     """A step for inputs and targets of these shapes; buffers and random numbers are as before when this is over.
+
+    `adds`: to the gradients that are there, where it replaces them otherwise.
 
     Raises whatever the module, vmap or the compiler raises. Gradients may have been overwritten.
     """
@@ -65,7 +73,7 @@ def record(
         asked = [p for p in parameters if p.requires_grad]
         found = torch.autograd.grad(losses.sum(), asked, allow_unused=True, materialize_grads=True)
         for grad, new in zip(grads, found, strict=True):
-            grad.copy_(new)
+            grad.add_(new) if adds else grad.copy_(new)
         step += 1
         return losses.detach()
 

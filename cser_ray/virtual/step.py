@@ -58,12 +58,16 @@ class GradientStep:
     """Losses [rows] of a mini-batch, and their gradients in the parameters' `.grad`, which are to be zero before.
 
     Eager ways add to what is there, records replace it. `loss`: from outputs and targets to losses [rows, b].
-    `precision`: what autocast computes in; None for no autocast. Where a record cannot be made or compiled, a CserWarning
-    says why, and the next slower way is taken.
+    `precision`: what autocast computes in; None for no autocast. `parts`: micro-batches of a step, each given by a call of
+    its own: every call then adds its part of the gradient, and returns its part of the losses. Where a record cannot be
+    made or compiled, a CserWarning says why, and the next slower way is taken.
     """
 
-    def __init__(self, workers: VirtualWorkers, loss: Loss, way: Way, precision: torch.dtype | None = None):
-        self.workers, self.loss, self.way, self.precision = workers, loss, way, precision
+    def __init__(
+        self, workers: VirtualWorkers, loss: Loss, way: Way, precision: torch.dtype | None = None, parts: int = 1
+    ):
+        self.workers, self.way, self.precision, self.parts = workers, way, precision, parts
+        self.loss: Loss = loss if parts == 1 else (lambda outputs, targets: loss(outputs, targets) / parts)
         self._records: dict[Any, Step] = {}
         workers.looped = way == "loop"
 
@@ -81,18 +85,25 @@ class GradientStep:
                     refusal = self.workers.refusal(inputs)
                 if refusal is not None:
                     raise refusal
-                made = record(self.workers, self.loss, self.precision, self.way == "compile", inputs, targets)
+                made = record(
+                    self.workers, self.loss, self.precision, self.way == "compile", inputs, targets, self.parts > 1
+                )
             except Exception as error:  # compilers and tracers raise what they like; the eager step shows a true error
                 following: Way = "record" if self.way == "compile" else "vmap"
                 reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
                 warnings.warn(f"{FAILURES[self.way]}: {reason}", CserWarning, stacklevel=4)
                 self.way = following
-                for p in self.workers.parameters.values():
-                    if p.grad is not None:
-                        p.grad.zero_()
+                self._zero()
             else:
+                if self.parts > 1:
+                    self._zero()
                 self._records[shapes((inputs, targets))] = made
                 return
+
+    def _zero(self) -> None:
+        for p in self.workers.parameters.values():
+            if p.grad is not None:
+                p.grad.zero_()
 
     def _eager(self, inputs: Tree, targets: Tree) -> Tensor:
         workers = self.workers

@@ -9,7 +9,7 @@ from typing import Any
 
 from cser_ray.budget import ratio_of, structure_for
 from cser_ray.compressors.text import check_kind
-from cser_ray.config import RunConfig
+from cser_ray.config import DEFAULTS, RunConfig, reads_of
 from cser_ray.knobs import KNOBS, USUAL_KNOBS, Knobs, in_words, read_from
 from cser_ray.methods import ALL_KNOBS, METHODS
 from cser_ray.scale import ACCURACY, scale_of
@@ -73,6 +73,9 @@ def single_config(settings: Mapping[str, Any]) -> RunConfig:
 
 def _check_read(method: str, settings: Mapping[str, Any]) -> None:
     """Raise ValueError for a knob beside the structure that the method ignores, unless it stands where it would anyway."""
+    beta2 = settings.get("beta2", DEFAULTS["beta2"])
+    if beta2 != DEFAULTS["beta2"] and "beta2" not in reads_of(method, settings.get("inner") or DEFAULTS["inner"]):
+        raise ValueError(f"beta2 = {beta2:g} would be ignored by {method}, which has no AdamW inside: leave it out")
     for name in KNOBS:
         if (
             settings.get(name, getattr(USUAL_KNOBS, name)) != getattr(USUAL_KNOBS, name)
