@@ -12,12 +12,18 @@ from typing import Any, get_args
 import click
 
 from cser_ray.methods import METHODS
+from cser_ray.own_packages import claim
 from cser_ray.registry import meant, unknown
 from cser_ray.settings import Declared, declared
 
 
 class Group(click.Group):
-    """Names the closest command for a typo."""
+    """Names the closest command for a typo, and has our own packages imported, whatever is on the path."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """See click."""
+        claim()
+        return super().main(*args, **kwargs)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cser_ray.own_packages import Deferred
 from cser_ray.store.checkpoint import CheckpointStore
 from cser_ray.store.read import read_runs
 from cser_ray.store.write import Store
@@ -16,7 +17,7 @@ from tuning.compare.selection import ENDED
 from tuning.execute.progress import Plain, Progress
 from tuning.execute.result import StudyResult, ended, failed_trials
 from tuning.execute.schedulers import SCHEDULERS, to_the_end
-from tuning.execute.trial import git_sha, run_trial, to_config
+from tuning.execute.trial import RUN_TRIAL, git_sha, to_config
 from tuning.study.spending import UNLIMITED, Cost, Meter
 from tuning.study.stages import next_trials, total_runs, total_trials
 from tuning.study.study import Study
@@ -123,7 +124,7 @@ def run_study(
         return limits == UNLIMITED or meter.fits(trial, running, read_runs(store.uri), elapsed_s)
 
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, resources),
+        tune.with_resources(Deferred(RUN_TRIAL), resources),
         tune_config=tune_config(
             StudySearcher(planned, flat, real_at_once, total, fits), scheduler, study, max_concurrent
         ),

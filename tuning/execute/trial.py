@@ -12,6 +12,7 @@ from typing import Any
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
+from cser_ray.own_packages import Deferred
 from cser_ray.ratio_schedule import GUARDRAIL, parse
 from cser_ray.scale import ACCURACY, scale_of
 from cser_ray.store.read import EpochRow, RunRow
@@ -25,6 +26,8 @@ from cser_ray.train.telemetry import telling
 from cser_ray.train.trainer import fit_distributed
 from tuning.study.trials import Trial
 
+RUN_TRIAL = "tuning.execute.trial:run_trial"
+"""Where the other processes of a study find it."""
 SHARED = tuple(f.name for f in fields(RunConfig) if f.name not in ("lr", "repeat"))
 
 
@@ -72,7 +75,7 @@ def run_trial(config: dict[str, Any]) -> None:
                 store.uri,
                 config["scratch"],
                 Logistics.of(config),
-                summary=summary,
+                summary=Deferred("tuning.execute.trial:summary"),
                 callbacks=[TuneReportCallback()],
             )
         else:
