@@ -49,13 +49,17 @@ def why_not(workers: "VirtualWorkers", inputs: Tree) -> Exception | None:
     return None if found is not None and _alike(found, expected, _tolerance(workers)) else reason
 
 
-def own_copy(module: nn.Module) -> nn.Module:
-    """The module with a Python state of its own, and the parameters and buffers of the first: nothing large is copied."""
-    shared = {id(t): t for t in (*module.parameters(), *module.buffers())}
+def own_copy(module: nn.Module, like: nn.Module | None = None) -> nn.Module:
+    """The module with a Python state of its own, and the parameters and buffers of `like`: nothing large is copied.
+
+    `like`: a module of the same make; the module itself, where there is none.
+    """
+    named, others = ({**dict(m.named_parameters()), **dict(m.named_buffers())} for m in (module, like or module))
+    shared = {id(t): others[name] for name, t in named.items()}
     try:
         return copy.deepcopy(module, shared)
     except Exception:  # it holds a lock, a file or a tensor out of a graph: its rows share them
-        return module
+        return like or module
 
 
 def _results(workers: "VirtualWorkers", inputs: Tree, looped: bool) -> list[list[Tensor]]:

@@ -37,7 +37,7 @@ class VirtualWorkers:
     def __init__(self, modules: Sequence[nn.Module], seeds: Sequence[int] | None = None):
         self.rows = len(modules)
         self.module = modules[0]
-        self._modules = [own_copy(module) for module in modules]
+        self._modules = [own_copy(module, self.module) for module in modules]
         """Each row's Python state, for rows that take turns."""
         self.device = next(self.module.parameters()).device
         states = [dict(module.named_parameters()) for module in modules]

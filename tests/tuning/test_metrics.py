@@ -1,6 +1,7 @@
 """A study of a task with a metric of its own: chosen, decided and worded by its name, unit and direction."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from dashboards.views.decision import decision
 from dashboards.views.structures import frame as structure_frame
 from dashboards.views.structures import heat
 from dashboards.views.tradeoff import tradeoff
+from tests.tuning.pushed_study import finished
 from tests.tuning.rows_factory import frame, repeats, run
 from tuning.advise.learned import learned
 from tuning.compare.compare import compare, configurations
@@ -17,6 +19,8 @@ from tuning.compare.render import render
 from tuning.compare.selection import Chosen, choose
 from tuning.execute.trial import summary
 from tuning.take_home.best import find_best
+from tuning.take_home.push.optuna import push
+from tuning.take_home.push.runs import PushedRun, PushedStudy
 
 PERPLEXITY: dict[str, Any] = Scale("perplexity", "", False, "nats").columns()
 R2: dict[str, Any] = Scale("R²", "", True, "").columns()
@@ -121,3 +125,15 @@ def test_best_says_what_was_reached() -> None:
     best = find_best(rows, 16.0, "cser")
     assert "test perplexity 7.100±.100, test loss" in best.summary
     assert "It reached test perplexity 7.0000, test loss" in best.report("results/x", None)
+
+
+def test_optuna_is_told_the_metrics_direction(tmp_path: Path) -> None:
+    """A study that chooses by perplexity is to be minimised there, by R² maximised."""
+    optuna = pytest.importorskip("optuna")
+    for name, columns, way in (("less", PERPLEXITY, "MINIMIZE"), ("more", R2, "MAXIMIZE")):
+        row = {key: value for key, value in vars(finished(**columns)).items() if value is not None}
+        url = f"sqlite:///{tmp_path}/study.db"
+        push(PushedStudy(name, "val-acc", (PushedRun(row, (), name),), 0), url)
+        there = optuna.load_study(storage=url, study_name=name)
+        assert there.direction.name == way
+        assert there.best_value == 60.0

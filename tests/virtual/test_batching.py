@@ -246,3 +246,12 @@ def test_a_failing_loss_and_backward_pass_say_so() -> None:
     failing = VirtualWorkers(modules(lambda: With(Bad.apply)))  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"^The backward pass of the model failed: ArithmeticError"):
         GradientStep(failing, losses, "vmap")(*batch(0))
+
+
+def test_rows_keep_no_parameters_but_the_stacked_ones() -> None:
+    """A skeleton has its own Python state and the first module's tensors: the modules of other seeds can go."""
+    made = modules(Keeping)
+    workers = VirtualWorkers(made)
+    kept = [workers.skeleton(row) for row in range(ROWS)]
+    assert all(module.layer.weight is made[0].layer.weight for module in kept)  # type: ignore[union-attr]
+    assert len({id(module.seen) for module in kept}) == ROWS
