@@ -57,7 +57,7 @@ class StudyCallback(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed, and has written why; or it was killed, and has written nothing."""
         self._write(trial, "ERROR", _error_text(trial))
-        self.progress.note(f"{trial.config['trial_name']} failed: {_error_text(trial).strip().splitlines()[-1]}")
+        self.progress.note(f"{trial.config['trial_name']} failed: {self._reason(trial)}")
         self._ended(trial, success=False)
 
     def _write(self, trial: Any, status: str, text: str) -> None:
@@ -80,6 +80,14 @@ class StudyCallback(Callback):
         if missing:
             with self.store.trial(planned.trial_id, attempt) as writer:
                 writer.runs(missing)
+
+    def _reason(self, trial: Any) -> str:
+        """A line on why a trial failed: the first that it wrote itself, or else Tune's last."""
+        rows = read_runs(self.store.uri)
+        mine = rows[(rows["trial_id"] == trial.config["trial_name"]) & (rows["status"] == "ERROR")]
+        written = [text for text in mine["error"].dropna() if text.strip()]
+        first = written[0].strip().splitlines()[0] if written else ""
+        return first if first and not first.endswith(":") else _error_text(trial).strip().splitlines()[-1]
 
     def _ended(self, trial: Any, success: bool) -> None:
         runs = self.running.pop(trial.trial_id, 0)

@@ -1,5 +1,6 @@
 """Runs a study through Ray Tune and keeps its results folder; going on with a folder is the same call."""
 
+import logging
 import os
 import tempfile
 import time
@@ -131,6 +132,8 @@ def run_study(
         run_config=tune.RunConfig(name="tune", storage_path=scratch, verbose=0, callbacks=callbacks, log_to_file=False),
     )
     progress.start(total_runs(study))
+    if not os.environ.get("CSER_RAY_TRACEBACK"):  # a failed trial is noted in a line, and its traceback is in its rows
+        logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     try:
         tuner.fit()
     except Exception:
