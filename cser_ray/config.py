@@ -11,6 +11,7 @@ from typing import Any
 
 from cser_ray.budget import ratio_of, structure_for
 from cser_ray.knobs import KNOBS, Knobs
+from cser_ray.loops import named
 from cser_ray.methods import METHODS
 from cser_ray.ratio_schedule import CONSTANT, BudgetPhase, phases
 from cser_ray.registry import Registry
@@ -54,13 +55,27 @@ DTYPES = ("float32", "tf32", "bfloat16", "float64")
 """What models are computed in. In tf32 a GPU rounds the factors of float32 products; in bfloat16 autocast computes the
 models, and their parameters are float32."""
 
+DEFAULT_TASK = "digits"
+LOOPS_OWN = ("model", "data_dir", "coarse_labels", "batch_size", "max_grad_norm", "accumulation", "dtype", "execution")
+"""Settings of a task that a training loop of the user's own decides by itself."""
+
 
 @dataclass(frozen=True)
 class Shared:
     """The settings that all runs of a study have in common. Raises ValueError for a value that a setting cannot have."""
 
     task: str = setting(
-        "digits", "Model, data and loss by name: see `cser-ray tasks`; or module.path:ClassName.", unit="text"
+        DEFAULT_TASK, "Model, data and loss by name: see `cser-ray tasks`; or module.path:ClassName.", unit="text"
+    )
+    loop: str = setting(
+        "",
+        "A training loop of your own in place of a task, as module:function: every run is one call of it on real workers.",
+        unit="text",
+    )
+    compare_by: str = setting(
+        "",
+        "Of a loop: the metric that methods are compared by, NAME or NAME:min, as run.report names it; else the loss.",
+        unit="text",
     )
     model: str = setting("", "A torchvision classifier in place of the task's own (image tasks).", unit="text")
     data_dir: str = setting(
@@ -140,7 +155,13 @@ class Shared:
     )
 
     def __post_init__(self) -> None:
+        if callable(self.loop):
+            object.__setattr__(self, "loop", named(self.loop))
         check_settings(self)
+        if self.loop:
+            self._of_a_loop()
+        elif self.compare_by:
+            raise ValueError(f"compare_by = {self.compare_by} is for a loop of your own: a task has its own metric")
         if self.batch_size % self.processes_per_worker:
             raise ValueError(
                 f"batch_size is shared evenly by the processes of a worker, but {self.batch_size} is no multiple of "
@@ -156,6 +177,19 @@ class Shared:
             raise ValueError(
                 f"warmup_steps = {self.warmup_steps}: a warm-up is at most as long as the {self.steps} steps"
             )
+
+    def _of_a_loop(self) -> None:
+        """The loop stands for the task. Raises ValueError for a setting that would be ignored."""
+        for each in declared(Shared):
+            value = getattr(self, each.name)
+            if each.name in LOOPS_OWN and value != each.default:
+                raise ValueError(
+                    f"{each.name} = {value} would be ignored: with loop = {self.loop} that is what the loop itself says; "
+                    "leave it out"
+                )
+        if self.task not in (DEFAULT_TASK, self.loop):
+            raise ValueError(f"task = {self.task} and loop = {self.loop}: a study trains one of the two, leave one out")
+        object.__setattr__(self, "task", self.loop)
 
 
 @dataclass(frozen=True)
@@ -266,6 +300,8 @@ class RunConfig(Shared):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.loop:
+            object.__setattr__(self, "rung", "distributed")
         check_inner(self.method, self.inner)
         if self.ratio_schedule != CONSTANT and self.reset_delay:
             raise ValueError(
@@ -324,7 +360,8 @@ class RunConfig(Shared):
             self.method
         ].has_ratio:  # the knobs that it does not read stand at their defaults, as its formula has it
             values |= asdict(self.structure)
-        return values | {"steps": self.run_steps, "model": self.model or None}
+        unset = {s.name: None for s in kept if s.default == "" and not values[s.name]}
+        return values | {"steps": self.run_steps} | unset
 
 
 def reads_of(method: str, inner: str) -> frozenset[str]:

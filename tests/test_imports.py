@@ -85,7 +85,7 @@ def test_only_training_and_tuning_import_ray(module: str) -> None:
 LIGHT = (
     *("store.read", "store.rows", "store.write", "store.folder", "errors"),
     *("config", "settings", "registry", "methods", "methods.record", "methods.table", "budget", "structure", "knobs"),
-    *("methods.systems", "methods.graphs", "methods.rivals", "ratio_schedule", "communication.wire"),
+    *("loops", "methods.systems", "methods.graphs", "methods.rivals", "ratio_schedule", "communication.wire"),
 )
 """Read by everybody who looks at results."""
 

@@ -88,7 +88,14 @@ class CheckpointStore:
 
     def write(self, step: int, file: str, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> bytes:
         """Write one file and return its SHA-256."""
-        data = encode(tensors, state)
+        return self.write_bytes(step, file, encode(tensors, state))
+
+    def make(self, step: int) -> None:
+        """Make the folder of a step, where any process may be the first."""
+        self._folder.make(f"{self._root}/step-{step:08d}")
+
+    def write_bytes(self, step: int, file: str, data: bytes) -> bytes:
+        """Write one file of another kind and return its SHA-256."""
         self._folder.write(self._name(step, file), data)
         return hashlib.sha256(data).digest()
 
@@ -126,11 +133,15 @@ class CheckpointStore:
 
     def read(self, step: int, file: str, manifest: Manifest) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """One verified file. Raises DamagedError where it is absent or not what was written."""
+        return decode(self.read_bytes(step, file, manifest))
+
+    def read_bytes(self, step: int, file: str, manifest: Manifest) -> bytes:
+        """The verified content of one file. Raises DamagedError as `read` does."""
         data = self._folder.read(self._name(step, file))
         if data is None or hashlib.sha256(data).hexdigest() != manifest.files.get(file):
             reason = "is not there" if data is None else "does not have the checksum in the manifest"
             raise DamagedError(f"{self.path(step)}/{file} {reason}")
-        return decode(data)
+        return data
 
     def remove(self) -> None:
         """Remove all checkpoints of the trial."""

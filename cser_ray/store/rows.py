@@ -92,6 +92,15 @@ class RunRow(SettingColumns):
     error: str | None = opt("text", "what failed, when status is ERROR")
     note: str | None = opt("text", "what happened on the way, such as a change of the number of workers")
     epochs: float | None = opt("epochs", "passes over the training data so far")
+    samples: int | None = opt("examples", "of a loop: samples that a worker has trained on, mean over workers")
+    evaluations_done: int | None = opt("1", "of a loop: evaluations reported so far")
+    evaluated_at: str | None = opt("text", "of a loop: the steps after which it reported them")
+    rate_first: float | None = opt("1", "of a loop: learning rate of the first step as a share of lr")
+    rate_last: float | None = opt("1", "of a loop: that of the last step so far")
+    rate_mean: float | None = opt("1", "of a loop: mean of that over the steps so far")
+    rates_digest: str | None = opt("text", "of a loop: tells sequences of such rates apart")
+    start_digest: str | None = opt("text", "of a loop: tells initial models and first batches apart")
+    metrics: str | None = opt("JSON", "of a loop: further metrics of the averaged model at the last evaluation")
     metric: str | None = opt(
         "text",
         "what the columns *_acc* hold; null in older rows, and then accuracy in %, where more is better",
@@ -134,6 +143,7 @@ class RunRow(SettingColumns):
     wall_s: float | None = opt("s", "time of the training loop by the worker's own clock")
     compute_s: float | None = opt("s", "part of it spent computing")
     comm_s: float | None = opt("s", "part of it spent in communication, exposed or not")
+    step_ms: float | None = opt("ms", "time of a step of real workers: median of a loop's, mean of a task's")
     started_at: datetime | None = opt("UTC", "when the run began")  # noqa: RUF009 - a field by another name
     heartbeat_at: datetime | None = opt("UTC", "when the run was last heard of")  # noqa: RUF009
     ended_at: datetime | None = opt("UTC", "when the run ended")  # noqa: RUF009
@@ -173,6 +183,7 @@ class EpochRow:
     rounds: float | None = opt("1/step", "collectives a step so far")
     compute_s: float | None = opt("s", "spent computing so far")
     comm_s: float | None = opt("s", "spent in communication so far")
+    metrics: str | None = opt("JSON", "of a loop: further metrics of the averaged model")
 
     def __post_init__(self) -> None:
         _check(self)

@@ -14,6 +14,7 @@ from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.host_communicator import HostCommunicator
 from cser_ray.config import RunConfig
 from cser_ray.errors import CserWarning, ModelError
+from cser_ray.loops import Loop
 from cser_ray.store.checkpoint import CheckpointStore
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.store.write import Store
@@ -22,6 +23,7 @@ from cser_ray.train.cluster import capacity, check_room
 from cser_ray.train.logistics import Logistics
 from cser_ray.train.loop import train
 from cser_ray.train.models import KeptModels
+from cser_ray.train.one_after_another import Overall, ended_runs, how_far, train_apart
 from cser_ray.train.passes import check_execution
 from cser_ray.train.record import TrialIdentity
 from cser_ray.train.roll_call import PATIENCE_S, roll_call
@@ -41,12 +43,13 @@ def fit_distributed(
     earlier: str = "",
     summary: Summary | None = None,
     callbacks: Sequence[Any] = (),
+    loop: Loop | None = None,
 ) -> None:
-    """Train the stacked runs with `processes_per_worker` Ray Train workers for each of the n workers.
+    """Train the runs, one after another, on `processes_per_worker` Ray Train workers for each of the n workers.
 
-    Rank 0 writes rows to the `store`. `scratch`: an absolute path or URI for Ray's own files. `earlier`: see
-    `Checkpoints`. `summary`: what Ray Train's `callbacks` see of each evaluation. Uses one GPU a process where the
-    cluster has as many.
+    Those that have ended are left out. Rank 0 writes rows to the `store`. `scratch`: an absolute path or URI for Ray's own
+    files. `earlier`: see `Checkpoints`. `summary`: what Ray Train's `callbacks` see of each evaluation. `loop`: the
+    training loop itself, where other processes cannot import it. Uses one GPU a process where the cluster has as many.
 
     Where a process dies or raises, all start again from the last checkpoint, as long as each start gets beyond the one
     before: what happens again at the same step is no accident. Then, or without a checkpoint, raises Ray's error with
@@ -62,13 +65,15 @@ def fit_distributed(
         "logistics": asdict(logistics),
         "earlier": earlier,
         "summary": summary,
+        "loop": loop,
     }
     config, starts = configs[0], 0
-    checkpoints = CheckpointStore(store, identity.trial_id)
+    far = _progress(configs, identity, store)
     while True:
         check_execution(config.execution, "cuda" if _on_gpus(config) else "cpu")
         check_room(config.workers, config.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
-        step = max(checkpoints.steps(), default=0)
+        before = far()
+        settings["ended"] = ended_runs(store, configs, identity.trial_id) if _apart(configs) else {}
         name = f"run-{identity.trial_id}-a{identity.attempt}-start{starts}"
         try:
             _fit(settings, config, name, scratch, logistics, callbacks)
@@ -77,7 +82,7 @@ def fit_distributed(
             starts += 1
             if _waited_for_room(error):  # other trials have it, or a node has gone: then there is no room any more
                 continue
-            if max(checkpoints.steps(), default=0) <= step:
+            if far() <= before:
                 if isinstance(error, ray.exceptions.ActorDiedError):
                     raise ChildProcessError(_controller_died(logistics)) from error
                 if said := _model_failed(error):
@@ -127,6 +132,19 @@ def _fit(
     ).fit()
 
 
+def _apart(configs: Sequence[RunConfig]) -> bool:
+    """Whether each run has checkpoints of its own; the only run of a trial has its trial's."""
+    return len(configs) > 1 or bool(configs[0].loop)
+
+
+def _progress(configs: Sequence[RunConfig], identity: TrialIdentity, store: str) -> Callable[[], tuple[int, int]]:
+    """How far the trial has come: it grows."""
+    if _apart(configs):
+        return lambda: how_far(store, configs, identity.trial_id)
+    checkpoints = CheckpointStore(store, identity.trial_id)
+    return lambda: (0, max(checkpoints.steps(), default=0))
+
+
 def _on_gpus(config: RunConfig) -> bool:
     """Whether the cluster has a GPU for every process."""
     return capacity()["GPU"] >= config.workers * config.processes_per_worker
@@ -164,20 +182,26 @@ def _train_worker(settings: dict[str, Any]) -> None:
     first = ray.train.get_context().get_world_rank() == 0
     identity, summary = TrialIdentity(**settings["identity"]), settings["summary"]
     writer = Store(settings["store"]).trial(identity.trial_id, identity.attempt) if first else None
+    if _apart(configs) and summary is not None:
+        summary = Overall(summary, len(configs), configs[0].evaluations, settings["ended"])
 
     def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:
         if writer is not None:
             writer.epoch(epochs)
             writer.runs(runs)
         # on every rank alike: uneven reports would hang
-        ray.train.report({"step": epochs[0].step} if summary is None else summary(epochs, runs))
+        ray.train.report({"step": runs[0].steps_done} if summary is None else summary(epochs, runs))
 
     checkpoints = Checkpoints(settings["store"], identity.trial_id, logistics.checkpoint_s, settings["earlier"])
     models = KeptModels(settings["store"], logistics.keep_models)
     try:
         with roll_call(logistics.timeout_s):
             communicator = _communicator(configs[0].processes_per_worker, logistics.timeout_s)
-            train(configs, communicator, get_device(), identity, report, checkpoints, models, telling)
+            if _apart(configs):
+                place = settings["store"], logistics, settings["loop"], frozenset(settings["ended"])
+                train_apart(configs, communicator, get_device(), identity, report, *place)
+            else:
+                train(configs, communicator, get_device(), identity, report, checkpoints, models, telling)
     finally:
         if writer is not None:
             writer.close()

@@ -27,7 +27,7 @@ def agreements(chosen: Chosen) -> list[Agreement]:
     select, found = chosen.select, []
     short: dict[float, dict[int, list[Run]]] = {}
     for run in chosen.rows:
-        if run["status"] == "FINISHED" and run["rung"] == "virtual" and run["stage"] == RUNG:
+        if run["status"] == "FINISHED" and run["rung"] == chosen.rung and run["stage"] == RUNG:
             short.setdefault(run["ratio"], {}).setdefault(_asked(run), []).append(run)
     for ratio, lengths in sorted(short.items()):
         rungs = [(f"{steps} steps", lengths[steps]) for steps in sorted(lengths)]

@@ -82,12 +82,13 @@ def configuration_row(runs: list[Run], chosen: Chosen) -> ConfigurationRow:
     first = runs[0]
     key, configuration = (first["method"], first["ratio"]), first.configuration
     short = first["stage"] == RUNG
-    whole = chosen.tried if first["rung"] == "virtual" else chosen.real
+    searched = first["rung"] == chosen.rung
+    whole = chosen.tried if searched else chosen.real
     done = [run for run in runs if run["status"] == "FINISHED"] if short else whole.get(key, {}).get(configuration, [])
     converged = [run for run in done if not run["diverged"]]
     choice = chosen.choices.get(key)
     is_chosen = choice is not None and choice.configuration == configuration and not short
-    reported = choice.runs if choice is not None and first["rung"] == "virtual" else done
+    reported = choice.runs if choice is not None and searched else done
     test, test_std = mean_std(run["test_acc"] for run in reported if not run["diverged"]) if is_chosen else (None, None)
     loss, loss_std = mean_std(run["val_loss"] for run in converged)
     accuracy, accuracy_std = mean_std(run["val_acc"] for run in converged)
@@ -127,7 +128,7 @@ def twins_of(chosen: Chosen) -> tuple[list[Twin], list[str]]:
             else:
                 twins.append(_twin(choice, runs))
     failed = sum(run["rung"] == "distributed" and run["status"] != "FINISHED" for run in chosen.rows)
-    if failed:
+    if failed and chosen.rung == "virtual":
         left_out.append(f"{failed} run{'s' * (failed > 1)} on real workers did not finish.")
     return sorted(twins, key=lambda t: (t.ratio, simplicity(t.method))), left_out
 

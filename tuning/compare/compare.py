@@ -1,8 +1,9 @@
 """The honest comparison of a study's methods: pure functions from the runs table to values.
 
-The stages of a study are those of `tuning.study.stages`; those of single runs are "train". Methods are compared on virtual
-runs of full length. Chosen by validation, reported on the test split: `selection` decides by which configuration a method
-stands, `fairness` whether a winner may be marked, `verdict` what to do.
+The stages of a study are those of `tuning.study.stages`; those of single runs are "train". Methods are compared on runs of
+full length where the study searched: on virtual workers, or on real ones. Chosen by validation, reported on the test
+split: `selection` decides by which configuration a method stands, `fairness` whether a winner may be marked, `verdict`
+what to do.
 """
 
 from collections import Counter
@@ -112,7 +113,7 @@ def _check_comparable(chosen: Chosen) -> None:
     if not chosen.done:
         counts = Counter(f"{run['rung']} {run['status']}" for run in chosen.rows)
         raise ValueError(
-            "no virtual run has finished, so there is nothing to compare yet "
+            f"no {chosen.rung} run has finished, so there is nothing to compare yet "
             f"({', '.join(f'{count} {name}' for name, count in sorted(counts.items()))}): let the study go on"
         )
     for column, way_out in (

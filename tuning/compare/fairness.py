@@ -16,6 +16,7 @@ from cser_ray.config import RunConfig, reads_of, setting_of
 from cser_ray.methods import has_ratio, known
 from cser_ray.settings import declared
 from cser_ray.structure import number
+from tuning.compare.fairness_of_loops import loop_problems
 from tuning.compare.selection import RUNG, Chosen, Run, by_cell
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ OFF_BUDGET = 0.02
 
 
 def problems(runs: "pd.DataFrame | Chosen") -> list[str]:
-    """What was not equal between methods, a sentence each; empty for a fair study. Reads the virtual runs only.
+    """What was not equal between methods, a sentence each; empty for a fair study. Reads the runs where it searched.
 
     Equal: every setting that `cser_ray.config` does not declare free (steps up to rounding to a multiple of H), the data,
     the passes over them; per (method, ratio) the number of finished runs (of shorter ones too), of configurations tried
@@ -41,15 +42,16 @@ def problems(runs: "pd.DataFrame | Chosen") -> list[str]:
     early or are not finished count as a problem too: they are missing from their method's search.
     """
     chosen = Chosen.of(runs)
-    virtual = [run for run in chosen.rows if run["rung"] == "virtual"]
-    done = [run for run in virtual if run["status"] == "FINISHED"]
+    searched = [run for run in chosen.rows if run["rung"] == chosen.rung]
+    done = [run for run in searched if run["status"] == "FINISHED"]
     whole = [run for run in done if run["stage"] != RUNG]
     return [
-        *_unfinished(virtual),
+        *_unfinished(searched),
         *_rungs(done),
         *_alike(whole),
         *_steps(whole),
         *_passes(whole),
+        *loop_problems(whole),
         *_twice(whole),
         *_budgets(whole),
         *_cells(chosen.done, [run for run in done if run["stage"] == RUNG]),
@@ -167,10 +169,11 @@ def _steps(done: list[Run]) -> Iterator[str]:
 
 def _passes(done: list[Run]) -> Iterator[str]:
     """A run that ended early did so because it diverged, and a step is the same part of a pass for everybody."""
-    cut = [run for run in done if not run["diverged"] and (run["steps_done"] or 0) < run["steps"]]
-    if cut:
-        where = _some(dict.fromkeys(name_cell((run["method"], run["ratio"])) for run in cut))
-        yield f"{len(cut)} finished runs took fewer steps than they were asked for: {where}"
+    for words, sign in (("fewer", 1), ("more", -1)):
+        odd = [run for run in done if not run["diverged"] and sign * ((run["steps_done"] or 0) - run["steps"]) < 0]
+        if odd:
+            where = _some(dict.fromkeys(name_cell((run["method"], run["ratio"])) for run in odd))
+            yield f"{len(odd)} finished runs took {words} steps than they were asked for: {where}"
     by_share: dict[str, set[str]] = {}
     for run in done:
         if run["epochs"] and run["steps_done"]:
@@ -193,8 +196,9 @@ def _budgets(done: list[Run]) -> Iterator[str]:
     off: dict[str, float] = {}
     for run in done:
         if has_ratio(run["method"]) and not run["diverged"] and run["realised_ratio"]:
-            doubled = setting_of(run, "dtype", _config(run)) == "float64"
-            found = run["realised_ratio"] * (2 if doubled else 1) / run["ratio"]
+            kind = setting_of(run, "dtype", _config(run))
+            halved = run.get("loop") and kind in ("bfloat16", "float16")  # a loop's row says what its values are
+            found = run["realised_ratio"] * (2 if kind == "float64" else 0.5 if halved else 1) / run["ratio"]
             if abs(found - 1) > OFF_BUDGET:
                 off[name_cell((run["method"], run["ratio"]))] = run["realised_ratio"]
     if off:

@@ -56,7 +56,7 @@ def reference_lines(choices: Choices) -> list[Reference]:
         if not math.isinf(choice.ratio):
             found.append(_line(choice, ""))
             continue
-        silent = [_line(choice, model) for model in ("", "_worker", "_ensemble")]
+        silent = [_line(choice, model) for model in ("", "_worker", "_ensemble") if _measured(choice, model)]
         floor = max(silent, key=score_of)
         found += [replace(line, is_floor=line is floor and line.test_acc is not None) for line in silent]
     return found
@@ -82,6 +82,11 @@ def zero_of_value(lines: Iterable[Reference]) -> Reference | None:
 
 TITLES = {"": "", "_worker": "'s mean single worker", "_ensemble": "'s ensemble"}
 """Suffix of the columns of the averaged model, of the workers' own and of their ensemble -> what the line is called."""
+
+
+def _measured(choice: Choice, model: str) -> bool:
+    """Whether there is such a line: a loop of the user's says of its workers' own models what it likes."""
+    return not model or any(not run.get("loop") or run[f"test_acc{model}"] is not None for run in choice.runs)
 
 
 def _line(choice: Choice, model: str) -> Reference:

@@ -141,11 +141,11 @@ class Chosen:
     rows: tuple[Run, ...]
     """All of them, in an order that does not depend on the table's."""
     done: tuple[Run, ...]
-    """The finished virtual ones of full length, each repeat of a configuration once."""
+    """The finished ones of full length where the study searched, each repeat of a configuration once."""
     tried: Cells
     """Of `done` those that may choose."""
     real: Cells
-    """The finished runs on real workers, each repeat of a configuration once."""
+    """Of a study that searched on virtual workers, the finished runs on real ones, each repeat of a configuration once."""
     choices: Choices
     select: str
     """What was chosen by: a key of `SELECT`."""
@@ -162,10 +162,16 @@ class Chosen:
                 raise ValueError(f"these runs are chosen by {runs.select}, not {select}: choose anew among their table")
             return runs
         rows = tuple(runs) if isinstance(runs, Sequence) else records(runs)
-        done = finished(rows)
+        done = finished(rows, rung := searched_on(rows))
         tried, fresh = by_cell(choosers(done)), by_cell(run for run in done if run["stage"] == CONFIRM)
         rule = select or USUAL
-        return cls(rows, done, tried, by_cell(finished(rows, "distributed")), choose_among(tried, fresh, rule), rule)
+        real = by_cell(finished(rows, "distributed")) if rung == "virtual" else {}
+        return cls(rows, done, tried, real, choose_among(tried, fresh, rule), rule)
+
+    @property
+    def rung(self) -> str:
+        """Where the study searched."""
+        return searched_on(self.rows)
 
 
 def read_chosen(results: str, select: str | None = None) -> Chosen:
@@ -180,7 +186,7 @@ def selection_rule(study: Mapping[str, Any], select: str | None = None) -> str:
 
 
 def choose(runs: "pd.DataFrame", select: str | None = None) -> Choices:
-    """The configuration of each (method, ratio) with the best mean score over its finished virtual repeats.
+    """The configuration of each (method, ratio) with the best mean score over its finished repeats.
 
     Only configurations with as many repeats as the best-repeated one of their cell are eligible. One with diverged
     repeats ranks after all with fewer. Ties go to the smaller structure, then learning rate. Raises ValueError for an
@@ -249,6 +255,11 @@ def finished(runs: Iterable[Run], rung: str = "virtual") -> tuple[Run, ...]:
         if run["status"] == "FINISHED" and run["rung"] == rung and run["stage"] != RUNG:
             once.setdefault((run["method"], run["ratio"], run.configuration, run["repeat"]), run)
     return tuple(once.values())
+
+
+def searched_on(runs: Iterable[Run]) -> str:
+    """ "virtual", or "distributed" where there is no virtual run: of a loop, or a study that searched on real workers."""
+    return "distributed" if {run["rung"] for run in runs} == {"distributed"} else "virtual"
 
 
 def place_of(run: Run) -> tuple[str, float]:

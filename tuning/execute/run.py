@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cser_ray.loops import by_value, loop_of, source_digest
 from cser_ray.own_packages import Deferred
 from cser_ray.store.checkpoint import CheckpointStore
 from cser_ray.store.read import read_runs
@@ -32,7 +33,10 @@ AS_USUAL = Logistics()
 
 
 def check_data(study: Study) -> None:
-    """Raise what the task and its shards would raise, before anything is started."""
+    """Raise what the loop, or the task and its shards, would raise, before anything is started."""
+    if study.loop:
+        loop_of(study.loop)
+        return
     from cser_ray.tasks import make_task
     from cser_ray.train.shards import Shards
 
@@ -79,10 +83,12 @@ def run_study(
     store.check_study(study.fingerprint(), study.defaults())
     cluster.connect()
     capacity = cluster.capacity()
-    if study.distributed:
+    if study.on_real_workers or study.real_cells():
         cluster.check_room(study.workers, study.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
     # Only now is the folder this study's: one that cannot run as asked must not stand in its own mended self's way.
     document = {"fingerprint": study.fingerprint(), "name": os.path.basename(store.uri), "git_sha": git_sha()}
+    if study.loop:
+        document["loop_source"] = _same_loop(study, store)
     store.write_study({"runs": total_runs(study), **document}, study.defaults())
     for (method, ratio), reason in study.unreachable().items():
         progress.note(f"{method} has no cell at R_C = {ratio:g}: {reason}")
@@ -124,8 +130,11 @@ def run_study(
         elapsed_s = time.monotonic() - started
         return limits == UNLIMITED or meter.fits(trial, running, read_runs(store.uri), elapsed_s)
 
+    trainable: Any = Deferred(RUN_TRIAL)
+    if (function := by_value(study.loop)) is not None:
+        trainable = tune.with_parameters(trainable, loop=function)
     tuner = tune.Tuner(
-        tune.with_resources(Deferred(RUN_TRIAL), resources),
+        tune.with_resources(trainable, resources),
         tune_config=tune_config(
             StudySearcher(planned, flat, real_at_once, total, fits), scheduler, study, max_concurrent
         ),
@@ -152,11 +161,24 @@ def run_study(
     return result
 
 
+def _same_loop(study: Study, store: Store) -> str:
+    """The digest of the loop's source; ValueError where the folder has runs of another: they would not be compared."""
+    digest = source_digest(loop_of(study.loop))
+    is_new = store.folder.read("study.json") is None
+    if not is_new and set(read_runs(store.uri)["task_hash"].dropna()) - {digest}:
+        raise ValueError(
+            f"{store.uri} has runs of {study.loop} from before its code was changed, and those are not compared with others: "
+            "choose another --out, or bring the code back"
+        )
+    return digest
+
+
 def _remove_checkpoints(store: Store, runs: "pd.DataFrame") -> None:
     """Remove checkpoints of ended trials: one that was stopped early, or killed after its last row, has left some."""
     ended = runs["status"].isin(ENDED).groupby(runs["trial_id"]).all()
-    for trial_id in ended.index[ended]:
-        CheckpointStore(store.uri, trial_id).remove()
+    one_by_one = runs.loc[runs["status"].isin(ENDED) & (runs["rung"] == "distributed"), "run_id"]
+    for name in (*ended.index[ended], *one_by_one):
+        CheckpointStore(store.uri, name).remove()
 
 
 def _trial_name(trial: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
+from cser_ray.loops import Loop
 from cser_ray.own_packages import Deferred
 from cser_ray.ratio_schedule import GUARDRAIL, parse
 from cser_ray.scale import ACCURACY, scale_of
@@ -57,8 +58,10 @@ def _plain(value: Any) -> Any:
     return "inf" if value == math.inf else value
 
 
-def run_trial(config: dict[str, Any]) -> None:
+def run_trial(config: dict[str, Any], loop: Loop | None = None) -> None:
     """Run one trial to its end; its rows go to the store, a summary of each evaluation to Tune.
+
+    `loop`: the training loop itself, where it cannot be imported by its name.
 
     An exception is written into the trial's rows, with its traceback, and then raised for Tune to count.
     """
@@ -77,6 +80,7 @@ def run_trial(config: dict[str, Any]) -> None:
                 Logistics.of(config),
                 summary=Deferred("tuning.execute.trial:summary"),
                 callbacks=[TuneReportCallback()],
+                loop=loop,
             )
         else:
             _run_virtual(trial, store, identity, Logistics.of(config))

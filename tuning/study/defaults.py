@@ -15,13 +15,13 @@ def with_task_defaults(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
     from cser_ray.tasks import make_task, task_defaults
 
     names = {each.name: each for each in declared(kind)}
-    task = given.get("task", names["task"].default)
-    brought = dict(task_defaults(task))
+    task, loop = given.get("task", names["task"].default), given.get("loop")
+    brought = {} if loop else dict(task_defaults(task))
     methods = given.get("methods") or ([given["method"]] if "method" in given else ())
     inner = local_step(methods, given.get("inner") or names["inner"].default)
     if inner != names["inner"].default:  # rates that a task brings are those of SGD
         brought |= {"lrs": INNERS[inner].grid, "lr": INNERS[inner].single}
-    if "batch_size" not in given:
+    if "batch_size" not in given and not loop:
         options = {name: given[name] for name in ("model", "data_dir", "coarse_labels") if given.get(name)}
         brought["batch_size"] = make_task(task, **options).batch_size
     return {name: value for name, value in (brought | dict(given)).items() if name in names}

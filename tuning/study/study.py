@@ -22,6 +22,9 @@ from tuning.study.options import knobs_to_try, one_spelling, outer_text, schedul
 from tuning.study.searchers import SEARCHERS, Losses, Point, Wanted, points_of
 from tuning.study.trials import REAL, Candidate, Trial
 
+SEARCH_ON = ("auto", "virtual", "real")
+"""Where the runs of a study search."""
+
 
 def _rates_in_words() -> str:
     """The grids of all local steps, for help."""
@@ -116,6 +119,14 @@ class Study(Shared):
         False, "Candidates after a cell's first try only the three rates around its best.", unit="flag"
     )
     distributed: int = setting(1, "How many chosen configurations run again with real Ray Train workers.", least=0)
+    search_on: str = setting(
+        "auto",
+        "Where runs search: on virtual workers only, on real Ray Train workers at every stage, or auto: a loop's on real "
+        "ones, a task's on virtual ones and what is chosen again on real ones.",
+        unit="text",
+        choices=lambda: SEARCH_ON,
+        kind="place to search",
+    )
     select: str = setting(
         "val-loss",
         "Choose configurations by this; train-loss is the paper's rule.",
@@ -126,6 +137,8 @@ class Study(Shared):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.loop and self.search_on == "virtual":
+            raise ValueError("search_on = virtual: a loop of your own runs on real workers only, leave it out")
         if not self.methods:
             raise ValueError("A study needs at least one method")
         if not self.lrs:
@@ -190,7 +203,11 @@ class Study(Shared):
 
     @cached_property
     def _d(self) -> int:
-        """Trained parameters of the task's model."""
+        """Trained parameters of the model: of a loop's by a dry start."""
+        if self.loop:
+            from cser_ray.own_loop.dry import parameters_of
+
+            return parameters_of(self.run_config("sgd", 1.0, Candidate(0, Structure(), ()), 0.1, 0))
         from cser_ray.tasks import make_task
 
         task = make_task(self.task, model=self.model, data_dir=self.data_dir, coarse_labels=self.coarse_labels)
@@ -305,7 +322,7 @@ class Study(Shared):
         runs = [self.run_config(method, ratio, candidate, lr, k) for lr in candidate.lrs for k in repeats]
         if stage == RUNG and mark is not None:
             runs = [replace(run, steps=mark, warmup_steps=self.warmup_steps * mark // self.steps) for run in runs]
-        if stage == REAL:
+        if stage == REAL or self.on_real_workers:
             runs = [replace(run, rung="distributed") for run in runs]
         name = f"{method}-{number(ratio)}-c{candidate.number}-{stage}{'' if mark is None else mark}"
         return Trial(name, stage, tuple(runs))
@@ -329,8 +346,15 @@ class Study(Shared):
             kept.append(math.ceil(kept[-1] * short / long))
         return tuple(kept)
 
+    @property
+    def on_real_workers(self) -> bool:
+        """Whether every stage runs there."""
+        return bool(self.loop) or self.search_on == "real"
+
     def real_cells(self) -> list[tuple[str, float]]:
         """The cells that run again on real workers: few messages first, and a middle ratio, where there is a choice."""
+        if self.on_real_workers or self.search_on == "virtual":
+            return []
         middle = sorted(self.ratios)[(len(self.ratios) - 1) // 2] if self.ratios else 1.0
         cells = self.cells()
         cells.sort(key=lambda at: (not has_ratio(at[0]), at[1] != middle, METHODS[at[0]].rehearsal, at[1]))
