@@ -127,7 +127,8 @@ def _stateful(loader: Any) -> bool:
 
 def _samplers(loader: Any) -> list[Any]:
     batched = getattr(loader, "batch_sampler", None)
-    return [each for each in (getattr(loader, "sampler", None), batched, getattr(batched, "sampler", None)) if each]
+    found = (getattr(loader, "sampler", None), batched, getattr(batched, "sampler", None))
+    return list({id(each): each for each in found if each is not None}.values())
 
 
 def _own_generators(loader: Any) -> dict[str, torch.Generator]:

@@ -52,28 +52,29 @@ class Keeper:
 
         Raises ValueError on every process where something in it is more than numbers, text and containers of them.
         """
-        found = io.BytesIO()
-        torch.save({"format": FORMAT, **content}, found)
-        data, problem = found.getvalue(), ""
-        if not self._checked:
-            try:
-                loaded(data)
-            except Exception as error:  # whatever an unpickler says
-                problem = str(error).splitlines()[0]
-            for each in gathered(problem):
-                if each:
-                    raise ValueError(
-                        f"what run.keep was given cannot be saved so that reading it runs no code: {each} Give it things "
-                        "whose state_dict() holds tensors, numbers, text and containers of them"
-                    )
-            self._checked = True
-        digest = b""
+        found, data, problem = io.BytesIO(), b"", ""
         try:
-            self.store.make(step)
-            digest = self.store.write_bytes(step, own_file(rank()), data)
-        except OSError as error:
-            warnings.warn(f"No checkpoint was made, the last one stands: {error}", CserWarning, stacklevel=3)
-        digests = gathered(digest)
+            torch.save({"format": FORMAT, **content}, found)
+            data = found.getvalue()
+            if not self._checked:
+                loaded(data)
+        except Exception as error:  # whatever a pickler says, or an unpickler
+            problem = str(error).splitlines()[0] or type(error).__name__
+        digest = b""
+        if not problem:
+            try:
+                self.store.make(step)
+                digest = self.store.write_bytes(step, own_file(rank()), data)
+            except OSError as error:
+                warnings.warn(f"No checkpoint was made, the last one stands: {error}", CserWarning, stacklevel=3)
+        answers = gathered((problem, digest))
+        for each, _ in answers:
+            if each:
+                raise ValueError(
+                    f"what run.keep was given cannot be saved so that reading it runs no code: {each} Give it things "
+                    "whose state_dict() holds tensors, numbers, text and containers of them"
+                )
+        self._checked, digests = True, [each for _, each in answers]
         if rank() == 0 and all(digests):
             files = {own_file(number): each.hex() for number, each in enumerate(digests)}
             try:

@@ -313,7 +313,7 @@ class Run:
             )
             course.evaluated.append(step)
             finite &= all(math.isfinite(values.get(name) or 0.0) for name in ("val_loss", "train_loss"))
-        last = last or course.steps >= self.steps_total
+        last = last or self.step >= self.steps_total
         if self._diverged_step is None and (not finite or (last and self._too_high())):
             self._diverged_step = course.steps
         self._ended = last = last or not finite
@@ -423,7 +423,9 @@ class Run:
 
 
 def _is(thing: Any, optimizer: FlatOptimizer) -> bool:
-    """Whether it is the optimizer, bare or inside a framework's wrapper."""
+    """Whether it is the optimizer, bare or inside a framework's wrapper; a scheduler, which has it too, is not."""
+    if not hasattr(thing, "param_groups"):
+        return False
     try:
         return flat_optimizer(thing) is optimizer
     except ValueError:

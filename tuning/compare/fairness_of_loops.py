@@ -24,19 +24,17 @@ def loop_problems(done: Sequence[Run]) -> Iterator[str]:
     if not runs:
         return
     yield from _odd("samples a worker and step", runs, lambda run: _ratio(run["samples"], run["steps_done"]))
-    yield from _odd("the number of evaluations", runs, lambda run: run["evaluations_done"])
+    yield from _odd("numbers of evaluations", runs, lambda run: run["evaluations_done"])
     for steps in sorted({run["steps_done"] for run in runs}):
         alike = [run for run in runs if run["steps_done"] == steps]
         beside = f" in {steps} steps"
         if len({run["evaluations_done"] for run in alike}) == 1:
-            yield from _odd("the steps of the evaluations" + beside, alike, lambda run: run["evaluated_at"])
-        yield from _odd("the course of the learning rate" + beside, alike, _course, lambda run: run["rates_digest"])
+            yield from _odd("steps of the evaluations" + beside, alike, lambda run: run["evaluated_at"])
+        yield from _odd("courses of the learning rate" + beside, alike, _course, lambda run: run["rates_digest"])
     yield from _shifted(runs)
     for repeat in sorted({run["repeat"] for run in runs}):
         alike = [run for run in runs if run["repeat"] == repeat]
-        yield from _odd(
-            f"the initial model, or the first batch, of repeat {repeat}", alike, lambda run: run["start_digest"]
-        )
+        yield from _odd(f"initial models, or first batches, in repeat {repeat}", alike, lambda run: run["start_digest"])
 
 
 def _shifted(runs: Sequence[Run]) -> Iterator[str]:
@@ -45,13 +43,13 @@ def _shifted(runs: Sequence[Run]) -> Iterator[str]:
     if len(set(lengths)) < 2:
         return
     slack = (LEAST_SLACK + max(lengths) - min(lengths)) / min(lengths)
-    for column, words in (("rate_first", "the first"), ("rate_mean", "the mean"), ("rate_last", "the last")):
+    for column, words in (("rate_first", "first"), ("rate_mean", "mean"), ("rate_last", "last")):
         known = [run for run in runs if run[column] is not None]
         values = [run[column] for run in known]
         if values and max(values) - min(values) > slack:
             ends = (min(known, key=lambda run: run[column]), max(known, key=lambda run: run[column]))
             told = "; ".join(f"{run[column]:.3g} in {run['method']}" for run in ends)
-            yield f"different {words} learning rate, as a share of the trial's: {told}"
+            yield f"{words} learning rates differ, as a share of the trial's: {told}"
 
 
 def _odd(what: str, runs: Iterable[Run], tell: Told, key: Told | None = None) -> Iterator[str]:
