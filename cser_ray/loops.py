@@ -4,6 +4,8 @@ import ast
 import hashlib
 import importlib
 import inspect
+import os
+import sys
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +48,18 @@ def by_value(name: str) -> Loop | None:
     function = _GIVEN.get(name)
     module, _, path = name.partition(":")
     return function if function is not None and (module == "__main__" or not path.isidentifier()) else None
+
+
+def find_in_working_folder() -> None:
+    """Let modules of the working folder be found last, here and in the processes that this one starts.
+
+    Those of another cluster find them where a job was submitted with this folder (`ray job submit --working-dir .`).
+    """
+    here, known = os.getcwd(), os.environ.get("PYTHONPATH", "")
+    if here not in sys.path:
+        sys.path.append(here)
+    if here not in known.split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [known, here]))
 
 
 def source_digest(loop: Loop) -> str:

@@ -111,6 +111,7 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
         from tuning.study.study import Study
 
         settings = settings_of(ctx, given)
+        _find_here(settings)
         limits = parse_limits(settings["budget"]) if settings.get("budget") else UNLIMITED
         study = Study(**with_task_defaults(Study, settings))
         if earlier := settings.get("start_from"):
@@ -160,7 +161,9 @@ def train(ctx: click.Context, /, **given: Any) -> None:
     with clear_errors():
         from tuning.execute.single import run_single
 
-        run_single(settings_of(ctx, given), click.echo)
+        settings = settings_of(ctx, given)
+        _find_here(settings)
+        run_single(settings, click.echo)
 
 
 @main.command()
@@ -266,6 +269,14 @@ def methods(in_full: bool) -> None:
         click.echo(f"{name}{' *' * record.by_default}")
         for label, text in {"": record.help, **facts}.items():
             click.echo(fill(text, 80, initial_indent=f"  {label:9}" if label else "  ", subsequent_indent=" " * 11))
+
+
+def _find_here(settings: dict[str, Any]) -> None:
+    """Let a loop's module lie in the working folder, for this process and the workers of a cluster of its own."""
+    if settings.get("loop"):
+        from cser_ray.loops import find_in_working_folder
+
+        find_in_working_folder()
 
 
 def _float(value: object) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dashboards.views.values import column, thinned
-from tuning.compare.selection import Choice, Choices
+from tuning.compare.selection import Choice, Choices, searched_on
 from tuning.compare.verdict import simplicity
 
 if TYPE_CHECKING:
@@ -96,7 +96,9 @@ def mean_curve(histories: Sequence["pd.DataFrame"]) -> dict[str, list[float | No
 
 
 def _ahead(runs: "pd.DataFrame") -> dict[tuple[str, float], str]:
-    """Of each cell the virtual run with the least validation loss so far."""
-    rows = runs[(runs["rung"] == "virtual") & runs["val_loss"].notna()].sort_values("val_loss", kind="stable")
+    """Of each cell the run with the least validation loss so far, where the study searches."""
+    rows = runs[(runs["rung"] == searched_on(runs["rung"])) & runs["val_loss"].notna()].sort_values(
+        "val_loss", kind="stable"
+    )
     first = rows.drop_duplicates(["method", "ratio"])
     return {(row.method, row.ratio): row.run_id for row in first.itertuples()}

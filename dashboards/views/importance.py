@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from cser_ray.methods import has_ratio
 from dashboards.views.values import drawn
-from tuning.compare.selection import RUNG, SELECT, direction
+from tuning.compare.selection import RUNG, SELECT, direction, searched_on
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ TITLES_OF_KNOBS = {
 
 
 def importance(runs: "pd.DataFrame", select: str) -> list[dict[str, Any]]:
-    """For each ratio and knob: epsilon squared of the ranks of the finished virtual runs of full length.
+    """For each ratio and knob: epsilon squared of the ranks of the finished runs of full length where the study searched.
 
     Ranks of what is chosen by, because a diverged run has no loss: it ranks behind all others, level with its like.
     Epsilon squared is the share of their variance between the values of the knob, less what as many random groups would
@@ -34,7 +34,7 @@ def importance(runs: "pd.DataFrame", select: str) -> list[dict[str, Any]]:
     run, is left out.
     """
     column, sign = SELECT[select] if runs.empty else direction(select, runs.iloc[0])
-    whole = (runs["rung"] == "virtual") & (runs["status"] == "FINISHED") & (runs["stage"] != RUNG)
+    whole = (runs["rung"] == searched_on(runs["rung"])) & (runs["status"] == "FINISHED") & (runs["stage"] != RUNG)
     rows = runs[whole & runs["method"].map(has_ratio).astype(bool)]
     rows = rows.assign(score=sign * rows[column].astype("float64").mask(rows["diverged"].astype(bool)))
     found = []

@@ -9,6 +9,7 @@ from cser_ray.methods import METHODS, has_ratio
 from cser_ray.structure import number
 from dashboards.views.values import column, drawn
 from tuning.compare.comparison import ConfigurationRow
+from tuning.compare.selection import searched_on
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,11 +65,12 @@ def heat(table: "pd.DataFrame") -> list[dict[str, Any]]:
 
 
 def frame(rows: Sequence[ConfigurationRow]) -> "pd.DataFrame":
-    """The virtual configurations that have a finished run, compressed methods only."""
+    """The configurations that have a finished run of full length where the study searched, compressed methods only."""
     import pandas as pd
 
     columns = ["method", "ratio", *AXES, "chosen", "n", "diverged"]
-    kept = [r for r in rows if r.rung == "virtual" and r.n and has_ratio(r.method)]
+    searched = searched_on(r.rung for r in rows if r.rung in ("virtual", "distributed"))
+    kept = [r for r in rows if r.rung == searched and r.n and has_ratio(r.method)]
     numbers = dict.fromkeys([name for name in AXES if name not in TEXTS], "float64")
     table = pd.DataFrame([[getattr(r, name) for name in columns] for r in kept], columns=columns).astype(numbers)
     return table.assign(maximise=[r.scale.maximise for r in kept], metric=[r.scale.name for r in kept])

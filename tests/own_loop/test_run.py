@@ -105,7 +105,7 @@ def test_the_metric_to_compare_by() -> None:
 
     (row,) = row_of(loop, "sgd", workers=1, steps=2, evaluations=1, compare_by="R²")
     assert (row.metric, row.metric_maximise, row.val_acc, row.test_acc) == ("R²", True, 0.7, 0.7)
-    with pytest.raises(ValueError, match="compare_by names error, and run.report was given none of that name"):
+    with pytest.raises(ValueError, match=r"compare_by names error, and run\.report was given none of that name"):
         row_of(loop, "sgd", workers=1, steps=2, evaluations=1, compare_by="error:min")
 
 
@@ -211,7 +211,7 @@ def test_an_exhausted_loader_is_begun_anew_in_another_order() -> None:
     assert [[x.item() for (x,) in feed.next()] for _ in range(3)] == [[0, 1], [2, 0], [1, 2]]
     assert (passes, feed.samples, feed.passes) == ([0, 1], 6, 2.0)
     with pytest.raises(ValueError, match="an iterator that cannot begin again"):
-        [*map(lambda feed: feed.next(), [Feed(iter([1]))] * 2)]
+        [feed.next() for feed in [Feed(iter([1]))] * 2]
     with pytest.raises(ValueError, match="holds no batch"):
         Feed([]).next()
 
@@ -269,7 +269,7 @@ def test_a_schedule_that_the_loop_ignores_is_refused() -> None:
             optimizer.step()
             run.report(val_loss=1.0)
 
-    with pytest.raises(ValueError, match="the loop never called run.lr_factor"):
+    with pytest.raises(ValueError, match=r"the loop never called run\.lr_factor"):
         row_of(loop, "sgd", workers=1, steps=2, evaluations=1, warmup_steps=1)
 
 
@@ -281,9 +281,9 @@ def test_a_loop_that_says_nothing_is_told_what_to_say() -> None:
         for _ in run.steps([torch.ones(1, 2)]):
             optimizer.step()
 
-    with pytest.raises(ValueError, match="reported nothing: call run.report"):
+    with pytest.raises(ValueError, match=r"reported nothing: call run\.report"):
         row_of(silent, workers=1)
-    with pytest.raises(ValueError, match="has not called run.optimizer"):
+    with pytest.raises(ValueError, match=r"has not called run\.optimizer"):
         row_of(lambda run: None, workers=1)
 
 

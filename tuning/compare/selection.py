@@ -162,7 +162,7 @@ class Chosen:
                 raise ValueError(f"these runs are chosen by {runs.select}, not {select}: choose anew among their table")
             return runs
         rows = tuple(runs) if isinstance(runs, Sequence) else records(runs)
-        done = finished(rows, rung := searched_on(rows))
+        done = finished(rows, rung := searched_on(run["rung"] for run in rows))
         tried, fresh = by_cell(choosers(done)), by_cell(run for run in done if run["stage"] == CONFIRM)
         rule = select or USUAL
         real = by_cell(finished(rows, "distributed")) if rung == "virtual" else {}
@@ -171,7 +171,7 @@ class Chosen:
     @property
     def rung(self) -> str:
         """Where the study searched."""
-        return searched_on(self.rows)
+        return searched_on(run["rung"] for run in self.rows)
 
 
 def read_chosen(results: str, select: str | None = None) -> Chosen:
@@ -257,9 +257,13 @@ def finished(runs: Iterable[Run], rung: str = "virtual") -> tuple[Run, ...]:
     return tuple(once.values())
 
 
-def searched_on(runs: Iterable[Run]) -> str:
-    """ "virtual", or "distributed" where there is no virtual run: of a loop, or a study that searched on real workers."""
-    return "distributed" if {run["rung"] for run in runs} == {"distributed"} else "virtual"
+def searched_on(rungs: Iterable[str]) -> str:
+    """Of the rungs of all runs, where their study searched: "virtual", or "distributed" where no run was virtual.
+
+    >>> searched_on(["virtual", "distributed"]), searched_on(["distributed"])
+    ('virtual', 'distributed')
+    """
+    return "distributed" if set(rungs) == {"distributed"} else "virtual"
 
 
 def place_of(run: Run) -> tuple[str, float]:

@@ -64,7 +64,7 @@ def single_config(settings: Mapping[str, Any]) -> RunConfig:
     if settings.get("compressor", Knobs.compressor) != Knobs.compressor:
         values["compressor"] = str(check_kind(method, settings["compressor"]))  # in one spelling
     if settings.get("overlap"):
-        if not settings.get("distributed"):
+        if not (settings.get("distributed") or settings.get("loop")):
             raise ValueError("--overlap is for real workers: add --distributed, or leave it out")
         if "overlap" not in METHODS[method].variants:
             raise ValueError(f"{method} sends nothing during the backward pass: leave --overlap out")
@@ -108,9 +108,13 @@ def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
         rows = read_runs(store.uri)
         row = rows[rows["run_id"] == trial.run_ids()[0]].iloc[0]
         scale = scale_of(row)
+        own = row.test_acc_worker
+        beside = (
+            f" ({scale.told(own)} of a worker's own)" if own == own and own is not None else ""
+        )  # a loop may not say
         say(
-            f"{'diverged: ' if row.diverged else ''}test {scale.name} {scale.told(row.test_acc)} of the averaged model "
-            f"({scale.told(row.test_acc_worker)} of a worker's own), test loss {scale.loss_told(row.test_loss)}"
+            f"{'diverged: ' if row.diverged else ''}test {scale.name} {scale.told(row.test_acc)} of the averaged model"
+            f"{beside}, test loss {scale.loss_told(row.test_loss)}"
         )
         say(
             f"sent {row.bytes_sent / 1e6:.3f} MB a worker, {number(row.realised_ratio)} times less than dense fp32 "

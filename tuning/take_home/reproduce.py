@@ -10,11 +10,13 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
-from cser_ray.config import RunConfig, Shared, reads_of
+from cser_ray.config import LOOPS_OWN, RunConfig, Shared, reads_of
 from cser_ray.methods import METHODS
 from cser_ray.settings import declared
 
 COMMAND_WIDTH = 110
+NOT_OF_LOOPS = ("task", *LOOPS_OWN)
+"""What the command of a run whose loop is the user's does not say."""
 
 
 def recorded_config(text: str | None) -> RunConfig:
@@ -43,7 +45,7 @@ def settings_of_run(config: RunConfig) -> dict[str, Any]:
     shared = {each.name for each in declared(Shared)} - {"task"}
     for each in sorted(declared(config), key=lambda each: each.name in shared):  # the task and the method come first
         value = getattr(config, each.name)
-        if each.setting.by_method and each.name not in reads:
+        if (each.setting.by_method and each.name not in reads) or (config.loop and each.name in NOT_OF_LOOPS):
             continue
         if each.setting.option:
             values[each.name] = value
@@ -81,7 +83,7 @@ def job_command(settings: Mapping[str, Any]) -> str | None:
     options = _options(settings)
     if not all(re.fullmatch(r"[\w@%+=:,./ -]+", word) for option in options for word in option):
         return None
-    own_task = ":" in str(settings["task"])  # its module lies in this folder
+    own_task = "loop" in settings or ":" in str(settings["task"])  # its module lies in this folder
     head = "ray job submit " + "--working-dir . " * own_task + "-- cser-ray train --distributed"
     return _lines([head, *map(shlex.join, options)])
 
