@@ -322,7 +322,9 @@ class Run:
                 f"schedule = {self.config.schedule} with warmup_steps = {self.config.warmup_steps} is asked for, and the loop "
                 "never called run.lr_factor(step): multiply the rate by it, or leave the two out"
             )
-        columns: dict[str, Any] = course.columns() | told
+        columns: dict[str, Any] = (
+            course.columns() | told | {"batch_size": 0}
+        )  # not known where a framework has the loop
         if self._reported:
             columns |= scores(self._reported, self.config)
             columns |= final_scores(self._reported, self.config) if last else {}

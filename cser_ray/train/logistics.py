@@ -27,6 +27,12 @@ class Logistics:
         unit="GPUs",
         above=0,
     )
+    gpus_per_worker: float = setting(
+        1.0,
+        "GPUs that each process of a real worker reserves where there are enough; below 1 they share one, over gloo.",
+        unit="GPUs",
+        above=0,
+    )
     checkpoint_s: float = setting(
         CHECKPOINT_S, "Seconds between checkpoints, at evaluations; 0 for one at each.", unit="s", least=0
     )
@@ -44,7 +50,7 @@ class Logistics:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name in ("cpus_per_worker", "gpus_per_trial"):
+        for name in ("cpus_per_worker", "gpus_per_trial", "gpus_per_worker"):
             value = getattr(self, name)
             if value > 1 and not float(value).is_integer():
                 raise ValueError(f"{name} is a fraction of 1 or a whole number, not {value:g}")

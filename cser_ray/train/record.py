@@ -214,6 +214,7 @@ class Record:
                 # every synchronisation of a block moves all of it, so its share of the dense bytes counts how often; dense
                 # bytes are those of fp32, whatever type the values travel in
                 "syncs_per_block": stack.t / realised * 4 / stack.optimizer.value_bytes,
+                "step_ms": 1000 * self.training_s / stack.t if config.rung == "distributed" else None,
                 "collectives": collectives,
                 "theorem1": method.theorem1(config.structure)
                 if method.theorem1 and config.inner == "nesterov"

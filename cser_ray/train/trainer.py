@@ -70,7 +70,7 @@ def fit_distributed(
     config, starts = configs[0], 0
     far = _progress(configs, identity, store)
     while True:
-        check_execution(config.execution, "cuda" if _on_gpus(config) else "cpu")
+        check_execution(config.execution, "cuda" if _on_gpus(config, logistics) else "cpu")
         check_room(config.workers, config.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
         before = far()
         settings["ended"] = ended_runs(store, configs, identity.trial_id) if _apart(configs) else {}
@@ -110,15 +110,18 @@ def _fit(
     # ours, which has the better error.
     for variable in ("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"):
         os.environ[variable] = str(logistics.timeout_s + 2 * PATIENCE_S)
-    processes = config.workers * config.processes_per_worker
+    processes, on_gpus = config.workers * config.processes_per_worker, _on_gpus(config, logistics)
+    # NCCL refuses two ranks on one GPU
+    backend = "gloo" if on_gpus and logistics.gpus_per_worker < 1 else None
+    resources = {"CPU": logistics.cpus_per_worker} | ({"GPU": logistics.gpus_per_worker} if on_gpus else {})
     TorchTrainer(
         _train_worker,
         train_loop_config=settings,
-        torch_config=TorchConfig(timeout_s=logistics.timeout_s),
+        torch_config=TorchConfig(backend=backend, timeout_s=logistics.timeout_s),
         scaling_config=ray.train.ScalingConfig(
             num_workers=processes,
-            use_gpu=_on_gpus(config),
-            resources_per_worker=None if logistics.cpus_per_worker == 1 else {"CPU": logistics.cpus_per_worker},
+            use_gpu=on_gpus,
+            resources_per_worker=resources,
             # Workers are what a slow network joins: on nodes of their own as far as there are any. The processes of a
             # worker belong on one.
             placement_strategy="SPREAD" if config.processes_per_worker == 1 else "PACK",
@@ -145,9 +148,9 @@ def _progress(configs: Sequence[RunConfig], identity: TrialIdentity, store: str)
     return lambda: (0, max(checkpoints.steps(), default=0))
 
 
-def _on_gpus(config: RunConfig) -> bool:
-    """Whether the cluster has a GPU for every process."""
-    return capacity()["GPU"] >= config.workers * config.processes_per_worker
+def _on_gpus(config: RunConfig, logistics: Logistics) -> bool:
+    """Whether the cluster has GPUs for every process."""
+    return capacity()["GPU"] >= config.workers * config.processes_per_worker * logistics.gpus_per_worker
 
 
 def _controller_died(logistics: Logistics) -> str:

@@ -216,6 +216,27 @@ def test_an_exhausted_loader_is_begun_anew_in_another_order() -> None:
         Feed([]).next()
 
 
+def test_a_loop_of_a_frameworks_own_is_followed() -> None:
+    """Without `run.steps` the processes meet before the step after one that is due, and at the end."""
+
+    def loop(run: Run) -> None:
+        model = nn.Linear(3, 1)
+        optimizer = run.optimizer(model.parameters())
+        x = torch.ones(2, 3) * (1 + run.worker)
+        for step in range(1, run.steps_total + 1):
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            assert run.step == step
+            if run.evaluation_due(step) and run.worker == 0:
+                run.report(val_loss=float(step))
+
+    for row in row_of(loop, "local-sgd", steps=8, evaluations=2, ratio_schedule="dense-start"):
+        assert (row.steps_done, row.evaluated_at, row.val_loss, row.status) == (8, "4,8", 8.0, "FINISHED")
+        assert (row.samples, row.batch_size) == (None, 0)
+        assert row.realised_ratio == pytest.approx(4)
+
+
 def test_groups_and_what_is_fixed() -> None:
     """Rates of groups are multiples of the trial's; what is the trial's is refused, and so is a second optimizer."""
     run = make_run("csea", lr=0.2)

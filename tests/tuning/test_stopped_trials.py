@@ -1,6 +1,7 @@
 """Real trials that ASHA stops leave nothing behind: no actor, no placement group, no process (Ray issue 54305)."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.faults.studies_killed import named
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
 TRIALS = 12
+HERE = str(Path(__file__).parent)
 PROGRAM = """
 import json, os, sys, time
 from dataclasses import replace
@@ -37,8 +39,12 @@ class Silent:
 
 store, count = Store(sys.argv[1]), int(sys.argv[2])
 store.write_study({"fingerprint": {}})
-run = replace(config_at("csea", 4.0, workers=2, steps=3000, evaluations=2), rung="distributed")
-trials = [Trial(f"trial{k}", "real", (replace(run, lr=1e-6 if k % 2 else 0.1),)) for k in range(count)]
+run = replace(config_at("csea", 4.0, workers=2, steps=3000, evaluations=2, loop=sys.argv[3]), rung="distributed")
+repeats = [0, 1] if run.loop else [0]  # of a loop several runs, one after another
+trials = [
+    Trial(f"trial{k}", "real", tuple(replace(run, lr=1e-6 if k % 2 else 0.1, repeat=repeat) for repeat in repeats))
+    for k in range(count)
+]
 cluster.connect(num_cpus=2)
 logistics = Logistics(cpus_per_worker=1)
 flat = lambda trial: to_config(trial, "study", store.uri, os.path.join(store.uri, "ray", "train"), logistics)
@@ -70,13 +76,17 @@ sys.stdin.read()
 """
 
 
-def test_nothing_of_stopped_real_trials_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", ["", "looped:slow"])
+def test_nothing_of_stopped_real_trials_stays(loop: str, tmp_path: Path) -> None:
     """Each takes all 2 CPUs for its two workers, so that one which left something would hold up the next for ever."""
     out = tmp_path / "results"
-    command = [sys.executable, "-c", PROGRAM, str(out), str(TRIALS)]
+    command = [sys.executable, "-c", PROGRAM, str(out), str(TRIALS), loop]
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))}
     with (
         session() as (base, environment),
-        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program,
+        subprocess.Popen(
+            command, env=environment | path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as program,
     ):
         try:
             assert program.stdout is not None
@@ -87,5 +97,7 @@ def test_nothing_of_stopped_real_trials_stays(tmp_path: Path) -> None:
     assert json.loads(answer) == {"actors": [], "groups": [], "cpus": 0.0}
     assert left == []
     runs = read_runs(str(out))
-    assert runs["status"].value_counts().to_dict() == {"FINISHED": TRIALS // 2, "STOPPED": TRIALS // 2}
+    half = TRIALS // 2
+    # of a loop's two runs the first has ended where a trial is stopped half-way
+    assert runs["status"].value_counts().to_dict() == {"FINISHED": half * (3 if loop else 1), "STOPPED": half}
     assert set(runs.loc[runs["status"] == "STOPPED", "lr"]) == {1e-6}

@@ -114,7 +114,9 @@ def run_study(
         return tune.PlacementGroupFactory([bundle])
 
     processes = study.workers * study.processes_per_worker
-    real_at_once = max(1, cluster.room(logistics.cpus_per_worker) // processes)
+    places = cluster.room(logistics.cpus_per_worker) // processes
+    on_gpus = int(capacity["GPU"] / logistics.gpus_per_worker + 1e-6) // processes
+    real_at_once = max(1, min(places, on_gpus) if on_gpus else places)
     total = total_trials(study) if read_runs(store.uri).empty else None
     started, meter = time.monotonic(), Meter(limits)
     callback = StudyCallback(store, progress, total_runs(study), started)
