@@ -18,10 +18,11 @@ class Course:
     """Follows the steps of one optimizer from inside: a loop that takes others than it was asked for cannot hide them.
 
     Learning rates are shares of the trial's rate, which differs between trials; those of the first parameter group count.
+    `ahead`: whether a step returns before a GPU has done it: then its time is the mean up to where the GPU was waited for.
     """
 
-    def __init__(self, lr: float):
-        self.lr = lr
+    def __init__(self, lr: float, ahead: bool = False):
+        self.lr, self.ahead = lr, ahead
         self.steps = 0
         self.rates = ""
         """A digest of the sequence."""
@@ -29,7 +30,8 @@ class Course:
         self.start = ""
         """A digest of what training began with: the common model, and this worker's first batch."""
         self.evaluated: list[int] = []
-        self.training_s = 0.0
+        self.training_s, self.timed = 0.0, 0
+        """Seconds of steps, evaluations apart, and how many steps these were."""
         self._times: list[float] = []
         self._since: float | None = None
 
@@ -66,6 +68,7 @@ class Course:
         now = time.perf_counter()
         if self._since is not None:
             self.training_s += now - self._since
+            self.timed += 1
             self._times = [*self._times[-KEPT_TIMES + 1 :], now - self._since]
         self._since = now
 
@@ -79,7 +82,9 @@ class Course:
             "rate_first": self.first_rate,
             "rate_last": self.last_rate,
             "rate_mean": self.sum_of_rates / self.steps if self.steps else None,
-            "step_ms": 1000 * median(self._times) if self._times else None,
+            "step_ms": 1000 * (self.training_s / self.timed if self.ahead else median(self._times))
+            if self._times
+            else None,
         }
 
     def state(self) -> dict[str, Any]:

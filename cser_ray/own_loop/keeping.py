@@ -8,8 +8,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cser_ray.config import DEFAULTS
 from cser_ray.errors import CserWarning
 from cser_ray.store.checkpoint import CheckpointStore, DamagedError, Manifest
+from cser_ray.store.read import jsonable
 
 FORMAT = 1
 
@@ -89,9 +91,11 @@ class Keeper:
 
     def _read(self, step: int) -> dict[str, Any]:
         manifest = self.store.manifest(step)
-        if manifest.fingerprint != self.identity:
-            names = manifest.fingerprint.keys() | self.identity.keys()
-            pairs = [(name, manifest.fingerprint.get(name), self.identity.get(name)) for name in sorted(names)]
+        # a setting that is younger than the checkpoint stood at its default
+        found = {name: jsonable(DEFAULTS[name]) for name in self.identity if name in DEFAULTS} | manifest.fingerprint
+        if found != self.identity:
+            names = found.keys() | self.identity.keys()
+            pairs = [(name, found.get(name), self.identity.get(name)) for name in sorted(names)]
             told = "; ".join(f"{name} {there} there, {here} here" for name, there, here in pairs if there != here)
             raise ValueError(
                 f"{self.store.path(step)} is a checkpoint of another configuration: {told}. Give the settings it was made "

@@ -90,7 +90,7 @@ class Run:
         self._kept: dict[str, Any] = {}
         self._reports: list[tuple[int, dict[str, Any]]] = []
         self._reported: dict[str, Any] = {}
-        self._course = Course(config.lr)
+        self._course = Course(config.lr, ahead=self.device.type == "cuda")
         self._schedule_asked = False
         self._ended = False
         self._diverged_step: int | None = None
@@ -279,9 +279,11 @@ class Run:
         self._course.before_step(optimizer.param_groups)
 
     def _after_step(self, optimizer: Any, *arguments: Any) -> None:
-        self._course.after_step()
         if self._feed is None:
             self.step = self._built().t
+        if self.device.type == "cuda" and self.evaluation_due(self.step):
+            torch.cuda.synchronize(self.device)  # else the steps' time would be the evaluation's
+        self._course.after_step()
 
     def _settle(self, last: bool = False) -> None:
         """All processes bring together what they reported, and the rows are made anew. They meet here, and only here."""
@@ -304,14 +306,16 @@ class Run:
         told = progress(self.config, self._communicator, course.steps, course.training_s, wall_s)
         epoch_rows: list[EpochRow] = []
         for step, values in reports.items():
-            self._reported = values
-            reached = scores(values, self.config)
+            again = course.evaluated[-1:] == [step]  # something more of the same evaluation
+            known = {name: value for name, value in values.items() if value is not None}
+            self._reported = self._reported | known if again else values
+            reached = scores(self._reported, self.config)
             lr = course.last_rate * self.config.lr
-            number = len(course.evaluated)
+            number = len(course.evaluated) - again
             epoch_rows.append(
                 epoch_row(self.config, self._identity, step, number, epoch=epochs or 0.0, lr=lr, **reached, **told)
             )
-            course.evaluated.append(step)
+            course.evaluated += [] if again else [step]
             finite &= all(math.isfinite(values.get(name) or 0.0) for name in ("val_loss", "train_loss"))
         last = last or self.step >= self.steps_total
         if self._diverged_step is None and (not finite or (last and self._too_high())):

@@ -106,7 +106,7 @@ class Overall:
         loss = row.val_loss if row.val_loss is not None and row.val_loss < WORST else WORST
         whole = row.status == "FINISHED"
         done = self.evaluations if whole else min(epochs[-1].evaluation + 1 if epochs else 0, self.evaluations)
-        before = len(self.losses) * self.evaluations
+        before = len(self.losses.keys() - {row.run_id}) * self.evaluations
         told = self.summary(epochs, rows) if epochs else {}
         if whole:
             self.losses[row.run_id] = loss

@@ -179,9 +179,9 @@ def _train_worker(settings: dict[str, Any]) -> None:
     import torch
     from ray.train.torch import get_device
 
-    torch.set_num_threads(1)
     configs = [RunConfig(**config) for config in settings["configs"]]
     logistics = Logistics(**settings["logistics"])
+    torch.set_num_threads(max(1, int(logistics.cpus_per_worker)) if configs[0].loop else 1)
     first = ray.train.get_context().get_world_rank() == 0
     identity, summary = TrialIdentity(**settings["identity"]), settings["summary"]
     writer = Store(settings["store"]).trial(identity.trial_id, identity.attempt) if first else None

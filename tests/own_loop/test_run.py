@@ -81,6 +81,23 @@ def test_reports_of_all_workers_are_averaged() -> None:
         assert [(each.step, each.val_loss, each.evaluation) for each in epochs] == [(1, 1.5, 0), (2, 3.0, 1)]
 
 
+def test_what_is_reported_after_the_last_step_belongs_to_its_evaluation() -> None:
+    """A test loss measured once, behind the loop, is no evaluation more."""
+
+    def loop(run: Run) -> None:
+        model = nn.Linear(2, 1)
+        optimizer = run.optimizer(model.parameters())
+        for step, x in run.steps([torch.ones(1, 2)]):
+            model(x).sum().backward()
+            optimizer.step()
+            if run.evaluation_due(step):
+                run.report(val_loss=float(step), metrics={"accuracy": 50.0})
+        run.report(val_loss=2.0, test_loss=9.0)
+
+    (row,) = row_of(loop, "sgd", workers=1, steps=4, evaluations=2)
+    assert (row.evaluated_at, row.val_loss, row.test_loss, row.metrics) == ("2,4", 2.0, 9.0, '{"accuracy": 50.0}')
+
+
 def test_the_floor_has_the_workers_own_line() -> None:
     """`evaluate` measures each worker's own model of a method that never communicates, and the models' distance."""
     silent, talking = row_of(plain, "no-sync")[0], row_of(plain, "csea")[0]

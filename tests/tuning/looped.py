@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import torch
@@ -52,6 +53,7 @@ def slow(run: Run) -> None:
     optimizer = run.optimizer(model.parameters())
     x = torch.randn(8, 4, generator=torch.Generator().manual_seed(run.worker))
     for step, _ in run.steps([x]):
+        time.sleep(0.01)
         model(x).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -57,6 +57,11 @@ def test_what_was_spent(rows: pd.DataFrame) -> None:
     assert spent(EMPTY) == Cost()
 
 
+def test_real_runs_of_a_trial_follow_each_other(rows: pd.DataFrame) -> None:
+    """Their seconds add up, where virtual ones are stacked and take the time of the longest."""
+    assert spent(rows.assign(rung="distributed")).worker_seconds == 2 * 4.0
+
+
 def test_what_a_trial_will_cost(rows: pd.DataFrame) -> None:
     """4 s for 2 x 2048 steps are 2 s for 2048; dense bytes of a ring of 8 over R_C = 16."""
     expected = predicted(trial(), rows)

@@ -39,7 +39,8 @@ class Silent:
 
 store, count = Store(sys.argv[1]), int(sys.argv[2])
 store.write_study({"fingerprint": {}})
-run = replace(config_at("csea", 4.0, workers=2, steps=3000, evaluations=2, loop=sys.argv[3]), rung="distributed")
+steps = 300 if sys.argv[3] else 3000  # the loop sleeps in each
+run = replace(config_at("csea", 4.0, workers=2, steps=steps, evaluations=2, loop=sys.argv[3]), rung="distributed")
 repeats = [0, 1] if run.loop else [0]  # of a loop several runs, one after another
 trials = [
     Trial(f"trial{k}", "real", tuple(replace(run, lr=1e-6 if k % 2 else 0.1, repeat=repeat) for repeat in repeats))

@@ -74,6 +74,7 @@ def cell_of(
         worker_acc=mean_std(run["test_acc_worker"] for run in choice.runs)[0],
         ensemble_acc=mean_std(run["test_acc_ensemble"] for run in choice.runs)[0],
         scale=scale,
+        **_times(converged or choice.runs),
     )
 
 
@@ -168,6 +169,17 @@ def _mean_of(runs: Iterable[Run], column: str) -> float | None:
     """Mean of a column that may be infinite; None where it is null throughout."""
     known = [run[column] for run in runs if run[column] is not None]
     return math.fsum(known) / len(known) if known else None
+
+
+def _times(runs: Sequence[Run]) -> dict[str, Any]:
+    """What a cell says of the clock: of runs on real workers only."""
+    real = [run for run in runs if run["rung"] == "distributed" and run.get("step_ms") and run["steps_done"]]
+    comm = [1e3 * run["comm_s"] / run["steps_done"] for run in real if run["comm_s"] is not None]
+    return {
+        "step_ms": _mean_of(real, "step_ms"),
+        "comm_ms": math.fsum(comm) / len(comm) if comm else None,
+        "run_s": _mean_of(real, "wall_s"),
+    }
 
 
 def _means(runs: Sequence[Run], *names: str) -> dict[str, Any]:

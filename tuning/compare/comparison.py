@@ -70,6 +70,12 @@ class Cell:
     """That of the ensemble of the workers' models: measured for no-sync."""
     scale: Scale = field(default=ACCURACY, metadata=NO_COLUMN)
     """What the columns of accuracy hold."""
+    step_ms: float | None = field(default=None, metadata=NO_COLUMN)
+    """Time of a step as it was, where the study searched on real workers; mean over runs."""
+    comm_ms: float | None = field(default=None, metadata=NO_COLUMN)
+    """Part of it that a worker waited for communication."""
+    run_s: float | None = field(default=None, metadata=NO_COLUMN)
+    """Time of a run, evaluations included."""
 
     @property
     def scores(self) -> dict[int, float]:

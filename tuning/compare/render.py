@@ -21,6 +21,7 @@ from tuning.compare.tables import (
     communication,
     every_configuration,
     learning_rates,
+    measured_times,
     references,
     twins_table,
     value_retained,
@@ -71,7 +72,7 @@ def _parts(c: Comparison, markdown: bool) -> Iterable[str]:
     first, *decision = answer(c)
     yield f"## {first}" if markdown else paragraph(first)
     yield from map(said, decision)
-    shown = (accuracy, references, value_retained, chosen_configurations, learning_rates, communication)
+    shown = (accuracy, references, value_retained, chosen_configurations, learning_rates, communication, measured_times)
     for table in (*(build(c) for build in shown), twins_table(c.twins, c.scale), agreements_table(c.agreements)):
         if table.rows:
             yield table.markdown() if markdown else table.plain()

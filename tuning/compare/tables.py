@@ -168,6 +168,25 @@ def communication(c: Comparison) -> Table:
     return Table("What they communicate", columns, tuple(rows), keys=2)
 
 
+def measured_times(c: Comparison) -> Table:
+    """What the clock said, where the study searched on real workers; without rows where it did not."""
+    columns = ("R_C", "method", "ms a step", "waiting for others", "seconds a run", "against dense")
+    dense = {cell.method: cell.step_ms for cell in c.cells if cell.ratio == 1}
+    base = dense.get(c.reference)
+    rows = [
+        (
+            *_key(cell),
+            _digits(cell.step_ms, 3),
+            _digits(cell.comm_ms, 3),
+            _digits(cell.run_s, 3),
+            NONE if base is None else f"{_digits(base / cell.step_ms, 3)}×",
+        )
+        for cell in c.cells
+        if cell.step_ms
+    ]
+    return Table("Time of a step on these workers and links, as measured", columns, tuple(rows), keys=2)
+
+
 def twins_table(twins: Iterable[Twin], scale: Scale = ACCURACY) -> Table:
     """Chosen configurations on real workers."""
     columns = (

@@ -101,9 +101,18 @@ def spent(rows: "pd.DataFrame") -> Cost:
     """What the trials in the store have cost, finished or not; without wall-clock seconds, since trials run side by side."""
     if rows.empty:
         return Cost()
-    per_trial = rows.groupby("trial_id").agg(wall_s=("wall_s", "max"), processes=("processes", "max"))
+    per_trial = _by_trial(rows)
     sent = (rows["bytes_sent"].fillna(0) * rows["workers"]).sum()
     return Cost(len(per_trial), 0.0, float((per_trial["wall_s"] * per_trial["processes"]).sum()), float(sent))
+
+
+def _by_trial(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """Seconds, steps and processes of each trial: its virtual runs are stacked, its real ones follow each other."""
+    stacked = (rows["rung"] == "virtual").groupby(rows["trial_id"]).all()
+    trials = rows.groupby("trial_id")
+    longest, total = trials["wall_s"].max(), trials["wall_s"].sum()
+    steps, processes = trials["steps_done"].sum(), trials["processes"].max()
+    return stacked.to_frame("stacked").assign(wall_s=longest.where(stacked, total), steps=steps, processes=processes)
 
 
 def predicted(trial: Trial, rows: "pd.DataFrame") -> Cost:
@@ -117,9 +126,7 @@ def predicted(trial: Trial, rows: "pd.DataFrame") -> Cost:
     same = rows[(rows["rung"] == trial.rung) & (rows["status"] == "FINISHED")] if len(rows) else rows
     if same.empty:
         return Cost(trials=1)
-    trials = same.groupby("trial_id").agg(
-        wall_s=("wall_s", "max"), steps=("steps_done", "sum"), processes=("processes", "max")
-    )
+    trials = _by_trial(same)
     seconds = float((trials["wall_s"] / trials["steps"]).max()) * trial.cost
     dense = dense_bytes(int(same["n_params"].iloc[0]), config.workers)
     sent = trial.cost * config.workers * dense / METHODS[config.method].formula(config.structure)
