@@ -300,7 +300,7 @@ class Run:
         self._reports = []
         reports = merged([each["reports"] for each in everyone])
         finite = all(each["finite"] for each in everyone)
-        samples = round(sum(each["samples"] for each in everyone) / len(everyone))
+        samples = round(sum(each["samples"] for each in everyone) / self.workers)
         epochs = None if feed is None else feed.passes
         wall_s = self._wall_before + time.perf_counter() - self._start
         told = progress(self.config, self._communicator, course.steps, course.training_s, wall_s)
@@ -321,7 +321,7 @@ class Run:
         if self._diverged_step is None and (not finite or (last and self._too_high())):
             self._diverged_step = course.steps
         self._ended = last = last or not finite
-        if last and not self._schedule_asked and (self.config.schedule != "step" or self.config.warmup_steps):
+        if not self._schedule_asked and (self.config.schedule != "step" or self.config.warmup_steps):
             raise ValueError(
                 f"schedule = {self.config.schedule} with warmup_steps = {self.config.warmup_steps} is asked for, and the loop "
                 "never called run.lr_factor(step): multiply the rate by it, or leave the two out"
