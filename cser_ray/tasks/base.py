@@ -28,8 +28,26 @@ class Dataset(Protocol):
 
 
 @dataclass(frozen=True)
-class Held:
-    """Samples held in memory as tensors; `batch` gathers them on the tensors' device, from an index there."""
+class Held(Dataset):
+    """Samples held in memory as tensors; `batch` gathers them on the tensors' device, from an index there.
+
+    A batch is `made` of the samples' numbers and of what was drawn for them. Drawing is the processor's, making the
+    tensors' device's alone, so that a GPU can do all of it at one launch.
+    """
+
+    def drawn(self, index: Tensor, generators: Sequence[torch.Generator]) -> Tensor | None:
+        """Random numbers for the augmentation of `index` [rows, b], where the generators are; None if there is none."""
+        return None
+
+    @abstractmethod
+    def made(self, index: Tensor, drawn: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The batch as `batch` has it, without waiting for the device; `drawn`: there, None for no augmentation."""
+        ...
+
+    def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tensor, Tensor]:
+        """See `Dataset.batch`."""
+        drawn = None if generators is None else self.drawn(index, generators)
+        return self.made(index, None if drawn is None else drawn.to(index.device))
 
     def to(self, device: torch.device) -> Self:
         """The same samples on a device."""
@@ -38,7 +56,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class TensorDataset(Held, Dataset):
+class TensorDataset(Held):
     """Samples held in memory: inputs [N, ...], targets [N, ...]; no augmentation."""
 
     inputs: Tensor
@@ -47,7 +65,7 @@ class TensorDataset(Held, Dataset):
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tensor, Tensor]:
+    def made(self, index: Tensor, drawn: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.inputs[index], self.targets[index]
 
 

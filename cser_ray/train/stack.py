@@ -13,9 +13,10 @@ from cser_ray.methods import METHODS
 from cser_ray.ratio_schedule import GUARDRAIL, BudgetPhase, Guardrail, guarded, parse
 from cser_ray.seeds import Purpose, derived_seed
 from cser_ray.tasks import make_task
-from cser_ray.tasks.base import Held, Task, losses
+from cser_ray.tasks.base import Task, losses
+from cser_ray.train.batches import Batches
 from cser_ray.train.build import budget_at, make_optimizer
-from cser_ray.train.evaluation import Evaluator, moved, place
+from cser_ray.train.evaluation import Evaluator
 from cser_ray.train.passes import Passes, suited, take_step
 from cser_ray.train.real_worker import RealWorker
 from cser_ray.train.shards import Shards
@@ -68,10 +69,6 @@ class Stack:
         self.shards = Shards(
             len(self.splits.train), config.workers, config.batch_size, self.seeds, communicator.worker_ids, part
         )
-        self.samples = self.splits.train
-        """The training data, on the device if it is held in memory anyway."""
-        if isinstance(self.samples, Held):
-            self.samples = self.samples.to(device)
         precision = PRECISIONS[config.dtype][1]
         modules = {seed: self._module(seed) for seed in dict.fromkeys(self.seeds)}
         rows = [modules[seed] for seed in self.seeds for _ in communicator.worker_ids]
@@ -105,6 +102,10 @@ class Stack:
             way = choose_way(self.workers, config.run_steps, recordable=alone, execution=config.execution)
             self.gradients = GradientStep(self.workers, losses, way, precision)
         self.generators = self.shards.generators(torch.device("cpu"))
+        channels_last = isinstance(self.workers, RealWorker) and self.workers.channels_last
+        self.batches = Batches(
+            self.splits.train, self.shards, self.generators, device, self._dtype, channels_last, recorded=self.real
+        )
         self.evaluator = Evaluator(self.workers, self.optimizer, self.splits, self.shards, communicator, device)
         self.t = 0
         self.phases = config.phases()
@@ -127,11 +128,7 @@ class Stack:
                 self._begin(phase)
         for group in self.optimizer.param_groups:
             group["lr"] = self.base_lr * self.config.rate(self.t)
-        where = self.device if isinstance(self.samples, Held) else None
-        inputs, targets = self.samples.batch(self.shards.indices(self.t, where), self.generators)
-        return take_step(
-            self.optimizer, self.gradients, place(inputs, self.device, self._dtype), moved(targets, self.device)
-        )
+        return take_step(self.optimizer, self.gradients, *self.batches.at(self.t))
 
     def stand_at(self, step: int) -> None:
         """Count on from a step, with the budget moved as it was in the steps before: what a loaded state continues."""
