@@ -1,5 +1,6 @@
 """The runs of one trial, built, stacked beside each other and ready to step, with the workers that live in this process."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -89,6 +90,7 @@ class Stack:
         rates = torch.tensor([c.lr for c in configs], dtype=self._dtype)
         self.base_lr = rates[0] if len({c.lr for c in configs}) == 1 else rates.view(-1, 1, 1).to(device)
         """[runs, 1, 1] on the device; where all runs have one rate, [] on the host, which need not wait to read it."""
+        self._lr: tuple[float, float | Tensor] = (math.nan, math.nan)
         self.optimizer = make_optimizer(
             config, self.workers.trained, communicator, self.base_lr, self.seeds, plain=self.real
         )
@@ -127,8 +129,15 @@ class Stack:
             if phase.first == self.t:
                 self._begin(phase)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.base_lr * self.config.rate(self.t)
+            group["lr"] = self._lr_at(self.config.rate(self.t))
         return take_step(self.optimizer, self.gradients, *self.batches.at(self.t))
+
+    def _lr_at(self, rate: float) -> float | Tensor:
+        """The learning rate at a factor of it, rounded as the parameters are; a plain number where all runs have one."""
+        if self._lr[0] != rate:
+            lr = self.base_lr * rate
+            self._lr = rate, lr if lr.dim() else lr.item()
+        return self._lr[1]
 
     def stand_at(self, step: int) -> None:
         """Count on from a step, with the budget moved as it was in the steps before: what a loaded state continues."""
