@@ -80,7 +80,8 @@ def budget_at(config: RunConfig, phase: BudgetPhase, d: int | None = None) -> di
     ratios = {"reset_ratio": phase.reset_ratio, "gradient_ratio": phase.gradient_ratio}
     for name, setting in METHODS[config.method].arguments.items():
         if setting in ratios:
-            here[name] = _compressor(config, ratios[setting], d)
+            ratio = ratios[setting]
+            here[name] = _compressor(config, ratio, d) if name.endswith("compressor") else ratio
     return {name: value for name, value in here.items() if name in METHODS[config.method].arguments}
 
 
