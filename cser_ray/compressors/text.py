@@ -40,6 +40,7 @@ class Family:
         formats: those that its values can travel in.
         no_format: why there is none but fp32.
         fixed: whether it sends the same at every ratio asked.
+        collectives: how many a call takes.
     """
 
     help: str
@@ -53,6 +54,7 @@ class Family:
     formats: tuple[str, ...] = FORMAT_NAMES
     no_format: str = ""
     fixed: bool = False
+    collectives: int = 1
 
 
 _NONE = "none"
@@ -94,6 +96,7 @@ FAMILIES: Mapping[str, Family] = {
         "2(n-1)/n (4B + 4k d/B)",
         ">= k/B, of all workers together",
         size="elements a block",
+        collectives=2,
     ),
     "sign": Family(
         "one bit a coordinate and a scale a block",
@@ -162,6 +165,11 @@ class Kind:
         """Whether all workers keep the same coordinates, known beforehand: CSER then keeps no error."""
         return self.family in ("grbs", "identity") and self.format == "fp32"
 
+    @property
+    def collectives(self) -> int:
+        """How many a call takes: two where owners of parts gather, and send back what they averaged."""
+        return 2 if self.two_way else FAMILIES[self.family].collectives if self.family in FAMILIES else 1
+
     def at(self, ratio: float, *, d: int, n: int) -> "Budgeted":
         """The compressor of this kind whose own R_C is nearest to `ratio`, for d parameters and n workers.
 
@@ -225,6 +233,13 @@ def check_kind(method: str, text: str) -> Kind:
     if kind.two_way and record.travels == "neighbours":
         raise ValueError(f"{method} sends to neighbours alone, and {text} to the owners of parts: leave {TWO_WAY} out")
     return kind
+
+
+def overlaps(method: str, text: str) -> bool:
+    """Whether a method can send during the backward pass what a compressor of this text makes: not where values choose."""
+    from cser_ray.methods import METHODS
+
+    return "overlap" in METHODS[method].variants and parse(text).shared
 
 
 def _family(name: str, text: str) -> tuple[str, str]:
