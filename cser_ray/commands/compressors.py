@@ -31,6 +31,9 @@ def compressors(params: int | None, workers: int, ratio: float | None) -> None:
         if (params is None) != (ratio is None):
             raise ValueError("Give --params and --ratio together: how much is sent follows from both")
         if params is not None and ratio is not None:
+            from cser_ray.compressors.solve import check_asked
+
+            check_asked(ratio, workers)
             print_columns(_at(params, workers, ratio))
         else:
             print_columns(_listed())

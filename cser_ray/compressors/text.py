@@ -170,10 +170,11 @@ class Kind:
         """How many a call takes: two where owners of parts gather, and send back what they averaged."""
         return 2 if self.two_way else FAMILIES[self.family].collectives if self.family in FAMILIES else 1
 
-    def at(self, ratio: float, *, d: int, n: int) -> "Budgeted":
+    def at(self, ratio: float, *, d: int, n: int, spread: float | None = None) -> "Budgeted":
         """The compressor of this kind whose own R_C is nearest to `ratio`, for d parameters and n workers.
 
         R_C of a compressor: bytes of a dense fp32 all-reduce over bytes that leave a worker at a call, on average.
+        `spread`: of a method whose workers send to neighbours alone, see `Method`; None where messages reach everybody.
 
         Raises:
             ValueError: where it is off by more than 2 %, with the nearest ratio and its compressor; and for fewer than
@@ -184,7 +185,7 @@ class Kind:
         """
         from cser_ray.compressors.solve import at
 
-        return at(self, ratio, d, n)
+        return at(self, ratio, d, n, spread)
 
 
 def parse(text: str) -> Kind:
@@ -232,6 +233,10 @@ def check_kind(method: str, text: str) -> Kind:
         )
     if kind.two_way and record.travels == "neighbours":
         raise ValueError(f"{method} sends to neighbours alone, and {text} to the owners of parts: leave {TWO_WAY} out")
+    if kind.family == "shared-top" and record.travels == "neighbours":
+        raise ValueError(
+            f"{method} sends to neighbours alone, and all workers agree on the blocks of {text}: take grbs"
+        )
     return kind
 
 

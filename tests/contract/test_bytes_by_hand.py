@@ -67,6 +67,19 @@ def test_the_record_of_d_psgd_knows_its_bytes(n: int) -> None:
     assert ratio_of("d-psgd", Structure()) == optimizer.communicator.dense_bytes(D) / promised(D, n) if n == 8 else True
 
 
+@pytest.mark.parametrize("method", ["choco-sgd", "deepsqueeze"])
+@pytest.mark.parametrize("n", [2, 3, 8])
+@pytest.mark.parametrize("text", ["top-k/4096", "top-k/512:int2", "random-k:int8", "top-k", "grbs:bf16"])
+def test_messages_to_neighbours_meet_the_ratio_by_any_compressor(method: str, n: int, text: str) -> None:
+    """They go to two, not to everybody: as many bytes as the ratio says, by the ledger."""
+    config, d = config_at(method, 16.0, workers=n, compressor=text), 40_000
+    optimizer = make_optimizer(config, [Parameter(torch.ones(n, d))], Communicator(n, group=None), 0.1, (0,))
+    for _ in range(16):
+        optimizer.step()
+    sent = optimizer.communicator.ledger.total(in_ratio=True).bytes
+    assert optimizer.communicator.dense_bytes(d, 16) / sent == pytest.approx(16.0, rel=0.02)
+
+
 @pytest.mark.parametrize("method", ["dgc", "choco-sgd", "deepsqueeze", *RIVALS])
 @pytest.mark.parametrize("n", [2, 3, 8])
 def test_the_ratio_asked_for_is_that_of_the_bytes(method: str, n: int) -> None:
