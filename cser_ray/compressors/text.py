@@ -240,11 +240,13 @@ def check_kind(method: str, text: str) -> Kind:
     return kind
 
 
-def overlaps(method: str, text: str) -> bool:
-    """Whether a method can send during the backward pass what a compressor of this text makes: not where values choose."""
+def overlaps(method: str, text: str, inner: str = "nesterov") -> bool:
+    """Whether a method can send during the backward pass: not where values choose, nor updates that Muon makes of matrices."""
     from cser_ray.methods import METHODS
 
-    return "overlap" in METHODS[method].variants and parse(text).shared
+    record = METHODS[method]
+    early = (record.inner != "muon" and inner != "muon") or not record.has_ratio  # dense training sends gradients
+    return "overlap" in record.variants and parse(text).shared and early
 
 
 def _family(name: str, text: str) -> tuple[str, str]:

@@ -67,9 +67,11 @@ def single_config(settings: Mapping[str, Any]) -> RunConfig:
             raise ValueError("--overlap is for real workers: add --distributed, or leave it out")
         if "overlap" not in METHODS[method].variants:
             raise ValueError(f"{method} sends nothing during the backward pass: leave --overlap out")
-        if not overlaps(method, text := settings.get("compressor", Knobs.compressor)):
+        text, inner = settings.get("compressor", Knobs.compressor), settings.get("inner", "nesterov")
+        if not overlaps(method, text, inner):
             raise ValueError(
-                f"{method} sends nothing of {text} during the backward pass: leave --overlap out, or take grbs"
+                f"{method} cannot send {text} around {inner} during the backward pass: leave --overlap out, or take grbs "
+                "around nesterov or adamw"
             )
     return RunConfig(**values, rung="distributed" if settings.get("distributed") else "virtual")
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from cser_ray.compressors.text import overlaps
 from cser_ray.config import RunConfig, Shared, check_inner
 from cser_ray.knobs import Knobs
 from cser_ray.methods import METHODS, has_ratio
@@ -111,6 +112,11 @@ class Study(Shared):
         False, "Candidates after a cell's first try only the three rates around its best.", unit="flag"
     )
     distributed: int = setting(1, "How many chosen configurations run again with real Ray Train workers.", least=0)
+    overlap: bool = setting(
+        False,
+        "Those send during the backward pass, where their method can; virtual workers send nothing that could be hidden.",
+        unit="flag",
+    )
     select: str = setting(
         "val-loss",
         "Choose configurations by this; train-loss is the paper's rule.",
@@ -152,10 +158,20 @@ class Study(Shared):
             if not getattr(self, name):
                 raise ValueError(f"{name} names no value to try: leave it out for the usual ones")
             self._check_read(name)
+        if self.overlap and not (self.distributed and any(self._overlaps(method) for method in self.methods)):
+            raise ValueError(
+                "overlap is for runs on real workers, of methods that can send during the backward pass: ask for "
+                "distributed = 1 or more and name one, as csea or cser-pl with grbs, or leave it out"
+            )
         if max(self.delays) >= (shortest := min(lengths[1:])):
             raise ValueError(f"delays names {max(self.delays)}: in runs of {shortest} steps no such reset would arrive")
         for method, ratio in self.cells():
             self.candidates(method, ratio)
+
+    def _overlaps(self, method: str) -> bool:
+        """Whether a method can, with some of the compressors that it tries."""
+        texts = self.compressors if "compressor" in METHODS[method].reads else (Knobs.compressor,)
+        return any(overlaps(method, text, self.inner) for text in texts)
 
     def _check_read(self, name: str) -> None:
         """Raise ValueError for a list that was given and no method reads."""
@@ -321,7 +337,8 @@ class Study(Shared):
         if stage == RUNG and mark is not None:
             runs = [replace(run, steps=mark, warmup_steps=self.warmup_steps * mark // self.steps) for run in runs]
         if stage == REAL:
-            runs = [replace(run, rung="distributed") for run in runs]
+            early = self.overlap and overlaps(method, candidate.knobs.compressor, self.inner)
+            runs = [replace(run, rung="distributed", overlap=early) for run in runs]
         name = f"{method}-{number(ratio)}-c{candidate.number}-{stage}{'' if mark is None else mark}"
         return Trial(name, stage, tuple(runs))
 
