@@ -34,7 +34,7 @@ class Family:
         travels: "all-reduce" where workers send the same coordinates, else "all-gather"; in its default format.
         bytes: what leaves a worker at a call, for d values and n workers, in the default format.
         delta: of Definition 1 of the paper, in the default format.
-        memory: vectors of length d that CSER keeps for it beyond parameters, gradients and momentum.
+        memory: floats a parameter that CSER keeps for it beyond parameters, gradients and momentum, in the default format.
         size: what the number after a slash is, "" where there is none.
         default_size: the number where none is given and it is part of the name; None where it follows from the model.
         formats: those that its values can travel in.
@@ -45,10 +45,10 @@ class Family:
 
     help: str
     source: str
-    travels: Literal["all-reduce", "all-gather", "two all-reduces"]
+    travels: Literal["all-reduce", "all-gather", "two all-reduces", "all-to-all and all-gather"]
     bytes: str
     delta: str
-    memory: str = "e, and x_hat in one row"
+    memory: str = "2: e and x_hat"
     size: str = ""
     default_size: int | None = None
     formats: tuple[str, ...] = FORMAT_NAMES
@@ -57,7 +57,17 @@ class Family:
     collectives: int = 1
 
 
-_NONE = "none"
+_NONE = "0"
+TWO_WAY_FAMILY = Family(
+    "the same, averaged and compressed again by the owners of parts, who keep what that drops",
+    "Zheng et al. (arXiv 1905.10936)",
+    "all-to-all and all-gather",
+    "2(n-1)/n d/4096 (1.5k + 4k)",
+    ">= k/4096, each way",
+    "2 + 1/n: e, x_hat, an owner's",
+    collectives=2,
+)
+"""Chunked top-k with `TWO_WAY`, as listings have it."""
 FAMILIES: Mapping[str, Family] = {
     "grbs": Family(
         "random blocks, the same on every worker; grbs-cyclic and grbs-permuted order them",
@@ -83,7 +93,7 @@ FAMILIES: Mapping[str, Family] = {
         ">= k/d",
     ),
     "top-k/4096": Family(
-        "the k largest coordinates of each chunk; numbers of 12 bits; with @two-way owners average: 2(n-1)/n, not n-1",
+        "the k largest coordinates of each chunk; numbers of 12 bits",
         "SparseLoCo (arXiv 2508.15706)",
         "all-gather",
         "(n-1) d/4096 (1.5k + 4k)",
