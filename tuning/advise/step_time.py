@@ -175,7 +175,7 @@ def synchronisations(form: Form, job: Job, c: Constants) -> tuple[Sync, ...]:
     def several(parts: float, *hidden: float, ratio: float) -> tuple[float, ...]:
         return parts * call_collectives(form.method, ratio, a_call), *hidden
 
-    def sent(ratio: float) -> float:
+    def bytes_at(ratio: float) -> float:
         """Of GRBS in whole blocks; others are solved for the ratio."""
         blocks = form.compressor == Knobs.compressor
         return dense / (realised(ratio, job.params) if blocks else ratio)
@@ -185,9 +185,9 @@ def synchronisations(form: Form, job: Job, c: Constants) -> tuple[Sync, ...]:
     hides = min(form.reset_delay, 1 if gradients else s.reset_interval)
     late = (1.0, hides * job.step_s, 0.0)
     first = late if form.reset_delay or gradients else early
-    found = [Sync(resets, sent(s.reset_ratio), n, *several(*first, ratio=s.reset_ratio))]
+    found = [Sync(resets, bytes_at(s.reset_ratio), n, *several(*first, ratio=s.reset_ratio))]
     if gradients:
-        found.append(Sync(gradients, sent(s.gradient_ratio), n, *several(*early, ratio=s.gradient_ratio)))
+        found.append(Sync(gradients, bytes_at(s.gradient_ratio), n, *several(*early, ratio=s.gradient_ratio)))
     return tuple(found)
 
 
