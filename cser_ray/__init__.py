@@ -83,6 +83,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if not _PLACES[name].startswith("cser_ray."):
+        from cser_ray.own_packages import claim
+
+        claim(warn=True)
     value = globals()[name] = getattr(import_module(_PLACES[name]), name)
     return value
 

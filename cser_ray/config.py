@@ -5,7 +5,7 @@
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,8 +33,19 @@ BLOCK_ORDERS: Registry[Callable[..., Any]] = Registry(
     },
 )
 """How GRBS picks blocks: name -> function of (blocks, ratio, call, seed, stream)."""
-INNERS = ("nesterov", "adamw", "muon")
-"""Local steps, as `cser_ray.optimizers` names them."""
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Learning rates where nobody says: the grid of a study, and the rate of a single run."""
+
+    grid: tuple[float, ...]
+    single: float
+
+
+_ADAPTIVE = LearningRates((3e-4, 1e-3, 3e-3, 1e-2), 2e-3)
+INNERS = {"nesterov": LearningRates((0.05, 0.1, 0.5), 0.1), "adamw": _ADAPTIVE, "muon": _ADAPTIVE}
+"""Local steps, as `cser_ray.optimizers` names them -> their rates: those of SGD are far too large for the others."""
 EXECUTIONS = ("auto", "eager", "graph", "compiled")
 """How the forward and backward pass of a model is run; `auto` is a CUDA graph for a real worker with a GPU."""
 RUNGS = ("virtual", "distributed")
@@ -87,9 +98,19 @@ class Shared:
     momentum: float = setting(
         0.9, "Nesterov momentum, local to each worker; the first beta of AdamW.", least=0, below=1
     )
-    beta2: float = setting(0.95, "Second beta of AdamW.", option=False, by_method=True, least=0, below=1)
+    beta2: float = setting(0.95, "Second beta of AdamW.", by_method=True, least=0, below=1)
     weight_decay: float = setting(
         5e-4, "Weight decay: coupled for SGD, decoupled for AdamW.", least=0, below=math.inf, by_task=True
+    )
+    max_grad_norm: float = setting(
+        0.0,
+        "Norm that the whole gradient of each worker is clipped to before its local step; 0 clips nothing.",
+        least=0,
+        below=math.inf,
+        by_task=True,
+    )
+    accumulation: int = setting(
+        1, "Micro-batches that a worker's batch is taken in, one after the other, for memory.", least=1, by_task=True
     )
     schedule: str = setting("step", "Learning rate over time.", unit="text", choices=lambda: SCHEDULES, by_task=True)
     warmup_steps: int = setting(
@@ -124,6 +145,12 @@ class Shared:
             raise ValueError(
                 f"batch_size is shared evenly by the processes of a worker, but {self.batch_size} is no multiple of "
                 f"processes_per_worker = {self.processes_per_worker}"
+            )
+        own = self.batch_size // self.processes_per_worker
+        if own % self.accumulation:
+            raise ValueError(
+                f"accumulation = {self.accumulation}: micro-batches are equally large, but a process takes {own} samples a "
+                "step, no multiple of it. batch_size counts the samples of all micro-batches of a worker's step"
             )
         if self.warmup_steps > self.steps:
             raise ValueError(
@@ -183,7 +210,13 @@ class RunConfig(Shared):
         most=1,
         free="it is searched",
     )
-    lr: float = setting(0.1, "Learning rate before warm-up and decay.", above=0, below=math.inf, free="it is searched")
+    lr: float = setting(
+        INNERS["nesterov"].single,
+        "Learning rate before warm-up and decay.",
+        above=0,
+        below=math.inf,
+        free="it is searched",
+    )
     outer_lr: float = setting(
         Knobs.outer_lr,
         "Learning rate of an outer optimizer.",
@@ -239,6 +272,11 @@ class RunConfig(Shared):
                 f"ratio_schedule = {self.ratio_schedule} moves a budget while none of it is on the wire: leave reset_delay out"
             )
         self.phases()
+        if self.overlap and self.max_grad_norm:
+            raise ValueError(
+                f"max_grad_norm = {self.max_grad_norm:g}: a gradient is clipped once it is whole, and overlap has sent parts "
+                "of it by then: leave one of the two out"
+            )
         if self.reset_delay >= self.run_steps:
             raise ValueError(
                 f"reset_delay = {self.reset_delay}: in the {self.run_steps} steps of a run no reset would arrive; ask for less"
@@ -279,7 +317,7 @@ class RunConfig(Shared):
 
     def columns(self) -> dict[str, Any]:
         """The settings as a row of the store has them: what the method does not read is null, and so is empty text."""
-        reads = METHODS[self.method].reads | ({"beta2"} if self.inner != "nesterov" else set())
+        reads = reads_of(self.method, self.inner)
         kept = [s for s in declared(self) if s.setting.column]
         values = {s.name: getattr(self, s.name) if not s.setting.by_method or s.name in reads else None for s in kept}
         if METHODS[
@@ -287,6 +325,17 @@ class RunConfig(Shared):
         ].has_ratio:  # the knobs that it does not read stand at their defaults, as its formula has it
             values |= asdict(self.structure)
         return values | {"steps": self.run_steps, "model": self.model or None}
+
+
+def reads_of(method: str, inner: str) -> frozenset[str]:
+    """The settings that only some methods read, and this one does around this local step."""
+    return METHODS[method].reads | ({"beta2"} if inner != "nesterov" else set())
+
+
+def local_step(methods: Iterable[str], inner: str) -> str:
+    """The local step that all these methods have in a study around `inner`; `inner` where they have several."""
+    steps = {METHODS[name].inner if METHODS[name].inner != "nesterov" else inner for name in methods}
+    return steps.pop() if len(steps) == 1 else inner
 
 
 def check_inner(method: str, inner: str) -> None:

@@ -12,12 +12,18 @@ from typing import Any, get_args
 import click
 
 from cser_ray.methods import METHODS
+from cser_ray.own_packages import claim
 from cser_ray.registry import meant, unknown
 from cser_ray.settings import Declared, declared
 
 
 class Group(click.Group):
-    """Names the closest command for a typo."""
+    """Names the closest command for a typo, and has our own packages imported, whatever is on the path."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """See click."""
+        claim()
+        return super().main(*args, **kwargs)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -159,7 +165,7 @@ PLAN_OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--methods", type=Names("method", lambda: METHODS), help="Comma-separated [those of a study]."),
     click.option("--ratios", type=Numbers(), help="Overall ratios R_C [the study's, or 8,32,256,1024]."),
     click.option("--study", help="A results folder of `cser-ray tune`: what the methods cost in accuracy."),
-    click.option("--max-loss", type=float, help="Points of test accuracy that you accept to lose [1]."),
+    click.option("--max-loss", type=float, help="Points of accuracy you accept to lose, or units of the metric [1, or 1 %]."),
     click.option("--target-loss", type=float, help="Validation loss to wait for [1.05 times sgd's last]."),
     click.option("--links", help="Fit the model of time on this CSV of `cser-ray bench links`."),
 ]  # fmt: skip

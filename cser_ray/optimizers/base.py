@@ -33,7 +33,7 @@ from cser_ray.optimizers.saving import (
     publish,
     with_entry,
 )
-from cser_ray.optimizers.scaling import unscale_
+from cser_ray.optimizers.scaling import clip_, unscale_
 from cser_ray.optimizers.settings import settings_of
 from cser_ray.optimizers.streams import check_remembered, keyed, load_remembered, remembered_state
 
@@ -137,6 +137,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         self.overlap: BackwardOverlap | None = None
         self.remembered: dict[str, Remembered] = {}
         """The compressors that keep something from call to call, by the name of their stream; part of the state."""
+        self.max_grad_norm = 0.0
+        """Norm that the gradient of each worker, averaged over its processes, is clipped to; 0: as it is."""
         self._scaled = False
         """Whether a GradScaler has been seen."""
         start_together_(self.communicator, self.x, [] if self.placement.stacked else self._frozen)
@@ -255,6 +257,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
             g = self.placement.shaped(self.flat.collect_gradients())
             self._scaled |= unscale_(self, g, self.communicator)
             self.communicator.average_in_host_(g)
+            if self.max_grad_norm:
+                clip_(g, self.max_grad_norm)
         else:
             if getattr(self, "found_inf", None) is not None:
                 raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Gradients under torch.amp.GradScaler: what it leaves to an optimizer whose steps hold collectives."""
+"""Gradients scaled before a step: clipped, and what torch.amp.GradScaler leaves to an optimizer with collectives."""
 
 from typing import Any
 
@@ -6,6 +6,14 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
+
+
+def clip_(g: Tensor, norm: float) -> None:
+    """Scale each worker's gradient, a row of g `[..., w, d]`, to a norm of at most `norm`, in place.
+
+    As torch.nn.utils.clip_grad_norm_ does it for one worker; nothing is sent, and nothing waits for a GPU.
+    """
+    g.mul_((norm / (g.norm(dim=-1, keepdim=True) + 1e-6)).clamp_(max=1.0))
 
 
 def unscale_(optimizer: Any, g: Tensor, communicator: Communicator) -> bool:

@@ -92,9 +92,17 @@ class RunRow(SettingColumns):
     error: str | None = opt("text", "what failed, when status is ERROR")
     note: str | None = opt("text", "what happened on the way, such as a change of the number of workers")
     epochs: float | None = opt("epochs", "passes over the training data so far")
+    metric: str | None = opt(
+        "text",
+        "what the columns *_acc* hold; null in older rows, and then accuracy in %, where more is better",
+        asked=True,
+    )
+    metric_unit: str | None = opt("text", "unit of the metric, if it has one", asked=True)
+    metric_maximise: bool | None = opt("flag", "whether more of the metric is better", asked=True)
+    loss_unit: str | None = opt("text", "unit of the columns *_loss*, if they have one", asked=True)
     train_loss: float | None = opt("nats", "training loss at the last evaluation")
     val_loss: float | None = opt("nats", "validation loss of the averaged model")
-    val_acc: float | None = opt("%", "validation accuracy of the averaged model")
+    val_acc: float | None = opt("%", "validation accuracy, or the task's metric, of the averaged model")
     test_loss: float | None = opt(
         "nats", "test loss of the averaged model, after the last step; no choice is made by it"
     )
@@ -158,7 +166,7 @@ class EpochRow:
     lr: float | None = opt("1", "learning rate at this step")
     train_loss: float | None = opt("nats", "training loss at this evaluation")
     val_loss: float | None = opt("nats", "validation loss of the averaged model")
-    val_acc: float | None = opt("%", "validation accuracy of the averaged model")
+    val_acc: float | None = opt("%", "validation accuracy, or the task's metric, of the averaged model")
     val_acc_worker: float | None = opt("%", "validation accuracy of worker 0's own model; last row: mean over workers")
     consensus_distance: float | None = opt("1", "(1/n) Σ ‖x_i − x̄‖² / ‖x̄‖²")
     error_norm: float | None = opt(

@@ -1,7 +1,7 @@
 """The learning problems: `TASKS`, and `make_task`, which also takes a task of your own as "module.path:ClassName".
 
-A task of your own is a class with the members of `base.Task`, whose constructor takes whichever of `model`, `data_dir`
-and `coarse_labels` it has a use for. It must be importable wherever workers run.
+A task of your own is a class with the members of `base.Task`, which says what else it may have; its constructor takes
+whichever of `model`, `data_dir` and `coarse_labels` it has a use for. It must be importable wherever workers run.
 """
 
 import difflib
@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cser_ray.own_packages import hidden
 from cser_ray.registry import Registry
 from cser_ray.tasks.base import Task
 
@@ -73,10 +74,9 @@ def import_task(name: str) -> Callable[..., Task]:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(
-            f"the task {name!r} cannot be imported ({error}): its module must be installed or on PYTHONPATH, "
-            "on every machine where workers run"
-        ) from error
+        ours = hidden((error.name or "").partition(".")[0])
+        way_out = ours or "its module must be installed or on PYTHONPATH, on every machine where workers run"
+        raise ValueError(f"the task {name!r} cannot be imported ({error}): {way_out}") from error
     factory = getattr(module, class_name, None)
     if not callable(factory):
         close = difflib.get_close_matches(class_name, dir(module), n=1)

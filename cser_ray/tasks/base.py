@@ -11,6 +11,11 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from cser_ray.tasks.losses import correct, losses, squared_errors
+from cser_ray.trees import Tree, leaves, mapped
+
+__all__ = ["Dataset", "Held", "Splits", "Task", "TensorDataset", "correct", "losses", "squared_errors"]
+
 
 class Dataset(Protocol):
     """Indexed samples, read a batch at a time for many workers at once."""
@@ -19,8 +24,11 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tensor, Tensor]:
+    def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tree, Tree]:
         """Return (inputs [*index.shape, ...], targets [*index.shape, ...]) for int64 sample numbers `index` [rows, b].
+
+        Inputs are a tensor, a tuple of tensors, which the model is called on in their order, or a mapping of tensors,
+        which it is called on by name. Targets are what the loss and the metric take.
 
         `generators`: one a row while training, for random augmentation; None when evaluating (no augmentation).
         """
@@ -40,11 +48,11 @@ class Held(Dataset):
         return None
 
     @abstractmethod
-    def made(self, index: Tensor, drawn: Tensor | None) -> tuple[Tensor, Tensor]:
+    def made(self, index: Tensor, drawn: Tensor | None) -> tuple[Tree, Tree]:
         """The batch as `batch` has it, without waiting for the device; `drawn`: there, None for no augmentation."""
         ...
 
-    def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tensor, Tensor]:
+    def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tree, Tree]:
         """See `Dataset.batch`."""
         drawn = None if generators is None else self.drawn(index, generators)
         return self.made(index, None if drawn is None else drawn.to(index.device))
@@ -52,21 +60,22 @@ class Held(Dataset):
     def to(self, device: torch.device) -> Self:
         """The same samples on a device."""
         held = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: v.to(device) for name, v in held.items() if isinstance(v, Tensor)})
+        trees = {name: v for name, v in held.items() if any(True for _ in leaves(v))}
+        return replace(self, **{name: mapped(lambda t: t.to(device), v) for name, v in trees.items()})
 
 
 @dataclass(frozen=True)
 class TensorDataset(Held):
-    """Samples held in memory: inputs [N, ...], targets [N, ...]; no augmentation."""
+    """Samples held in memory: inputs [N, ...], targets [N, ...], or tuples or mappings of such; no augmentation."""
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Tree
+    targets: Tree
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(next(leaves(self.inputs)))
 
-    def made(self, index: Tensor, drawn: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.inputs[index], self.targets[index]
+    def made(self, index: Tensor, drawn: Tensor | None) -> tuple[Tree, Tree]:
+        return mapped(lambda t: t[index], self.inputs), mapped(lambda t: t[index], self.targets)
 
 
 @dataclass(frozen=True)
@@ -81,8 +90,16 @@ class Splits:
 class Task(Protocol):
     """A learning problem: what `cser-ray tune --task NAME` trains. Attributes may be properties or plain values.
 
-    A class may have `study_defaults`, a mapping of settings (of `tuning.study.study.Study`) that a study of it takes where
-    the user says nothing.
+    Besides, a class may have
+
+    - `losses(outputs, targets)`: the loss of each sample, [rows, b] from what the model returned, [rows, b, ...], and the
+      targets, [rows, b, ...]; in place of cross-entropy of logits, or of what a model returns as `.loss`;
+    - `metric`: what it is judged by, a name of `cser_ray.tasks.metrics.METRICS` or a `Metric`. Without it, accuracy of a
+      task that has `classes`, the loss of another;
+    - `classes`: the number of classes of one whose targets are int64 in [0, classes);
+    - `loss_unit`: of the loss, as text; "nats" where the loss is not its own;
+    - `study_defaults`, a mapping of settings (of `tuning.study.study.Study`) that a study of it takes where the user says
+      nothing.
     """
 
     @property
@@ -105,11 +122,6 @@ class Task(Protocol):
         """The name of the model that `model()` builds, as the results store shows it."""
         ...
 
-    @property
-    def classes(self) -> int:
-        """Number of classes; targets are int64 in [0, classes)."""
-        ...
-
     @abstractmethod
     def model(self) -> nn.Module:
         """A freshly initialised module, drawn from torch's global generator (the caller seeds it)."""
@@ -122,25 +134,13 @@ class Task(Protocol):
 
     @abstractmethod
     def constant_loss(self) -> float:
-        """Loss of the constant predictor in nats: ln(classes), or the unigram entropy of text; divergence is 1.3 times it."""
+        """Loss of the constant predictor: ln(classes), unigram entropy of text, variance of the targets of a regression.
+
+        A run diverges above it by 30 %. Infinity where there is no such number: then only by a loss that is not finite.
+        """
         ...
 
     @abstractmethod
     def content_hash(self) -> str:
         """12 hexadecimal digits that change with the data; results of different hashes are never compared."""
         ...
-
-
-def losses(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each sample [rows, b] in nats, from logits [rows, b, ..., classes] and targets [rows, b, ...].
-
-    A text sample's loss is the mean over its positions.
-    """
-    flat = nn.functional.cross_entropy(outputs.flatten(0, -2), targets.flatten(), reduction="none")
-    return flat.view(targets.shape).flatten(2).mean(2) if targets.dim() > 2 else flat.view(targets.shape)
-
-
-def correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Share of right answers of each sample [rows, b], in [0, 1]; shapes as in `losses`."""
-    right = (outputs.argmax(-1) == targets).float()
-    return right.flatten(2).mean(2) if targets.dim() > 2 else right

@@ -5,13 +5,14 @@ The seeds here are constants of the tasks, never a study's: every repeat of ever
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cser_ray.tasks.base import Splits
+from cser_ray.trees import leaves
 
 
 def stratified_order(labels: Tensor, seed: int) -> Tensor:
@@ -46,7 +47,17 @@ def fingerprint(parts: Iterable[object]) -> str:
 
 
 def splits_fingerprint(splits: Splits) -> str:
-    """Return the `fingerprint` of every field of the three datasets, which must be dataclasses held in memory."""
+    """Return the `fingerprint` of every field of the three datasets, which must be dataclasses held in memory.
+
+    A tuple or mapping of tensors counts as its tensors, a mapping's names besides.
+    """
     datasets = (splits.train, splits.validation, splits.test)
     assert all(dataclasses.is_dataclass(dataset) for dataset in datasets)
-    return fingerprint(value for dataset in datasets for value in vars(dataset).values())
+    return fingerprint(part for dataset in datasets for value in vars(dataset).values() for part in _parts(value))
+
+
+def _parts(value: object) -> Iterator[object]:
+    if isinstance(value, Mapping):
+        yield sorted(value)
+    found: list[object] = list(leaves(value))
+    yield from found or [value]

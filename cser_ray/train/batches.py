@@ -16,12 +16,13 @@ from cser_ray.errors import CserWarning
 from cser_ray.tasks.base import Dataset, Held
 from cser_ray.train.evaluation import moved, place
 from cser_ray.train.shards import Shards
+from cser_ray.trees import Tree
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tree, Tree]
 
 
 class Batches:
-    """Inputs [rows, b, ...] and targets of a step, on `device`; numbers among the inputs are of `dtype`.
+    """Inputs [rows, b, ...] and targets of a step, on `device`; numbers among them are of `dtype`.
 
     `generators`: one a row, for augmentation; they move on with each batch. `channels_last`: of the one row, for
     convolutions. `recorded`: where the samples are held on a GPU, a batch is made by a CUDA graph; it is then overwritten
@@ -57,9 +58,9 @@ class Batches:
     def _made(self, samples: Held, index: Tensor, drawn: Tensor | None) -> Batch:
         return self._placed(*samples.made(index, None if drawn is None else moved(drawn, self.device)))
 
-    def _placed(self, inputs: Tensor, targets: Tensor) -> Batch:
-        inputs, targets = place(inputs, self.device, self.dtype), moved(targets, self.device)
-        if self.channels_last and inputs.dim() == 5:
+    def _placed(self, inputs: Tree, targets: Tree) -> Batch:
+        inputs, targets = (place(tree, self.device, self.dtype) for tree in (inputs, targets))
+        if self.channels_last and isinstance(inputs, Tensor) and inputs.dim() == 5:
             inputs = inputs[0].contiguous(memory_format=torch.channels_last).unsqueeze(0)
         return inputs, targets
 

@@ -138,7 +138,7 @@ def make_optimizer(
     rows = len(seeds) * communicator.workers
     d = sum(p.numel() for p in parameters if p.requires_grad) // rows
     check_sends(config, d)
-    return optimizer_class(config.method)(
+    optimizer = optimizer_class(config.method)(
         parameters,
         lr=lr,
         momentum=config.momentum,
@@ -146,3 +146,5 @@ def make_optimizer(
         placement=Placement(communicator, tuple(seeds), stacked=True, plain=plain),
         **own_arguments(config, d),
     )
+    optimizer.max_grad_norm = config.max_grad_norm
+    return optimizer

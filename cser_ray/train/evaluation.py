@@ -4,6 +4,7 @@ BatchNorm's running statistics belong to one model each; for the mean they are c
 What this sends has an entry of its own in the ledger, "evaluation", which does not count in R_C.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.optimizers import FlatOptimizer
-from cser_ray.tasks.base import Dataset, Splits, correct, losses
+from cser_ray.tasks.base import Dataset, Splits
+from cser_ray.tasks.objective import Objective
 from cser_ray.train.shards import Shards
+from cser_ray.trees import Tree, mapped
 from cser_ray.virtual import VirtualWorkers, batch_statistics, evaluate_rows, has_batchnorm
 
 CALIBRATION = 128
@@ -25,16 +28,16 @@ CHUNK = 512
 
 
 class Score(NamedTuple):
-    """Loss [runs] in nats and accuracy [runs] in percent."""
+    """Loss [runs] and the task's metric [runs], each in its unit."""
 
     loss: Tensor
-    accuracy: Tensor
+    metric: Tensor
 
 
-def place(inputs: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+def place(tree: Tree, device: torch.device, dtype: torch.dtype) -> Tree:
     """A batch where the models are; numbers (not symbols) in the models' precision."""
-    inputs = moved(inputs, device)
-    return inputs.to(dtype) if inputs.is_floating_point() else inputs
+    here = mapped(lambda t: moved(t, device), tree)
+    return mapped(lambda t: t.to(dtype) if t.is_floating_point() else t, here)
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -55,11 +58,13 @@ class Evaluator:
         shards: Shards,
         communicator: Communicator,
         device: torch.device,
+        objective: Objective,
     ):
+        self.objective = objective
         self.workers, self.optimizer, self.splits, self.communicator = workers, optimizer, splits, communicator
         self.device = device
         self.runs = len(optimizer.seeds)
-        self._calibration: Tensor | None = None
+        self._calibration: Tree | None = None
         if has_batchnorm(workers.module):
             index = shards.calibration(CALIBRATION)
             self._calibration = place(splits.train.batch(index, None)[0], device, optimizer.x.dtype)
@@ -82,7 +87,9 @@ class Evaluator:
             kept = (self.runs, self.communicator.workers)
             buffers = {name: b.view(*kept, *b.shape[1:])[:, 0] for name, b in self.workers.buffers.items()}
             rows = {name: p.repeat_interleave(self.communicator.workers, 0) for name, p in parameters.items()}
-            statistics = batch_statistics(self.workers.module, rows, self.workers.buffers, self._calibration)
+            statistics = batch_statistics(
+                self.workers.module, rows, self.workers.buffers, self._calibration, self._batched
+            )
             for name, value in statistics.items():
                 if value.is_floating_point():
                     flat = value.reshape(self.runs, self.communicator.workers, -1).clone()
@@ -91,19 +98,18 @@ class Evaluator:
         return parameters, buffers, distance
 
     def score(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], split: str) -> Score:
-        """Loss and accuracy on a split; the training split is capped at its first `TRAINING_SAMPLES` samples."""
+        """Loss and metric on a split; the training split is capped at its first `TRAINING_SAMPLES` samples."""
         data: Dataset = getattr(self.splits, split)
         size = min(len(data), TRAINING_SAMPLES) if split == "train" else len(data)
-        sums = torch.zeros(self.runs, 2, dtype=torch.float64, device=self.device)
+        sums = self._zeros()
         for inputs, targets in self._chunks(data, range(self.communicator.rank, size, self.communicator.processes)):
-            outputs = evaluate_rows(self.workers.module, parameters, buffers, inputs)
-            expected = targets.unsqueeze(0).expand(self.runs, *targets.shape)
-            sums += _sums(outputs, expected, self.runs)
-        sums = self.communicator.total(sums, "evaluation") / size
-        return Score(sums[:, 0], 100 * sums[:, 1])
+            outputs = evaluate_rows(self.workers.module, parameters, buffers, inputs, self._batched)
+            sums += self._sums(outputs, targets, self.runs)
+        return self._score(self.communicator.total(sums, "evaluation") / size)
 
     def own_models(self, split: str, first_only: bool = False) -> tuple[Score, Score]:
-        """The workers' own models, mean over workers, and their ensemble, which averages predicted probabilities.
+        """The workers' own models, mean over workers, and their ensemble, which averages predicted probabilities, or
+        numbers; NaN of a model that returns no tensor alone.
 
         `first_only`: worker 0 alone, cheaply (its ensemble is itself).
         """
@@ -112,20 +118,35 @@ class Evaluator:
         pick = slice(None) if not first_only else slice(0, None, self.communicator.workers)
         parameters = {name: p.detach()[pick] for name, p in self.workers.parameters.items()}
         buffers = {name: self._of_worker(b)[pick] for name, b in self.workers.buffers.items()}
-        own, together = (torch.zeros(self.runs, 2, dtype=torch.float64, device=self.device) for _ in range(2))
+        own, together = self._zeros(), self._zeros()
         if not first_only or self.communicator.rank == 0:
             for inputs, targets in self._chunks(data, range(len(data))):
-                outputs = evaluate_rows(self.workers.module, parameters, buffers, inputs)
-                expected = targets.unsqueeze(0).expand(outputs.shape[0], *targets.shape)
-                own += _sums(outputs, expected, self.runs)
-                if not first_only:
-                    chances = outputs.softmax(-1).view(self.runs, local, -1)
-                    mean = self.communicator.mean(chances, "evaluation").view(self.runs, *outputs.shape[1:])
-                    # cross-entropy normalises, so the logarithm of a probability serves as its logit
-                    together += _sums(mean.clamp_min(1e-30).log(), expected[: self.runs], self.runs)
+                outputs = evaluate_rows(self.workers.module, parameters, buffers, inputs, self._batched)
+                own += self._sums(outputs, targets, self.runs * local)
+                if not first_only and isinstance(outputs, Tensor):
+                    each = self.objective.combine(outputs).view(self.runs, local, -1)
+                    mean = self.communicator.mean(each, "evaluation").view(self.runs, *outputs.shape[1:])
+                    together += self._sums(self.objective.combined(mean), targets, self.runs)
+                elif not first_only:
+                    together += math.nan
         own = self.communicator.total(own, "evaluation") / (1 if first_only else self.communicator.size)
-        scores = [Score(sums[:, 0] / len(data), 100 * sums[:, 1] / len(data)) for sums in (own, together)]
-        return scores[0], scores[0] if first_only else scores[1]
+        score = self._score(own / len(data))
+        return score, score if first_only else self._score(together / len(data))
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(self.runs, 1 + self.objective.metric.parts, dtype=torch.float64, device=self.device)
+
+    def _score(self, means: Tensor) -> Score:
+        return Score(means[:, 0], self.objective.measured(means))
+
+    @property
+    def _batched(self) -> bool:
+        return self.workers.batched is not False
+
+    def _sums(self, outputs: Tree, targets: Tree, rows: int) -> Tensor:
+        """Sums over the samples [runs, 1 + k], of so many rows; targets [b, ...]."""
+        expected = mapped(lambda t: t.unsqueeze(0).expand(rows, *t.shape), targets)
+        return self.objective.sums(outputs, expected, self.runs)
 
     def _mean_buffer(self, rows: Tensor) -> Tensor:
         """A buffer of the mean model, `[runs, ...]`: numbers as their mean over workers, others as the first one here has.
@@ -154,12 +175,10 @@ class Evaluator:
             views = [view.unsqueeze(0) for view in views]
         return rows | dict(zip(trained, views, strict=True))
 
-    def _chunks(self, data: Dataset, samples: range) -> Iterator[tuple[Tensor, Tensor]]:
+    def _chunks(self, data: Dataset, samples: range) -> Iterator[tuple[Tree, Tree]]:
         for start in range(0, len(samples), CHUNK):
             inputs, targets = data.batch(torch.tensor(samples[start : start + CHUNK]).unsqueeze(0), None)
-            yield place(inputs[0], self.device, self.optimizer.x.dtype), targets[0].to(self.device)
+            yield self._here(inputs), self._here(targets)
 
-
-def _sums(outputs: Tensor, targets: Tensor, runs: int) -> Tensor:
-    """Summed loss and right answers of each run, `[runs, 2]`, over its rows and samples."""
-    return torch.stack([f(outputs, targets).view(runs, -1).sum(1) for f in (losses, correct)], 1)
+    def _here(self, one_row: Tree) -> Tree:
+        return place(mapped(lambda t: t[0], one_row), self.device, self.optimizer.x.dtype)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cser_ray.errors import CserWarning
 from cser_ray.registry import unknown
+from cser_ray.scale import ACCURACY, scale_of
 from cser_ray.store.models import FACTS, SMALL, ModelStore, encode
 from cser_ray.store.rows import RunRow
 from cser_ray.train.logistics import KEEP_MODELS
@@ -90,8 +91,14 @@ def facts(row: RunRow, module: nn.Module) -> dict[str, str]:
     given = "".join(f", {name}={value!r}" for name, value in options.items())
     if config.pop("data_dir", ""):  # a path of this machine is nobody else's business
         given += ', data_dir="..."'
-    return {name: str(getattr(row, name)) for name in FACTS} | {
-        "module": str(module),
-        "build": f"from cser_ray.tasks import make_task; module = make_task({row.task!r}{given}).model()",
-        "config": json.dumps(config, sort_keys=True),
-    }
+    told = scale_of(vars(row))
+    own = {} if told == ACCURACY else {name: str(value) for name, value in told.columns().items() if value is not None}
+    return (
+        {name: str(getattr(row, name)) for name in FACTS}
+        | own
+        | {
+            "module": str(module),
+            "build": f"from cser_ray.tasks import make_task; module = make_task({row.task!r}{given}).model()",
+            "config": json.dumps(config, sort_keys=True),
+        }
+    )

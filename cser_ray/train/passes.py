@@ -13,7 +13,9 @@ from cser_ray.errors import CserWarning
 from cser_ray.optimizers import FlatOptimizer
 from cser_ray.train.real_worker import RealWorker
 from cser_ray.train.stages import record_stages
+from cser_ray.trees import Tree, mapped
 from cser_ray.virtual import GradientStep, backward
+from cser_ray.virtual.model_errors import said_clearly
 from cser_ray.virtual.recorded import Loss, mean_losses
 
 COMPILERS = ("g++", "clang++", "cl")
@@ -54,15 +56,28 @@ def autocast(device: torch.device, precision: torch.dtype | None) -> AbstractCon
     return torch.autocast(device.type, precision, cache_enabled=device.type != "cuda")
 
 
-def take_step(optimizer: FlatOptimizer, gradients: GradientStep, inputs: Tensor, targets: Tensor) -> Tensor:
+def take_step(optimizer: FlatOptimizer, gradients: GradientStep, inputs: Tree, targets: Tree) -> Tensor:
     """One step of the workers in this process: their losses [rows]. Nothing in it waits for a GPU.
 
-    A real worker's gradients are gathered in one go, as autograd leaves them; those of stacked rows are added in place.
+    A real worker's gradients are gathered in one go, as autograd leaves them; those of stacked rows are added in place, and
+    so are those of micro-batches, of which `gradients` says how many there are.
     """
-    optimizer.zero_grad(set_to_none=isinstance(gradients, Passes))
-    found = gradients(inputs, targets)
+    parts = gradients.parts
+    optimizer.zero_grad(set_to_none=isinstance(gradients, Passes) and parts == 1)
+    if parts == 1:
+        found = gradients(inputs, targets)
+    else:
+        batches = [micro_batch((inputs, targets), k, parts) for k in range(parts)]
+        with optimizer.accumulate():
+            found = torch.stack([gradients(*part) for part in batches[:-1]]).sum(0)
+        found = found + gradients(*batches[-1])
     optimizer.step()
     return found
+
+
+def micro_batch(batch: Tree, number: int, parts: int) -> Tree:
+    """One of so many equal parts of a batch [rows, b, ...], along b."""
+    return mapped(lambda t: t.chunk(parts, 1)[number], batch)
 
 
 class Passes(GradientStep):
@@ -75,24 +90,32 @@ class Passes(GradientStep):
     Raises ValueError where the device cannot have it.
     """
 
-    def __init__(self, worker: RealWorker, loss: Loss, precision: torch.dtype | None = None, execution: str = "auto"):
-        super().__init__(worker, loss, "loop", precision)
+    def __init__(
+        self,
+        worker: RealWorker,
+        loss: Loss,
+        precision: torch.dtype | None = None,
+        execution: str = "auto",
+        parts: int = 1,
+    ):
+        super().__init__(worker, loss, "loop", precision, parts)
         self.worker, self.gpu = worker, worker.device.type == "cuda"
         check_execution(execution, worker.device.type)
         self.execution = ("graph" if self.gpu else "eager") if execution == "auto" else execution
         self._prepared = False
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, inputs: Tree, targets: Tree) -> Tensor:
         """Forward and backward; inputs [1, b, ...], targets [1, b, ...]."""
         if not self._prepared:
             self.prepare(inputs)
         with self._autocast():
             outputs = self.worker(inputs)
         losses = mean_losses(self.loss, outputs, targets, self._dtype)
-        backward(losses.sum())
+        with said_clearly("The backward pass of the model", theirs_only=True):
+            backward(losses.sum())
         return losses.detach()
 
-    def prepare(self, inputs: Tensor) -> None:
+    def prepare(self, inputs: Tree) -> None:
         """Record or compile the stages for inputs [1, b, ...] of this shape; nothing else changes."""
         self._prepared = True
         while self.execution != "eager":

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from cser_ray.trees import Tree, as_arguments, as_tree, mapped
 from cser_ray.virtual import VirtualWorkers
 from cser_ray.virtual.dropout import RowDraws, row_key
 from cser_ray.virtual.functions import RowFunctions
+from cser_ray.virtual.model_errors import said_clearly
 from cser_ray.virtual.workers import RowGenerators
 
 
@@ -58,21 +60,23 @@ class RealWorker(VirtualWorkers):
             for name, p in self.module.named_parameters()
         }
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Tree) -> Tree:
         """Forward in training mode; autograd reaches the module's parameters, and BatchNorm updates its buffers."""
         self.module.train()
-        x = inputs[0]
-        if self.channels_last and x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+        given, named = as_arguments(mapped(self._row, inputs))
         self._draws = RowDraws(self._key, self.step)
         # only what drops has to be watched; the first pass tells
         watch = RowFunctions(self._draws, stacked=False) if self._watched else nullcontext()
-        with self._generators.use(0), watch:
-            outputs = torch.as_tensor(self.module(x))
+        with said_clearly("The model"), self._generators.use(0), watch:
+            outputs = as_tree(self.module(*given, **named))
         self._watched = self._draws.calls > 0
         self._keep_buffers()
         self.step += 1
-        return outputs.unsqueeze(0)
+        return mapped(lambda x: x.unsqueeze(0), outputs)
+
+    def _row(self, inputs: Tensor) -> Tensor:
+        x = inputs[0]
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.dim() == 4 else x
 
     def drawn(self) -> Any:
         """How far the random numbers of the pass under way are."""

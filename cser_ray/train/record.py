@@ -24,6 +24,11 @@ DIVERGED_AT = 1.3
 """A final training loss above this many times the constant predictor's counts as diverged (definitions)."""
 
 
+def diverged_above(constant_loss: float) -> float:
+    """The final training loss above which a run counts as diverged: by 30 % of the constant predictor's, negative or not."""
+    return constant_loss * (DIVERGED_AT if constant_loss >= 0 else 2 - DIVERGED_AT)
+
+
 @dataclass(frozen=True)
 class TrialIdentity:
     """Where the rows of one trial belong in the results store."""
@@ -48,7 +53,7 @@ class Record:
         stack.communicator.seconds = 0.0
         self.comm_s = 0.0
         self.evaluation = 0
-        self.limit = DIVERGED_AT * stack.task.constant_loss()
+        self.limit = diverged_above(stack.task.constant_loss())
         self.diverged_step: list[int | None] = [None] * len(stack.configs)
         self.dense_before, self.steps_before = 0.0, 0
         """Bytes that dense training would have sent in the steps taken with another number of workers."""
@@ -111,7 +116,7 @@ class Record:
         ]
         last = last or not any(finite)
         own, ensemble = stack.evaluator.own_models("validation", first_only=not last)
-        measured["val_acc_worker"] = own.accuracy.tolist()
+        measured["val_acc_worker"] = own.metric.tolist()
         error = stack.optimizer.residual
         if error is not None:
             squares = error.pow(2).sum((-2, -1), dtype=torch.float64)
@@ -188,36 +193,42 @@ class Record:
         realised = dense / sent if sent else math.inf
         now = datetime.now(UTC)
         group = communicator.group
-        return config.columns() | {
-            "stage": identity.stage,
-            "task_hash": stack.task.content_hash(),
-            "model": stack.task.model_name,
-            "share": share(config.structure, config.ratio) if method.has_ratio else None,
-            "steps_done": stack.t,
-            "processes": communicator.processes * communicator.ranks_per_host,
-            "n_params": stack.n_params,
-            "device": str(stack.device),
-            "backend": "in-process" if group is None else str(torch.distributed.get_backend(group)),
-            "status": "FINISHED" if last else "RUNNING",
-            "host_bytes": round(communicator.ledger.entries.get(HOST, Entry()).bytes),
-            "dense_bytes": round(dense),
-            "realised_ratio": realised,
-            "realised_ratio_bf16": realised / 2,
-            # every synchronisation of a block moves all of it, so its share of the dense bytes counts how often; dense
-            # bytes are those of fp32, whatever type the values travel in
-            "syncs_per_block": stack.t / realised * 4 / stack.optimizer.value_bytes,
-            "collectives": collectives,
-            "theorem1": method.theorem1(config.structure) if method.theorem1 and config.inner == "nesterov" else None,
-            "note": self.note,
-            "started_at": self.started_at,
-            "heartbeat_at": now,
-            "ended_at": now if last else None,
-            "node": socket.gethostname(),
-            "python_version": platform.python_version(),
-            "torch_version": torch.__version__,
-            "ray_version": identity.ray_version,
-            "git_sha": identity.git_sha,
-        }
+        return (
+            config.columns()
+            | stack.objective.scale.columns()
+            | {
+                "stage": identity.stage,
+                "task_hash": stack.task.content_hash(),
+                "model": stack.task.model_name,
+                "share": share(config.structure, config.ratio) if method.has_ratio else None,
+                "steps_done": stack.t,
+                "processes": communicator.processes * communicator.ranks_per_host,
+                "n_params": stack.n_params,
+                "device": str(stack.device),
+                "backend": "in-process" if group is None else str(torch.distributed.get_backend(group)),
+                "status": "FINISHED" if last else "RUNNING",
+                "host_bytes": round(communicator.ledger.entries.get(HOST, Entry()).bytes),
+                "dense_bytes": round(dense),
+                "realised_ratio": realised,
+                "realised_ratio_bf16": realised / 2,
+                # every synchronisation of a block moves all of it, so its share of the dense bytes counts how often; dense
+                # bytes are those of fp32, whatever type the values travel in
+                "syncs_per_block": stack.t / realised * 4 / stack.optimizer.value_bytes,
+                "collectives": collectives,
+                "theorem1": method.theorem1(config.structure)
+                if method.theorem1 and config.inner == "nesterov"
+                else None,
+                "note": self.note,
+                "started_at": self.started_at,
+                "heartbeat_at": now,
+                "ended_at": now if last else None,
+                "node": socket.gethostname(),
+                "python_version": platform.python_version(),
+                "torch_version": torch.__version__,
+                "ray_version": identity.ray_version,
+                "git_sha": identity.git_sha,
+            }
+        )
 
 
 def _columns(suffix: str = "", **scores: Score) -> dict[str, list[float]]:
@@ -225,7 +236,7 @@ def _columns(suffix: str = "", **scores: Score) -> dict[str, list[float]]:
     for name, score in scores.items():
         columns[f"{name}_loss{suffix}"] = score.loss.tolist()
         if name != "train":
-            columns[f"{name}_acc{suffix}"] = score.accuracy.tolist()
+            columns[f"{name}_acc{suffix}"] = score.metric.tolist()
     return columns
 
 

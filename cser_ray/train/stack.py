@@ -14,7 +14,8 @@ from cser_ray.methods import METHODS
 from cser_ray.ratio_schedule import GUARDRAIL, BudgetPhase, Guardrail, guarded, parse
 from cser_ray.seeds import Purpose, derived_seed
 from cser_ray.tasks import make_task
-from cser_ray.tasks.base import Task, losses
+from cser_ray.tasks.base import Task
+from cser_ray.tasks.objective import objective_of
 from cser_ray.train.batches import Batches
 from cser_ray.train.build import budget_at, make_optimizer
 from cser_ray.train.evaluation import Evaluator
@@ -64,6 +65,7 @@ class Stack:
         self.task: Task = make_task(
             config.task, model=config.model, data_dir=config.data_dir, coarse_labels=config.coarse_labels
         )
+        self.objective = objective_of(self.task)
         self.splits = self.task.splits()
         self.seeds = tuple(c.run_seed for c in configs)
         part = (communicator.local_rank, communicator.ranks_per_host)
@@ -97,18 +99,22 @@ class Stack:
         self.gradients: GradientStep
         if isinstance(self.workers, RealWorker):
             self.workers.settle()
-            self.gradients = Passes(self.workers, losses, precision, config.execution)
+            self.gradients = Passes(
+                self.workers, self.objective.losses, precision, config.execution, config.accumulation
+            )
         else:
             # several models in one process of many are recorded on a GPU, where the eager step of each would cost as much
             alone = communicator.group is None or device.type == "cuda"
             way = choose_way(self.workers, config.run_steps, recordable=alone, execution=config.execution)
-            self.gradients = GradientStep(self.workers, losses, way, precision)
+            self.gradients = GradientStep(self.workers, self.objective.losses, way, precision, config.accumulation)
         self.generators = self.shards.generators(torch.device("cpu"))
         channels_last = isinstance(self.workers, RealWorker) and self.workers.channels_last
         self.batches = Batches(
             self.splits.train, self.shards, self.generators, device, self._dtype, channels_last, recorded=self.real
         )
-        self.evaluator = Evaluator(self.workers, self.optimizer, self.splits, self.shards, communicator, device)
+        self.evaluator = Evaluator(
+            self.workers, self.optimizer, self.splits, self.shards, communicator, device, self.objective
+        )
         self.t = 0
         self.phases = config.phases()
         """When the budget moves; with a guardrail, as far as the run has come."""

@@ -13,7 +13,7 @@ from typing import Any
 from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.host_communicator import HostCommunicator
 from cser_ray.config import RunConfig
-from cser_ray.errors import CserWarning
+from cser_ray.errors import CserWarning, ModelError
 from cser_ray.store.checkpoint import CheckpointStore
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.store.write import Store
@@ -51,7 +51,7 @@ def fit_distributed(
     Where a process dies or raises, all start again from the last checkpoint, as long as each start gets beyond the one
     before: what happens again at the same step is no accident. Then, or without a checkpoint, raises Ray's error with
     the process's traceback, or ChildProcessError where Train's controller died, which a start that hangs ends, too.
-    Raises ValueError where the cluster has become too small.
+    Raises ValueError where the cluster has become too small, and ModelError, which is one, where the user's model failed.
     """
     import ray.train
 
@@ -80,6 +80,8 @@ def fit_distributed(
             if max(checkpoints.steps(), default=0) <= step:
                 if isinstance(error, ray.exceptions.ActorDiedError):
                     raise ChildProcessError(_controller_died(logistics)) from error
+                if said := _model_failed(error):
+                    raise ModelError(said) from error
                 raise
             text = f"{identity.trial_id} goes on from its last checkpoint after an error: {error}"
             warnings.warn(text, CserWarning, stacklevel=2)
@@ -136,6 +138,12 @@ def _controller_died(logistics: Logistics) -> str:
         f"then it ends after {logistics.timeout_s + START_S:g} s. Give the same command again, with a longer "
         "--timeout-s if a start takes that long"
     )
+
+
+def _model_failed(error: Exception) -> str:
+    """The sentence of a worker whose model failed, in the words of the first; empty where none did."""
+    failures = getattr(error, "worker_failures", {})
+    return next((str(failures[rank]) for rank in sorted(failures) if isinstance(failures[rank], ModelError)), "")
 
 
 def _waited_for_room(error: Exception) -> bool:

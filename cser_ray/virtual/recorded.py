@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from cser_ray.trees import Tree, leaves, mapped
 from cser_ray.virtual.forward import at_once
+from cser_ray.virtual.model_errors import said_clearly
 from cser_ray.virtual.workers import VirtualWorkers
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""From outputs [rows, b, ...] and targets [rows, b, ...] to losses [rows, b]."""
-Step = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tree, Tree], Tensor]
+"""From outputs [rows, b, ...] and targets [rows, b, ...] to losses [rows, b], or [rows] where the model has averaged them."""
+Step = Callable[[Tree, Tree], Tensor]
 """From inputs and targets to mean losses [rows]; the gradients are in the parameters' `.grad` afterwards."""
 
 
@@ -28,15 +30,30 @@ def autocast(workers: VirtualWorkers, precision: torch.dtype | None) -> Abstract
     return nullcontext() if precision is None else torch.autocast(workers.device.type, precision)
 
 
-def mean_losses(loss: Loss, outputs: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mini-batch losses [rows] in the parameters' precision."""
-    return loss(outputs.to(dtype), targets).mean(1)
+def mean_losses(loss: Loss, outputs: Tree, targets: Tree, dtype: torch.dtype) -> Tensor:
+    """The mini-batch losses [rows] in the parameters' precision. Raises ModelError where the loss fails."""
+    with said_clearly("The loss"):
+        found = loss(mapped(lambda x: x.to(dtype) if x.is_floating_point() else x, outputs), targets)
+        rows, b = next(leaves(targets)).shape[:2]
+        if found.shape not in ((rows, b), (rows,)):
+            raise ValueError(
+                f"losses are one a sample, {[rows, b]}, not {list(found.shape)}: take means over other axes"
+            )
+    return found.mean(1) if found.dim() == 2 else found
 
 
 def record(
-    workers: VirtualWorkers, loss: Loss, precision: torch.dtype | None, compiled: bool, inputs: Tensor, targets: Tensor
+    workers: VirtualWorkers,
+    loss: Loss,
+    precision: torch.dtype | None,
+    compiled: bool,
+    inputs: Tree,
+    targets: Tree,
+    adds: bool = False,
 ) -> Step:
     """A step for inputs and targets of these shapes; buffers and random numbers are as before when this is over.
+
+    `adds`: to the gradients that are there, where it replaces them otherwise.
 
     Raises whatever the module, vmap or the compiler raises. Gradients may have been overwritten.
     """
@@ -46,7 +63,7 @@ def record(
     workers.module.train()
 
     def operations(
-        parameters: list[Tensor], grads: list[Tensor], buffers: list[Tensor], step: Tensor, x: Tensor, y: Tensor
+        parameters: list[Tensor], grads: list[Tensor], buffers: list[Tensor], step: Tensor, x: Tree, y: Tree
     ) -> Tensor:
         named = dict(zip(workers.parameters, parameters, strict=True))
         with autocast(workers, precision):
@@ -56,7 +73,7 @@ def record(
         asked = [p for p in parameters if p.requires_grad]
         found = torch.autograd.grad(losses.sum(), asked, allow_unused=True, materialize_grads=True)
         for grad, new in zip(grads, found, strict=True):
-            grad.copy_(new)
+            grad.add_(new) if adds else grad.copy_(new)
         step += 1
         return losses.detach()
 
@@ -67,7 +84,7 @@ def record(
         graph = torch.compile(graph, dynamic=False)
 
     @torch.no_grad()
-    def replay(inputs: Tensor, targets: Tensor) -> Tensor:
+    def replay(inputs: Tree, targets: Tree) -> Tensor:
         return graph(parameters, grads, buffers, workers.step, inputs, targets)  # type: ignore[no-any-return]
 
     saved = [t.clone() for t in (*buffers, workers.step)]
@@ -81,7 +98,7 @@ def record(
         for t, old in zip((*buffers, workers.step), saved, strict=True):
             t.copy_(old)
 
-    def step(inputs: Tensor, targets: Tensor) -> Tensor:
+    def step(inputs: Tree, targets: Tree) -> Tensor:
         losses = launch(inputs, targets)
         for p, grad in zip(trained, grads, strict=True):  # someone may have set another one, or None
             p.grad = grad
@@ -90,9 +107,9 @@ def record(
     return step
 
 
-def as_cuda_graph(step: Step, inputs: Tensor, targets: Tensor) -> Step:
+def as_cuda_graph(step: Step, inputs: Tree, targets: Tree) -> Step:
     """The step's launches as one, with its arguments copied to where the graph reads them."""
-    x, y = inputs.clone(), targets.clone()
+    x, y = mapped(torch.clone, inputs), mapped(torch.clone, targets)
     beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     beside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(beside):  # compiles and allocates what a capture must not
@@ -107,10 +124,10 @@ def as_cuda_graph(step: Step, inputs: Tensor, targets: Tensor) -> Step:
 
 
 def _launch(
-    graph: torch.cuda.CUDAGraph, x: Tensor, y: Tensor, losses: Tensor, kept: Step, inputs: Tensor, targets: Tensor
+    graph: torch.cuda.CUDAGraph, x: Tree, y: Tree, losses: Tensor, kept: Step, inputs: Tree, targets: Tree
 ) -> Tensor:
     """`kept`: a CUDA graph holds addresses alone, so what the step refers to has to live as long."""
-    x.copy_(inputs, non_blocking=True)
-    y.copy_(targets, non_blocking=True)
+    for there, given in zip(leaves((x, y)), leaves((inputs, targets)), strict=True):
+        there.copy_(given, non_blocking=True)
     graph.replay()
     return losses.clone()

@@ -2,12 +2,14 @@
 
 import os
 import warnings
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from cser_ray.errors import CserWarning
+from cser_ray.trees import Tree, shapes
+from cser_ray.virtual.model_errors import said_clearly
 from cser_ray.virtual.recorded import Loss, Step, autocast, mean_losses, record
 from cser_ray.virtual.workers import VMAP_ON_CPU, VirtualWorkers, backward
 
@@ -56,44 +58,60 @@ class GradientStep:
     """Losses [rows] of a mini-batch, and their gradients in the parameters' `.grad`, which are to be zero before.
 
     Eager ways add to what is there, records replace it. `loss`: from outputs and targets to losses [rows, b].
-    `precision`: what autocast computes in; None for no autocast. Where a record cannot be made or compiled, a CserWarning
-    says why, and the next slower way is taken.
+    `precision`: what autocast computes in; None for no autocast. `parts`: micro-batches of a step, each given by a call of
+    its own: every call then adds its part of the gradient, and returns its part of the losses. Where a record cannot be
+    made or compiled, a CserWarning says why, and the next slower way is taken.
     """
 
-    def __init__(self, workers: VirtualWorkers, loss: Loss, way: Way, precision: torch.dtype | None = None):
-        self.workers, self.loss, self.way, self.precision = workers, loss, way, precision
-        self._records: dict[tuple[torch.Size, torch.Size], Step] = {}
+    def __init__(
+        self, workers: VirtualWorkers, loss: Loss, way: Way, precision: torch.dtype | None = None, parts: int = 1
+    ):
+        self.workers, self.way, self.precision, self.parts = workers, way, precision, parts
+        self.loss: Loss = loss if parts == 1 else (lambda outputs, targets: loss(outputs, targets) / parts)
+        self._records: dict[Any, Step] = {}
         workers.looped = way == "loop"
 
-    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, inputs: Tree, targets: Tree) -> Tensor:
         """Take the step; inputs [rows, b, ...], targets [rows, b, ...]."""
-        shapes = inputs.shape, targets.shape
-        if self.way in ("record", "compile") and shapes not in self._records:
+        alike = shapes((inputs, targets))
+        if self.way in ("record", "compile") and alike not in self._records:
             self._record(inputs, targets)
-        return self._records.get(shapes, self._eager)(inputs, targets)
+        return self._records.get(alike, self._eager)(inputs, targets)
 
-    def _record(self, inputs: Tensor, targets: Tensor) -> None:
+    def _record(self, inputs: Tree, targets: Tree) -> None:
         while self.way in ("record", "compile"):
             try:
-                made = record(self.workers, self.loss, self.precision, self.way == "compile", inputs, targets)
+                with autocast(self.workers, self.precision):
+                    refusal = self.workers.refusal(inputs)
+                if refusal is not None:
+                    raise refusal
+                made = record(
+                    self.workers, self.loss, self.precision, self.way == "compile", inputs, targets, self.parts > 1
+                )
             except Exception as error:  # compilers and tracers raise what they like; the eager step shows a true error
                 following: Way = "record" if self.way == "compile" else "vmap"
                 reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
                 warnings.warn(f"{FAILURES[self.way]}: {reason}", CserWarning, stacklevel=4)
                 self.way = following
-                for p in self.workers.parameters.values():
-                    if p.grad is not None:
-                        p.grad.zero_()
+                self._zero()
             else:
-                self._records[inputs.shape, targets.shape] = made
+                if self.parts > 1:
+                    self._zero()
+                self._records[shapes((inputs, targets))] = made
                 return
 
-    def _eager(self, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _zero(self) -> None:
+        for p in self.workers.parameters.values():
+            if p.grad is not None:
+                p.grad.zero_()
+
+    def _eager(self, inputs: Tree, targets: Tree) -> Tensor:
         workers = self.workers
         with autocast(workers, self.precision):
             outputs = workers(inputs)
         losses = mean_losses(self.loss, outputs, targets, next(iter(workers.parameters.values())).dtype)
-        backward(losses.sum())
+        with said_clearly("The backward pass of the model", theirs_only=True):
+            backward(losses.sum())
         return losses.detach()
 
 

@@ -1,21 +1,25 @@
 """Many virtual workers of one module on one device: per-worker parameters, buffers and random numbers, one forward pass.
 
 Parameters and buffers get a leading axis of rows (stacked runs x workers). `vmap` runs all rows at once; a module that
-vmap cannot express, or that draws random numbers other than dropout's, runs row by row, each row with its own generator.
+vmap cannot express, or that draws random numbers other than dropout's, runs row by row, each row with its own generator
+and its own Python state. The first batch tells which (`cser_ray.virtual.batching`).
 """
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from cser_ray.trees import Tree, mapped, stacked
+from cser_ray.virtual.batching import own_copy, why_not
 from cser_ray.virtual.dropout import RowDraws, row_key
 from cser_ray.virtual.forward import at_once, call
 from cser_ray.virtual.functions import RowFunctions
+from cser_ray.virtual.model_errors import said_clearly
 
 VMAP_ON_CPU = 25_000
 """Parameters of a model up to which vmap beats a loop over workers on a CPU; above, arithmetic outweighs overhead."""
@@ -24,6 +28,8 @@ VMAP_ON_CPU = 25_000
 class VirtualWorkers:
     """`rows` copies of a module: call it on inputs `[rows, b, ...]` to get outputs `[rows, b, ...]`.
 
+    Both may be trees of tensors: tuples, or mappings by name. A model that fails raises ModelError.
+
     `modules`: the initialised modules, one for each row (the same object may stand in several). The first one is the
     skeleton that runs; its own parameters are never used. `seeds`: one a row, for modules that draw random numbers.
     """
@@ -31,6 +37,8 @@ class VirtualWorkers:
     def __init__(self, modules: Sequence[nn.Module], seeds: Sequence[int] | None = None):
         self.rows = len(modules)
         self.module = modules[0]
+        self._modules = [own_copy(module, self.module) for module in modules]
+        """Each row's Python state, for rows that take turns."""
         self.device = next(self.module.parameters()).device
         states = [dict(module.named_parameters()) for module in modules]
         self.parameters: dict[str, Parameter] = {
@@ -49,17 +57,19 @@ class VirtualWorkers:
         self.looped = self.rows == 1 or (self.device.type == "cpu" and self.params > VMAP_ON_CPU)
         """Whether the rows take turns."""
 
-    def __call__(self, inputs: Tensor) -> Tensor:
+    def __call__(self, inputs: Tree) -> Tree:
         """Forward every row in training mode; autograd reaches `parameters`, and BatchNorm updates `buffers`."""
         self.module.train()
+        if not self.looped and self._untried:
+            self.looped = self.refusal(inputs) is not None
         if not self.looped:
             saved = {name: buffer.clone() for name, buffer in self.buffers.items()} if self._untried else {}
             keys, met = self.keys if self._watches() else None, set[Any]()
             try:
                 outputs = at_once(self.module, self.parameters, self.buffers, inputs, keys, self.step, met=met)
                 self._untried = False
-            except RuntimeError as error:
-                if not self._untried or "vmap" not in str(error):
+            except Exception as error:
+                if not self._untried or isinstance(error, torch.OutOfMemoryError):
                     raise
                 for name, buffer in saved.items():
                     self.buffers[name].copy_(buffer)
@@ -70,6 +80,26 @@ class VirtualWorkers:
         self._met = met if self._met is None else self._met
         self.step += 1
         return outputs
+
+    def refusal(self, inputs: Tree) -> Exception | None:
+        """Why these rows have to take turns, found out once on a part of a batch; None where they need not."""
+        if self.batched is None:
+            self._refusal = why_not(self, inputs)
+            self.batched = self._refusal is None
+        return self._refusal
+
+    def skeleton(self, row: int) -> nn.Module:
+        """The module of a row, with a Python state of its own and parameters that are never used."""
+        return self._modules[row]
+
+    @property
+    def generator_states(self) -> list[Tensor]:
+        """Where the rows' generators stand; the list may be written to."""
+        return self._generators.states
+
+    def row_generator(self, row: int) -> AbstractContextManager[None]:
+        """Inside, torch's generator is the row's own."""
+        return self._generators.use(row)
 
     @property
     def trained(self) -> list[Parameter]:
@@ -84,6 +114,9 @@ class VirtualWorkers:
         """Put the rows' generators where `draws` said."""
         self._generators.states = [state.clone() for state in states]  # of a view, torch would read past the offset
 
+    batched: bool | None = None
+    """Whether vmap computes what rows in turn do; None until it was tried."""
+    _refusal: Exception | None = None
     _untried = True
     _met: set[Any] | None = None
     """Functions that the first forward pass found in need of a row's own."""
@@ -94,7 +127,7 @@ class VirtualWorkers:
             return True
         return not self.looped and (self.device.type == "cuda" or torch.is_autocast_enabled(self.device.type))
 
-    def _forward_loop(self, inputs: Tensor, met: set[Any]) -> Tensor:
+    def _forward_loop(self, inputs: Tree, met: set[Any]) -> Tree:
         # unbind once: the gradient of one slice p[row] would be as large as all rows together
         rows = {name: p.unbind(0) for name, p in self.parameters.items()}
         outputs, watches = [], self._watches()
@@ -102,9 +135,11 @@ class VirtualWorkers:
             own = {name: values[row] for name, values in rows.items()}
             kept = {name: buffer[row] for name, buffer in self.buffers.items()}
             draws = RowDraws(self.keys[row], self.step)
-            with self._generators.use(row), RowFunctions(draws, False, met=met) if watches else nullcontext():
-                outputs.append(call(self.module, own, kept, inputs[row]))
-        return torch.stack(outputs)
+            watched = RowFunctions(draws, False, met=met) if watches else nullcontext()
+            with said_clearly("The model"), self._generators.use(row), watched:
+                module = self._modules[row].train()
+                outputs.append(call(module, own, kept, mapped(lambda x, row=row: x[row], inputs)))  # type: ignore[misc]
+        return stacked(outputs)
 
 
 def backward(loss: Tensor) -> None:

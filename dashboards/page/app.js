@@ -45,6 +45,13 @@ function drawDecision() {
   drawBest(page, state);
 }
 
+function nameMetric() {
+  const { name, axis } = metric();
+  const texts = { "metric-name": name, "metric-axis": axis, "metric-title": name[0].toUpperCase() + name.slice(1) };
+  for (const [kind, text] of Object.entries(texts))
+    for (const element of document.getElementsByClassName(kind)) element.textContent = text;
+}
+
 function drawAll() {
   keepingFocus(() => {
     document.title = `${page.study.name} · cser-ray`;
@@ -56,6 +63,7 @@ function drawAll() {
     $("why-not").textContent = page.why_not ? `Nothing to compare yet: ${page.why_not}.` : "";
     for (const id of ["decision", "more", "toolbar", "notes"]) $(id).hidden = !page.decision;
     if (!page.decision) return;
+    nameMetric();
     drawToolbar();
     drawDecision();
     drawNotes(page);

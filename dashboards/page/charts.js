@@ -13,9 +13,19 @@ const MODELLED = "var(--modelled)";
 
 const METHOD = ["method", "method"];
 const RATIO = ["ratio", "R_C", ratioText];
-const ACCURACY = ["mean", "test acc., %", (value, row) => plusMinus(value, row.std)];
+// What the task is judged by, as tuning/compare says it.
+const metric = () =>
+  page?.decision?.metric ?? { name: "accuracy", unit: "%", axis: "accuracy, %", short: "acc., %", loss_unit: "nats" };
+const lossAxis = (name) => (metric().loss_unit ? `${name}, ${metric().loss_unit}` : name);
+const metricText = (value) => (metric().unit ? `${digits(value)} ${metric().unit}` : digits(value));
+const accuracyColumn = () => ["mean", `test ${metric().short}`, (value, row) => plusMinus(value, row.std)];
 
-const yAccuracy = { field: "mean", type: "quantitative", title: "test accuracy, %", scale: { zero: false } };
+const yAccuracy = () => ({
+  field: "mean",
+  type: "quantitative",
+  title: `test ${metric().axis}`,
+  scale: { zero: false },
+});
 const xLinear = (title) => ({
   field: "x",
   type: "quantitative",

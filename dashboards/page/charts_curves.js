@@ -6,9 +6,9 @@ CHARTS.curves = (page, state) => {
     state.over
   ];
   const shown = {
-    val_acc: "validation accuracy, %",
-    val_loss: "validation loss, nats",
-    train_loss: "training loss, nats",
+    val_acc: `validation ${metric().axis}`,
+    val_loss: lossAxis("validation loss"),
+    train_loss: lossAxis("training loss"),
   }[state.shown];
   const rows = curveRows(page, state, [state.shown], state.over);
   return {
@@ -59,8 +59,8 @@ CHARTS.workers = (page, state) => {
   const methods = byMethod(page.methods);
   return {
     rows,
-    columns: [METHOD, ["model", "model"], ["x", "epoch", (v) => digits(v)], ["y", "val. acc., %", (v) => digits(v)]],
-    description: "Validation accuracy of the averaged model and of worker 0's own model against epochs",
+    columns: [METHOD, ["model", "model"], ["x", "epoch", (v) => digits(v)], ["y", `val. ${metric().short}`, (v) => digits(v)]],
+    description: `Validation ${metric().name} of the averaged model and of worker 0's own model against epochs`,
     caption: [
       `${state.method} at R_C = ${ratioText(state.ratio)}, and without communication. Solid: the averaged model; dashed: worker 0's own. `,
       "A worker far above its average: averaging is what fails.",
@@ -92,7 +92,7 @@ CHARTS.workers = (page, state) => {
       ],
       encoding: {
         x: xLinear("passes over the training data"),
-        y: { field: "y", type: "quantitative", title: "validation accuracy, %", scale: { zero: false } },
+        y: { field: "y", type: "quantitative", title: `validation ${metric().axis}`, scale: { zero: false } },
         color: methods.color,
         detail: [{ field: "method" }, { field: "model" }],
       },

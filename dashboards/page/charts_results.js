@@ -11,7 +11,7 @@ CHARTS.tradeoff = (page, state) => {
     columns: [
       METHOD,
       RATIO,
-      ACCURACY,
+      accuracyColumn(),
       ["bytes", "bytes sent", bytesText],
       ["rounds", "rounds a step", (v) => digits(v, 3)],
     ],
@@ -40,11 +40,11 @@ function secondsTradeoff(page, state) {
   );
   return {
     ...chart,
-    columns: [["title", "method"], RATIO, ACCURACY, ["seconds", "a run", secondsText]],
+    columns: [["title", "method"], RATIO, accuracyColumn(), ["seconds", "a run", secondsText]],
     caption: [
       tag("modelled"),
       ` seconds of a run on a link of ${times.rate_texts[r]} with ${digits(times.compute_ms[c], 3)} ms of computing a step `,
-      "(set below, under Time of a step); accuracy as measured.",
+      `(set below, under Time of a step); ${metric().name} as measured.`,
     ],
   };
 }
@@ -62,7 +62,7 @@ function tradeoffChart(points, onFront, field, title, page, encoding) {
   const named = compressed.filter((row) => row === lastOf(row.ratio)); // one label a ratio
   return {
     rows: points,
-    description: `Test accuracy against ${title}, with the Pareto front`,
+    description: `Test ${metric().name} against ${title}, with the Pareto front`,
     spec: {
       encoding: { x },
       layer: [
@@ -70,7 +70,7 @@ function tradeoffChart(points, onFront, field, title, page, encoding) {
         {
           data: { values: onFront },
           mark: { type: "line", interpolate: "step-after", stroke: "var(--ink)", strokeWidth: 1.2, opacity: 0.6 },
-          encoding: { y: yAccuracy },
+          encoding: { y: yAccuracy() },
         },
         {
           mark: { type: "rule", opacity: 0.6 },
@@ -80,11 +80,11 @@ function tradeoffChart(points, onFront, field, title, page, encoding) {
             color: encoding.color,
           },
         },
-        { mark: { type: "point", size: 85, ...DATA }, encoding: { y: yAccuracy, ...encoding } },
+        { mark: { type: "point", size: 85, ...DATA }, encoding: { y: yAccuracy(), ...encoding } },
         {
           data: { values: named },
           mark: { type: "text", dy: -11, fontSize: 10.5, fill: "var(--quiet)" },
-          encoding: { y: yAccuracy, text: { field: "ratio" } },
+          encoding: { y: yAccuracy(), text: { field: "ratio" } },
         },
       ],
     },
@@ -112,8 +112,8 @@ CHARTS.accuracy = (page, state) => {
   const methods = byMethod(page.methods);
   return {
     rows: rows.concat(lost),
-    columns: [METHOD, RATIO, ACCURACY, ["n", "repeats"], ["diverged", "diverged"]],
-    description: "Test accuracy of each method against the overall ratio, with dense training and the floor as lines",
+    columns: [METHOD, RATIO, accuracyColumn(), ["n", "repeats"], ["diverged", "diverged"]],
+    description: `Test ${metric().name} of each method against the overall ratio, with dense training and the floor as lines`,
     caption: ["Bars: ± one standard deviation. ", lost.length ? "✕: every repeat diverged. " : "", floorText(page)],
     spec: {
       encoding: { x },
@@ -122,7 +122,7 @@ CHARTS.accuracy = (page, state) => {
         {
           transform: [{ filter: "isValid(datum.mean)" }],
           mark: { type: "line", opacity: 0.45, strokeWidth: 1.5 },
-          encoding: { y: yAccuracy, color: methods.color, ...offset },
+          encoding: { y: yAccuracy(), color: methods.color, ...offset },
         },
         {
           transform: [{ filter: "isValid(datum.mean)" }],
@@ -137,7 +137,7 @@ CHARTS.accuracy = (page, state) => {
         {
           transform: [{ filter: "isValid(datum.mean)" }],
           mark: { type: "point", ...DATA },
-          encoding: { y: yAccuracy, ...methods, ...offset },
+          encoding: { y: yAccuracy(), ...methods, ...offset },
         },
         {
           transform: [{ filter: "!isValid(datum.mean)" }],
@@ -167,10 +167,10 @@ CHARTS.rungs = (page) => {
       ["name", "configuration"],
       ["rung", "workers"],
       ["x", "epoch", (v) => digits(v)],
-      ["y", "val. acc., %", (v) => digits(v)],
+      ["y", `val. ${metric().short}`, (v) => digits(v)],
     ],
     empty: "Nothing has finished on real workers.",
-    description: "Validation accuracy of configurations on virtual and on real workers, same repeats",
+    description: `Validation ${metric().name} of configurations on virtual and on real workers, same repeats`,
     caption: [
       page.agreements.map(
         (a) =>
@@ -180,15 +180,15 @@ CHARTS.rungs = (page) => {
       "Line: virtual workers; rings: real ones, same repeats. ",
       page.rungs.map(
         (t) =>
-          `${t.method} at R_C = ${ratioText(t.ratio)}, ${t.backend}, n = ${t.n}: test accuracy ${digits(t.test_acc)} % real, ` +
-          `${digits(t.virtual_test_acc)} % virtual; realised ratio ${digits(t.realised_ratio)} and ` +
+          `${t.method} at R_C = ${ratioText(t.ratio)}, ${t.backend}, n = ${t.n}: test ${metric().name} ` +
+          `${metricText(t.test_acc)} real, ${metricText(t.virtual_test_acc)} virtual; realised ratio ${digits(t.realised_ratio)} and ` +
           `${digits(t.virtual_realised_ratio)}. `,
       ),
     ],
     spec: {
       encoding: {
         x: xLinear("passes over the training data"),
-        y: { field: "y", type: "quantitative", title: "validation accuracy, %", scale: { zero: false } },
+        y: { field: "y", type: "quantitative", title: `validation ${metric().axis}`, scale: { zero: false } },
         detail: { field: "name" },
       },
       layer: [

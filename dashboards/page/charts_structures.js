@@ -22,13 +22,13 @@ CHARTS.parallel = (page, state) => {
     columns: [
       METHOD,
       ["text", "configuration"],
-      ["val_acc", "val. acc., %", (v) => digits(v)],
+      ["val_acc", `val. ${metric().short}`, (v) => digits(v)],
       ["chosen", "chosen", (v) => (v ? "yes" : "")],
     ],
     description:
-      "Parallel coordinates of the knobs of every configuration at this ratio, coloured by validation accuracy",
+      `Parallel coordinates of the knobs of every configuration at this ratio, coloured by validation ${metric().name}`,
     caption: [
-      `${lines.length} configurations at R_C = ${ratioText(state.ratio)}; colour: validation accuracy. Thick: chosen. `,
+      `${lines.length} configurations at R_C = ${ratioText(state.ratio)}; colour: validation ${metric().name}. Thick: chosen. `,
       "Hide methods above to follow one.",
     ],
     spec: {
@@ -64,7 +64,7 @@ CHARTS.parallel = (page, state) => {
               type: "quantitative",
               scale: { scheme: shades(state), domain: [Math.min(...accuracies), Math.max(...accuracies)] },
               legend: {
-                title: "val. acc., %",
+                title: `val. ${metric().short}`,
                 orient: "bottom",
                 direction: "horizontal",
                 gradientLength: 160,
@@ -107,14 +107,14 @@ CHARTS.heat = (page, state) => {
       METHOD,
       ["h", "H", (v) => digits(v)],
       ["rc1", "RC1", (v) => digits(v)],
-      ["val_acc", "val. acc., %", (v) => digits(v)],
+      ["val_acc", `val. ${metric().short}`, (v) => digits(v)],
       ["lr", "lr", (v) => digits(v)],
       ["tried", "rates tried"],
     ],
     empty: "No structure of this method was run at this ratio.",
-    description: `Best validation accuracy of ${state.heat} over H and RC1`,
+    description: `Best validation ${metric().name} of ${state.heat} over H and RC1`,
     caption: [
-      `${state.heat} at R_C = ${ratioText(state.ratio)}: validation accuracy at the best learning rate tried. `,
+      `${state.heat} at R_C = ${ratioText(state.ratio)}: validation ${metric().name} at the best learning rate tried. `,
       "RC2 follows from the budget.",
     ],
     spec: {

@@ -14,7 +14,7 @@ const COLUMNS = [
   ["repeat", "repeat", digits],
   ["status", "status", "status"],
   ["steps_done", "progress", "progress"],
-  ["val_acc", "val. acc.", (v) => (isNumber(v) ? v.toFixed(1) : "–")],
+  ["val_acc", "val. acc.", (v) => (!isNumber(v) ? "–" : metric().unit === "%" ? v.toFixed(1) : digits(v))],
   ["val_loss", "val. loss", (v) => digits(v, 4)],
   ["wall_s", "time", secondsText],
   ["bytes_sent", "sent", bytesText],
@@ -88,7 +88,7 @@ function drawRuns(page, state, sortBy) {
       h(
         "button",
         { type: "button", id: `sort-${name}`, onclick: () => sortBy(name) },
-        rich(title),
+        rich(name === "val_acc" && metric().name !== "accuracy" ? `val. ${metric().name}` : title),
         state.sort === name ? (state.down < 0 ? " ↓" : " ↑") : "",
       ),
     ),

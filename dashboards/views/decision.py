@@ -11,7 +11,7 @@ from cser_ray.methods import has_ratio
 from cser_ray.structure import number
 from tuning.compare.comparison import Cell, Comparison, spread
 from tuning.compare.render import heading, legend
-from tuning.compare.tables import accuracy_text, value_text
+from tuning.compare.tables import accuracy_text, metric_text, value_text
 from tuning.compare.verdict import sentence, simplicity
 
 
@@ -21,6 +21,7 @@ def decision(comparison: Comparison, repeats: int) -> dict[str, Any]:
     compared = [cell for cell in comparison.cells if has_ratio(cell.method)]
     return {
         "heading": heading(comparison),
+        "metric": asdict(comparison.scale) | {"axis": comparison.scale.axis, "short": comparison.scale.short},
         "advice": list(comparison.advice),
         "verdicts": [
             {"ratio": v.ratio, "text": sentence(v), "winner": v.winner, "recommended": v.recommended, "best": v.best}
@@ -40,7 +41,7 @@ def decision(comparison: Comparison, repeats: int) -> dict[str, Any]:
                 "silent": line.is_silent,
                 "mean": line.test_acc,
                 "std": line.test_acc_std,
-                "text": spread(line.test_acc, line.test_acc_std) if line.test_acc is not None else "diverged",
+                "text": metric_text(line) if line.test_acc is not None else "diverged",
                 "loss": spread(line.test_loss, line.test_loss_std, 3),
                 "n": len(line.repeats),
             }
@@ -71,7 +72,7 @@ def _cell(cell: Cell, comparison: Comparison, repeats: int) -> dict[str, Any]:
 
 def _facts(cell: Cell) -> list[tuple[str, str]]:
     """What stands beside a selected cell: names and values, as the tables of `compare` write them."""
-    untuned = spread(cell.untuned_test_acc, cell.untuned_test_acc_std)
+    untuned = spread(cell.untuned_test_acc, cell.untuned_test_acc_std, cell.scale.digits)
     facts = [
         ("structure", structure_text(cell)),
         ("learning rate", f"{cell.lr:g}" + (" (on the edge of those tried)" if cell.lr_edge else "")),
@@ -82,7 +83,7 @@ def _facts(cell: Cell) -> list[tuple[str, str]]:
         ("syncs per block", _number(cell.syncs_per_block)),
         ("MB sent by a worker", _number(None if cell.bytes_sent is None else cell.bytes_sent / 1e6)),
         ("consensus distance", _number(cell.consensus_distance)),
-        ("a worker's own accuracy", spread(cell.worker_acc, None)),
+        (f"a worker's own {cell.scale.name}", spread(cell.worker_acc, None, cell.scale.digits)),
     ]
     return [(name, text) for name, text in facts if text]
 

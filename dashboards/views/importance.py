@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from cser_ray.methods import has_ratio
 from dashboards.views.values import drawn
-from tuning.compare.selection import RUNG, SELECT
+from tuning.compare.selection import RUNG, SELECT, direction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ def importance(runs: "pd.DataFrame", select: str) -> list[dict[str, Any]]:
     show; 0 at least. The knobs depend on each other, so shares do not add up to 1. A knob of one value, or of a value a
     run, is left out.
     """
-    column, sign = SELECT[select]
+    column, sign = SELECT[select] if runs.empty else direction(select, runs.iloc[0])
     whole = (runs["rung"] == "virtual") & (runs["status"] == "FINISHED") & (runs["stage"] != RUNG)
     rows = runs[whole & runs["method"].map(has_ratio).astype(bool)]
     rows = rows.assign(score=sign * rows[column].astype("float64").mask(rows["diverged"].astype(bool)))

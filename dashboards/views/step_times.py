@@ -48,7 +48,8 @@ def step_times(runs: "pd.DataFrame", choices: Choices, comparison: Comparison) -
         return predict(form, Job(n_params, compute_ms / 1e3, workers, rate), constants)
 
     grids = [[[1e3 * at(form, c, rate).step_s for rate in RATES] for c in compute] for form in forms]
-    accuracies = [entry["mean"] for _, entry in entries]
+    sign = comparison.scale.sign
+    accuracies = [None if entry["mean"] is None else sign * entry["mean"] for _, entry in entries]
     return {
         "rates": list(RATES),
         "rate_texts": [rate_text(rate) for rate in RATES],

@@ -45,7 +45,8 @@ def heat(table: "pd.DataFrame") -> list[dict[str, Any]]:
     """Of a `frame`, for each ratio and method with both knobs: the best validation accuracy at each (H, RC1), over rates."""
     both = [name for name, b in METHODS.items() if {"reset_interval", "reset_ratio"} <= set(b.knobs)]
     table = table[table["method"].isin(both)]
-    best = table.sort_values("val_acc", ascending=False, kind="stable", na_position="last")
+    maximise = bool(table["maximise"].all())
+    best = table.sort_values("val_acc", ascending=not maximise, kind="stable", na_position="last")
     best = best.drop_duplicates(["ratio", "method", "reset_interval", "reset_ratio"])
     tried = table.groupby(["ratio", "method", "reset_interval", "reset_ratio"]).size()
     return [
@@ -69,12 +70,14 @@ def frame(rows: Sequence[ConfigurationRow]) -> "pd.DataFrame":
     columns = ["method", "ratio", *AXES, "chosen", "n", "diverged"]
     kept = [r for r in rows if r.rung == "virtual" and r.n and has_ratio(r.method)]
     numbers = dict.fromkeys([name for name in AXES if name not in TEXTS], "float64")
-    return pd.DataFrame([[getattr(r, name) for name in columns] for r in kept], columns=columns).astype(numbers)
+    table = pd.DataFrame([[getattr(r, name) for name in columns] for r in kept], columns=columns).astype(numbers)
+    return table.assign(maximise=[r.scale.maximise for r in kept], metric=[r.scale.name for r in kept])
 
 
 def _axes(table: "pd.DataFrame") -> dict[str, Any]:
     axes, places = [], {}
     titles = {name: title for name, title in AXES.items() if name not in KNOBS or table[name].nunique() > 1}
+    titles["val_acc"] = titles["val_acc"].replace("accuracy", table["metric"].iloc[0])
     for name, title in titles.items():
         values, words = (table[name], None) if name not in TEXTS else _numbered(table[name])
         scale = _scale(values, linear=name in LINEAR)

@@ -14,7 +14,8 @@ def tradeoff(comparison: Comparison) -> dict[str, Any]:
     points = [
         _point(cell) for cell in comparison.cells if cell.test_acc is not None and cell.bytes_sent and cell.rounds
     ]
-    return {"points": points, "fronts": {cost: front([(p[cost], p["mean"]) for p in points]) for cost in COSTS}}
+    sign = comparison.scale.sign
+    return {"points": points, "fronts": {cost: front([(p[cost], sign * p["mean"]) for p in points]) for cost in COSTS}}
 
 
 def _point(cell: Cell) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def _point(cell: Cell) -> dict[str, Any]:
 def front(points: list[tuple[float, float]]) -> list[int]:
     """The Pareto front of (cost, result): places of the points than which none is cheaper and as good, or better.
 
-    In order of cost. Of equal points the first stands for all.
+    Of a result more is better. In order of cost. Of equal points the first stands for all.
     """
     found: list[int] = []
     best = float("-inf")

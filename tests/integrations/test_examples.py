@@ -36,3 +36,19 @@ def test_an_example_trains_two_workers(needs: str, name: str, arguments: list[st
 
     said = run_processes(2, work, 120)[0]
     assert re.search(rf"^2 workers, {steps} steps, [\d.]+ MB sent by each: \w+ [\d.]+$", said, re.MULTILINE), said
+
+
+def test_a_regression_task_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task of the example by its name: R² well above 0 on virtual workers."""
+    import torch
+
+    from cser_ray.communication.communicator import Communicator
+    from cser_ray.config import config_at
+    from cser_ray.train.loop import train
+    from cser_ray.train.record import TrialIdentity
+
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    config = config_at("cser", 16.0, task="regression_task:Diabetes", workers=4, steps=256, batch_size=8, lr=0.05)
+    (row,) = train([config], Communicator(4, None), torch.device("cpu"), TrialIdentity("study", "trial"))
+    assert row.metric == "R²"
+    assert row.val_acc > 0.4

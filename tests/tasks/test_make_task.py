@@ -84,7 +84,7 @@ def test_a_task_of_ones_own_needs_no_fork(own_module: str) -> None:
         ),
         ("tasks_that_fail:Own", r"cannot be imported \(No module named 'a_package_that_is_not_installed'\)"),
         ("tasks_of_my_own:Onw", "tasks_of_my_own has no class Onw; did you mean Own"),
-        ("tasks_of_my_own:Empty", "lacks description, batch_size, model_name, classes, model, splits, constant_loss"),
+        ("tasks_of_my_own:Empty", "lacks description, batch_size, model_name, model, splits, constant_loss"),
         ("tasks_of_my_own:", "does not name a task"),
         ("C:/tasks.py:Own", "does not name a task"),
     ],

@@ -23,7 +23,7 @@ def evaluated(communicator: Communicator) -> dict[str, Any]:
     score = stack.evaluator.score(parameters, buffers, "validation")
     own: Tensor = stack.workers.buffers["centre"].clone()
     return {"centre": buffers["centre"][0].clone(), "third": buffers["third"][0].clone(), "own": own,
-            "accuracy": float(score.accuracy[0])}  # fmt: skip
+            "accuracy": float(score.metric[0])}  # fmt: skip
 
 
 def test_they_are_the_mean_over_all_workers() -> None:

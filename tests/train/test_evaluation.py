@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.optimizers import NoSync, Placement
+from cser_ray.tasks import make_task
 from cser_ray.tasks.base import Splits, TensorDataset
 from cser_ray.tasks.mlp import batchnorm_mlp
+from cser_ray.tasks.objective import objective_of
 from cser_ray.train import evaluation
 from cser_ray.train.evaluation import Evaluator
 from cser_ray.train.shards import Shards
@@ -48,7 +50,7 @@ def evaluator(modules: Sequence[nn.Module], splits: Splits = SPLITS, seeds: tupl
         for name, p in workers.parameters.items():
             p.copy_(torch.stack([dict(module.named_parameters())[name] for module in modules]))
     shards = Shards(len(splits.train), communicator.size, 4, seeds, communicator.worker_ids)
-    return Evaluator(workers, optimizer, splits, shards, communicator, CPU)
+    return Evaluator(workers, optimizer, splits, shards, communicator, CPU, objective_of(make_task("digits")))
 
 
 def differing(make=linear, rows: int = 4) -> list[nn.Module]:
@@ -126,7 +128,7 @@ def test_the_score_is_the_mean_models_loss_and_accuracy() -> None:
     for run in range(2):
         logits = inputs @ parameters["weight"][run].T + parameters["bias"][run]
         assert score.loss[run].item() == pytest.approx(nn.functional.cross_entropy(logits, targets).item())
-        assert score.accuracy[run].item() == pytest.approx(100 * (logits.argmax(1) == targets).double().mean().item())
+        assert score.metric[run].item() == pytest.approx(100 * (logits.argmax(1) == targets).double().mean().item())
 
 
 def test_the_score_does_not_depend_on_the_size_of_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,8 +160,8 @@ def test_workers_own_models_and_their_ensemble() -> None:
         logits = torch.stack([module(inputs) for module in modules[2 * run : 2 * run + 2]])
         each = (logits.argmax(-1) == targets).double().mean()
         together = (logits.softmax(-1).mean(0).argmax(-1) == targets).double().mean()
-        assert own.accuracy[run].item() == pytest.approx(100 * each.item())
-        assert ensemble.accuracy[run].item() == pytest.approx(100 * together.item())
+        assert own.metric[run].item() == pytest.approx(100 * each.item())
+        assert ensemble.metric[run].item() == pytest.approx(100 * together.item())
         each_loss = [nn.functional.cross_entropy(one, targets).item() for one in logits]
         assert own.loss[run].item() == pytest.approx(sum(each_loss) / 2)
         together_loss = nn.functional.nll_loss(logits.softmax(-1).mean(0).log(), targets)
@@ -177,8 +179,8 @@ def test_an_ensemble_averages_probabilities_not_votes() -> None:
         modules.append(module)
     one = TensorDataset(torch.zeros(12, 1, dtype=torch.float64), torch.ones(12, dtype=torch.int64))
     own, ensemble = evaluator(modules, Splits(one, one, one), seeds=(1,)).own_models("test")
-    assert own.accuracy.tolist() == pytest.approx([100 / 3])
-    assert ensemble.accuracy.tolist() == [100.0]
+    assert own.metric.tolist() == pytest.approx([100 / 3])
+    assert ensemble.metric.tolist() == [100.0]
 
 
 def test_first_only_is_worker_0() -> None:
@@ -187,8 +189,8 @@ def test_first_only_is_worker_0() -> None:
     own, ensemble = evaluator(modules).own_models("test", first_only=True)
     for run in range(2):
         right = modules[2 * run](SPLITS.test.inputs).argmax(1) == SPLITS.test.targets
-        assert own.accuracy[run].item() == pytest.approx(100 * right.double().mean().item())
-    assert torch.equal(own.accuracy, ensemble.accuracy)
+        assert own.metric[run].item() == pytest.approx(100 * right.double().mean().item())
+    assert torch.equal(own.metric, ensemble.metric)
 
 
 def test_a_frozen_parameter_is_part_of_the_mean_model() -> None:
@@ -235,7 +237,7 @@ def measure(processes: int) -> dict[str, object]:
         "parameters": parameters,
         "statistics": {name: b for name, b in buffers.items() if b.is_floating_point()},
         "distance": distance,
-        "scores": {split: (score.loss, score.accuracy) for split, score in scores.items()},
+        "scores": {split: (score.loss, score.metric) for split, score in scores.items()},
         "own": stack.evaluator.own_models("validation"),
         "first": stack.evaluator.own_models("validation", first_only=True),
         "ledger": {name: (e.bytes, e.collectives) for name, e in communicator.ledger.entries.items()},

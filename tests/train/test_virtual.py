@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cser_ray.errors import ModelError
 from cser_ray.tasks.mlp import batchnorm_mlp
 from cser_ray.virtual import VirtualWorkers, backward, batch_statistics, evaluate_rows, forward_rows, has_batchnorm
 
@@ -249,7 +250,7 @@ def test_frozen_parameters_stay_frozen() -> None:
 def test_an_error_of_the_model_is_not_swallowed() -> None:
     """A wrong shape is the user's to see, not a reason to try the loop."""
     workers = VirtualWorkers(modules(mlp))
-    with pytest.raises(RuntimeError, match="Expected size"):
+    with pytest.raises(ModelError, match="shapes cannot be multiplied"):
         workers(torch.zeros(ROWS, BATCH, 4, dtype=torch.float64))
-    with pytest.raises(RuntimeError, match="Expected size"):
+    with pytest.raises(ModelError, match="shapes cannot be multiplied"):
         forward_rows(workers.module, workers.parameters, workers.buffers, torch.zeros(ROWS, 2, 4, dtype=torch.float64))

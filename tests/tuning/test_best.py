@@ -250,12 +250,6 @@ def test_a_file_of_settings_gives_back_the_configuration(text: str) -> None:
     assert {name.replace("-", "_"): value for name, value in read.items()} == settings
 
 
-def test_a_run_that_no_option_describes_is_refused() -> None:
-    """AdamW's second beta has no option: the value is named."""
-    with pytest.raises(ValueError, match=r"the run has beta2 = 0\.99 and cser-ray train has no option for it"):
-        settings_of_run(RunConfig(method="adamw", ratio=1.0, beta2=0.99))
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [

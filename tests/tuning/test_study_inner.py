@@ -6,14 +6,16 @@ from dataclasses import replace
 import pytest
 
 from cser_ray.communication.communicator import Communicator
-from cser_ray.config import config_at
+from cser_ray.config import INNERS, RunConfig, config_at
 from cser_ray.tasks import make_task
 from cser_ray.train.build import make_optimizer, own_arguments
 from tests.tuning.rows_factory import cell, frame, grid
 from tuning.compare.compare import compare
 from tuning.compare.render import heading
-from tuning.study.defaults import RATES_AROUND, with_task_defaults
+from tuning.execute.single import single_config
+from tuning.study.defaults import with_task_defaults
 from tuning.study.study import Study
+from tuning.take_home.reproduce import settings_of_run
 
 
 @pytest.mark.parametrize(
@@ -36,9 +38,27 @@ def test_every_methods_optimizer_takes_it(method: str, inner: str, name: str) ->
 
 def test_rates_where_nobody_says_are_those_of_the_local_step() -> None:
     """SGD's are far too large for AdamW; what a user says stands."""
-    assert with_task_defaults(Study, {"inner": "adamw"})["lrs"] == RATES_AROUND["adamw"]["lrs"]
+    grid = (3e-4, 1e-3, 3e-3, 1e-2)
+    assert INNERS["adamw"].grid == INNERS["muon"].grid == grid
+    assert with_task_defaults(Study, {"inner": "adamw"})["lrs"] == grid
+    assert with_task_defaults(Study, {"task": "cifar100", "methods": ("adamw", "csea-adamw")})["lrs"] == grid
     assert with_task_defaults(Study, {"inner": "muon", "lrs": (0.1,)})["lrs"] == (0.1,)
     assert "lrs" not in with_task_defaults(Study, {"inner": "nesterov"})
+    assert with_task_defaults(RunConfig, {"method": "cser-adamw"})["lr"] == INNERS["adamw"].single
+    assert Study(inner="adamw").lrs == Study(methods=("adamw", "local-adamw")).lrs == grid
+    assert Study().lrs == Study(methods=("sgd", "local-adamw")).lrs == INNERS["nesterov"].grid == (0.05, 0.1, 0.5)
+
+
+def test_betas_are_settings_of_whoever_reads_them() -> None:
+    """A second beta that no method has a use for is refused; what one was run with is printed by `best`."""
+    with pytest.raises(ValueError, match=r"beta2 = 0\.99 would be ignored.*--inner"):
+        Study(beta2=0.99)
+    assert Study(inner="adamw", beta2=0.99).beta2 == Study(methods=("local-adamw",), beta2=0.99).beta2 == 0.99
+    with pytest.raises(ValueError, match=r"beta2 = 0\.99 would be ignored by cser, which"):
+        single_config({"method": "cser", "ratio": 16.0, "beta2": 0.99})
+    config = single_config({"method": "cser", "ratio": 16.0, "beta2": 0.99, "inner": "adamw"})
+    assert settings_of_run(config)["beta2"] == 0.99
+    assert "beta2" not in settings_of_run(config_at("cser", 16.0))
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,7 @@ def test_a_study_of_which_nothing_can_be_reached_is_refused() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"methods": ()}, "at least one method and one learning rate"),
-        ({"lrs": ()}, "at least one method and one learning rate"),
+        ({"methods": ()}, "needs at least one method"),
         ({"ratios": ()}, "A study of compressed methods needs at least one ratio"),
         ({"methods": ("sgd", "sgd")}, "methods names sgd twice"),
         ({"ratios": (16, 16.0)}, "ratios names 16 twice"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cser_ray.errors import CserWarning
+from cser_ray.errors import CserWarning, ModelError
 from cser_ray.tasks.base import losses
 from cser_ray.virtual import VMAP_ON_CPU, GradientStep, VirtualWorkers, choose_way
 from cser_ray.virtual.step import RECORDED_STEPS, VARIABLE
@@ -198,5 +198,5 @@ def test_a_wrong_shape_is_the_users_to_see() -> None:
     """Not a reason for a slower way that fails later."""
     step = GradientStep(rows_of(MODELS["batchnorm"]), losses, "record")
     inputs, targets = batch("batchnorm")
-    with pytest.warns(CserWarning), pytest.raises(RuntimeError, match="size"):
+    with pytest.warns(CserWarning), pytest.raises(ModelError, match="shapes cannot be multiplied"):
         step(inputs[..., :4], targets)

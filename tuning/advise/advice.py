@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from cser_ray.methods import companions, is_simple
 from cser_ray.structure import number
-from tuning.advise.learned import Learned
+from tuning.advise.learned import MAX_LOSS, Learned
 from tuning.advise.lines import Line
 from tuning.advise.peers import GAIN, PEER_TRAFFIC
 from tuning.advise.present import Present
@@ -18,8 +18,6 @@ from tuning.compare.verdict import simplicity
 
 SAME_TIME = 0.02
 """Times that differ by less than this share count as equal, and the simpler method is preferred."""
-MAX_LOSS = 1.0
-"""Points of test accuracy that a method may lose where the user gives no limit."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def recommend(
             ddp,
             bf16,
             bf16,
-            f"no method of the study stays within {max_loss:g} points of {study.reference} ({_nearest(ours)})",
+            f"no method of the study stays within {max_loss:g} {study.scale.points} of {study.reference} ({_nearest(ours)})",
         )
     chosen = _with_accuracy(able) if study else _with_least_compression(able)
     now = next((line for line in lines if line.measured), None)
@@ -101,7 +99,11 @@ def _nearest(lines: Sequence[Line]) -> str:
     if not known:
         return "none was compared with synchronous training at these ratios"
     cost, line = min(known, key=lambda pair: pair[0])
-    return f"the nearest, {_name(line)}, loses {cost:.1f}"
+    return (
+        f"the nearest, {_name(line)}, loses {cost:.1f}"
+        if cost >= 1
+        else f"the nearest, {_name(line)}, loses {cost:.2g}"
+    )
 
 
 def _with_accuracy(able: Sequence[Line]) -> Line:
@@ -163,7 +165,9 @@ def _go(
         text += f". What it costs in accuracy{', its delay apart,' * bool(form.reset_delay)} only a study says: "
         text += f"`cser-ray tune --methods {methods} --ratios {number(chosen.ratio or 1)}`."
     else:
-        text += f". It loses {chosen.cost:.1f} points of accuracy in the study ({max_loss:g} accepted)"
+        text += (
+            f". It loses {chosen.cost:.{study.scale.digits}f} {_of_metric(study)} in the study ({max_loss:g} accepted)"
+        )
         if chosen.seconds_to_target is not None:
             text += f" and reaches the target in {span(chosen.time)}, DDP in {span(ddp.time)}"
         text += "."
@@ -192,3 +196,9 @@ def span(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} s"
+
+
+def _of_metric(study: Learned) -> str:
+    """What a loss is counted in: "points of accuracy", "of R²"."""
+    points = study.scale.points
+    return points if points.endswith(study.scale.name) else f"{points} of {study.scale.name}"

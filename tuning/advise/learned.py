@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cser_ray.knobs import Knobs
 from cser_ray.methods import is_dense
+from cser_ray.scale import ACCURACY, Scale
 from cser_ray.structure import Structure
 from tuning.compare.compare import compare
 from tuning.compare.comparison import Cell
@@ -16,6 +17,8 @@ from tuning.compare.selection import Choice, Chosen
 if TYPE_CHECKING:
     import pandas as pd
 
+MAX_LOSS = 1.0
+"""Points of accuracy that a method may lose where the user gives no limit; of another metric, per cent of its value."""
 TARGET_FACTOR = 1.05
 """Without a target of the user's, the target is the last validation loss of synchronous training times this."""
 
@@ -25,8 +28,8 @@ Curve = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class MethodOutcome:
-    """One method at one ratio. `structure` is None without a ratio. `cost`: points of test accuracy under synchronous
-    training, negative above it.
+    """One method at one ratio. `structure` is None without a ratio. `cost`: points of test accuracy, or units of the
+    task's metric, that it is worse than synchronous training by, negative where it is better.
 
     `diverged`: of its repeats, how many. `steps_to_target`: None where its mean curve never reaches the target.
     """
@@ -59,6 +62,14 @@ class Learned:
     target_loss: float | None
     reference: str
     outcomes: Mapping[tuple[str, float], MethodOutcome]
+    scale: Scale = ACCURACY
+    reached: float | None = None
+    """By synchronous training, of the metric."""
+
+    @property
+    def usual_loss(self) -> float:
+        """What a method may lose where the user gives no limit: a point, or 1 % of what synchronous training reached."""
+        return MAX_LOSS if self.scale.unit == "%" or self.reached is None else MAX_LOSS / 100 * abs(self.reached)
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -103,6 +114,8 @@ def learned(chosen: Chosen, history: "pd.DataFrame", target_loss: float | None =
         target_loss,
         comparison.reference,
         outcomes,
+        comparison.scale,
+        next((line.test_acc for line in comparison.references if line.is_dense), None),
     )
 
 
@@ -127,4 +140,4 @@ def steps_to(points: Iterable[tuple[float, float]], loss: float) -> float | None
 def _cost(cell: Cell, dense: Cell | None) -> float | None:
     if dense is None or dense.test_acc is None or cell.test_acc is None:
         return None
-    return dense.test_acc - cell.test_acc
+    return cell.scale.sign * (dense.test_acc - cell.test_acc)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from cser_ray.communication.links import bits_per_second
 from cser_ray.store.read import read_history
 from cser_ray.structure import number
-from tuning.advise.advice import MAX_LOSS, Recommendation, recommend
+from tuning.advise.advice import Recommendation, recommend
 from tuning.advise.calibration import FEWEST_TO_CHECK, check, fit, read_links, unseen
 from tuning.advise.constants import FITTED, Constants
-from tuning.advise.learned import TARGET_FACTOR, Learned, learned
+from tuning.advise.learned import MAX_LOSS, TARGET_FACTOR, Learned, learned
 from tuning.advise.lines import PLANNED, Line, leaving, lines_of
 from tuning.advise.measure import Measured, measure_network, step_of
 from tuning.advise.peers import MATRIX_SIDE
@@ -90,7 +90,7 @@ def make_plan(
     if present is not None:
         lines = with_present(present, job, lines)
     _assume(job, constants, study, origins, hidden_known=constants.hidden != hidden)
-    max_loss = settings.get("max_loss", MAX_LOSS)
+    max_loss = settings.get("max_loss", MAX_LOSS if study is None else study.usual_loss)
     answer = recommend(job, lines, study, max_loss, present)
     return Plan(
         job, constants, answer, tuple(lines), leaving(job, constants, methods), tuple(skipped), origins, present
@@ -217,14 +217,15 @@ def _study(settings: Mapping[str, Any], job: Job, origins: Origins) -> Learned |
         return None
     study = learned(read_chosen(uri), read_history(uri), target)
     origins.measured.append(
-        f"accuracy and steps to the target: study {uri}, {study.task} with {study.workers} workers, {study.steps} steps, "
+        f"{study.scale.name} and steps to the target: study {uri}, {study.task} with {study.workers} workers, "
+        f"{study.steps} steps, "
         f"{study.repeats} repeat{'s' * (study.repeats > 1)}"
     )
     if study.target_loss is not None:
         whose = "given" if target is not None else f"{TARGET_FACTOR:g} times {study.reference}'s last one"
         origins.given.append(f"target: a validation loss of {study.target_loss:.4g} ({whose})")
     if study.workers != job.workers:
-        origins.assumed.append(f"what {study.workers} workers lost in accuracy, {job.workers} lose too")
+        origins.assumed.append(f"what {study.workers} workers lost in {study.scale.name}, {job.workers} lose too")
     if study.params not in (None, job.params):
         origins.assumed.append(f"what a model of {study.params:,} parameters lost, one of {job.params:,} loses too")
     return study

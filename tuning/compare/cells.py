@@ -9,6 +9,7 @@ from typing import Any
 
 from cser_ray.knobs import KNOBS
 from cser_ray.methods import ALL_KNOBS, has_ratio, known
+from cser_ray.scale import scale_of
 from tuning.compare.comparison import Cell, ConfigurationRow, Reference, Twin
 from tuning.compare.fairness import name_cell
 from tuning.compare.rates import by_rate, good_range, untuned
@@ -21,7 +22,7 @@ from tuning.compare.selection import (
     Run,
     mean_std,
 )
-from tuning.compare.verdict import accuracy_of, simplicity
+from tuning.compare.verdict import score_of, simplicity
 
 PAPER_RATES = (0.05, 0.1, 0.5, 1.0)
 """The learning rates that CSER's authors tried (section 5.2)."""
@@ -40,6 +41,7 @@ def cell_of(
     converged = [run for run in choice.runs if not run["diverged"]]
     accuracies = tuple(None if run["diverged"] else run["test_acc"] for run in choice.runs)
     accuracy, accuracy_std = mean_std(accuracies)
+    scale = scale_of(choice.runs[0])
     loss, loss_std = mean_std(run["test_loss"] for run in converged)
     method, configuration = choice.method, choice.configuration
     rates = by_rate(configuration, tried)
@@ -55,7 +57,9 @@ def cell_of(
         test_loss=loss,
         test_loss_std=loss_std,
         value_retained=_value_retained(loss, beside.dense, beside.zero),
-        under_floor=floor is not None and has_ratio(method) and (accuracy is None or accuracy < accuracy_of(floor)),
+        under_floor=floor is not None
+        and has_ratio(method)
+        and (accuracy is None or scale.sign * accuracy < score_of(floor)),
         winner=False,
         **_knobs(method, configuration),
         lr=configuration.lr,
@@ -69,6 +73,7 @@ def cell_of(
         consensus_distance=mean_std(run["consensus_distance"] for run in converged)[0],
         worker_acc=mean_std(run["test_acc_worker"] for run in choice.runs)[0],
         ensemble_acc=mean_std(run["test_acc_ensemble"] for run in choice.runs)[0],
+        scale=scale,
     )
 
 
@@ -107,6 +112,7 @@ def configuration_row(runs: list[Run], chosen: Chosen) -> ConfigurationRow:
         test_acc_std=test_std,
         **_means(done or runs, "share", "theorem1", "realised_ratio", "rounds"),
         consensus_distance=mean_std(run["consensus_distance"] for run in converged)[0],
+        scale=scale_of(first),
     )
 
 

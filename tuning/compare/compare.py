@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cser_ray.methods import has_ratio, silent_of
+from cser_ray.scale import ACCURACY, Scale, scale_of
 from cser_ray.structure import number
 from tuning.compare.agreement import agreements
 from tuning.compare.cells import cell_of, configuration_row, twins_of
-from tuning.compare.comparison import Cell, Comparison, ConfigurationRow, Verdict
+from tuning.compare.comparison import Cell, Comparison, ConfigurationRow, Reference, Verdict
 from tuning.compare.fairness import problems
 from tuning.compare.rates import synchronous_rate
 from tuning.compare.references import References, reference_lines, references
@@ -84,9 +85,10 @@ def compare(runs: "pd.DataFrame | Chosen", select: str | None = None) -> Compari
         verdicts=tuple(verdicts),
         gap_in_std=gap,
         shows_value=shows,
-        advice=tuple(_overall(verdicts, shows)),
+        advice=tuple(_overall(verdicts, shows, scale_of(first))),
         notes=(*_fresh(choices), *(note for group in compared for note in _notes(group)), *left_out),
         problems=tuple(unequal),
+        scale=scale_of(first),
     )
 
 
@@ -143,14 +145,15 @@ def _shows_value(group: References) -> bool:
     return group.gap is not None and group.gap >= VALUE_STD and not group.silence_is_as_good
 
 
-def _overall(verdicts: list[Verdict], shows: bool | None) -> Iterable[str]:
+def _overall(verdicts: list[Verdict], shows: bool | None, scale: Scale) -> Iterable[str]:
     if shows is False:
         yield "This task cannot show the value of communication (see the notes): read what follows as stability."
     costs = {v.ratio: v.cost_to_sgd for v in verdicts}
     if costs and all(costs.values()):
         ratio = min(costs, key=lambda r: costs[r] or 0.0)
         yield (
-            f"Every ratio costs accuracy here, the least {costs[ratio]:.1f} points at {title(ratio)}: "
+            f"Every ratio costs {scale.name} here, the least {costs[ratio]:.{scale.digits}f} {scale.points} at "
+            f"{title(ratio)}: "
             "where the link can carry dense gradients, do not compress."
         )
 
@@ -183,8 +186,16 @@ def _notes(group: References) -> Iterable[str]:
             f"standard deviations of a repeat, under {number(VALUE_STD)}; value retained is in parentheses."
         )
     elif group.silence_is_as_good:
-        yield f"This task can show stability, not value: {floor.name} is as accurate as {dense.name}."
+        yield f"This task can show stability, not value: {floor.name} is as {_good(floor)} as {dense.name}."
     yield (
-        f"The floor is {floor.name}, the most accurate of {silent}'s three lines. Value retained is in test loss; its zero "
+        f"The floor is {floor.name}, the {_best(floor)} of {silent}'s three lines. Value retained is in test loss; its zero "
         f"is {zero.name}, the lowest of the three."
     )
+
+
+def _good(line: Reference) -> str:
+    return "accurate" if line.scale == ACCURACY else "good"
+
+
+def _best(line: Reference) -> str:
+    return "most accurate" if line.scale == ACCURACY else f"{line.scale.best} {line.scale.name}"

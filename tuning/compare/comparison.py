@@ -1,11 +1,16 @@
 """What a comparison of a study's methods says, as plain data: cells, references, twins and verdicts.
 
 Test metrics stand here for chosen configurations, and for those with the learning rate chosen for synchronous SGD.
-Accuracies in percent, losses in nats, bytes per worker; mean and sample standard deviation (n - 1) are over the repeats
-that converged, beside the count of those that did not.
+Accuracies in percent, or the task's metric in its unit, losses in nats, bytes per worker; mean and sample
+standard deviation (n - 1) are over the repeats that converged, beside the count of those that did not.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from cser_ray.scale import ACCURACY, Scale
+
+NO_COLUMN = {"column": False}
+"""Of a field that tables leave out."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,13 @@ class Cell:
     """A worker's own test accuracy, mean over workers."""
     ensemble_acc: float | None
     """That of the ensemble of the workers' models: measured for no-sync."""
+    scale: Scale = field(default=ACCURACY, metadata=NO_COLUMN)
+    """What the columns of accuracy hold."""
 
     @property
-    def accuracies(self) -> dict[int, float]:
-        """Test accuracy by repeat, of those that converged."""
-        return _by_repeat(self.repeats, self.test_accs)
+    def scores(self) -> dict[int, float]:
+        """Test accuracy, or the task's metric, by repeat, of those that converged; more is better."""
+        return _by_repeat(self.repeats, self.test_accs, self.scale)
 
 
 @dataclass(frozen=True)
@@ -89,11 +96,12 @@ class Reference:
     test_acc_std: float | None
     test_loss: float | None
     test_loss_std: float | None
+    scale: Scale = field(default=ACCURACY, metadata=NO_COLUMN)
 
     @property
-    def accuracies(self) -> dict[int, float]:
-        """Test accuracy by repeat, of those that have one."""
-        return _by_repeat(self.repeats, self.test_accs)
+    def scores(self) -> dict[int, float]:
+        """Test accuracy, or the task's metric, by repeat, of those that have one; more is better."""
+        return _by_repeat(self.repeats, self.test_accs, self.scale)
 
 
 @dataclass(frozen=True)
@@ -137,14 +145,15 @@ class Verdict:
 
     ratio: float
     best: str | None
-    """Highest mean test accuracy among the methods with the fewest diverged repeats."""
+    """Best mean test accuracy, or metric, among the methods with the fewest diverged repeats."""
     winner: str | None
     """`best`, where a paired test supports it against every other method."""
     recommended: str | None
     p_values: dict[str, float]
     """Holm-adjusted p that `best` is above each other method."""
     cost_to_sgd: float | None
-    """Points under synchronous SGD where a paired test tells them apart, 0 where it does not; None: not tested."""
+    """Points, or units of the metric, worse than synchronous SGD where a paired test tells them apart, 0 where it does not;
+    None: not tested."""
     advice: str
     reason: str
     """Why there is no winner; empty where there is one."""
@@ -178,6 +187,8 @@ class Comparison:
     notes: tuple[str, ...]
     problems: tuple[str, ...]
     """What was not equal between methods: no winner is marked where there is any."""
+    scale: Scale = ACCURACY
+    """What the task is judged by."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +227,7 @@ class ConfigurationRow:
     realised_ratio: float | None
     rounds: float | None
     consensus_distance: float | None
+    scale: Scale = field(default=ACCURACY, metadata=NO_COLUMN)
 
 
 def spread(mean: float | None, std: float | None, digits: int = 1) -> str:
@@ -225,5 +237,5 @@ def spread(mean: float | None, std: float | None, digits: int = 1) -> str:
     return f"{mean:.{digits}f}" + ("" if std is None else "±" + f"{std:.{digits}f}".removeprefix("0"))
 
 
-def _by_repeat(repeats: tuple[int, ...], values: tuple[float | None, ...]) -> dict[int, float]:
-    return {k: v for k, v in zip(repeats, values, strict=True) if v is not None}
+def _by_repeat(repeats: tuple[int, ...], values: tuple[float | None, ...], scale: Scale) -> dict[int, float]:
+    return {k: scale.sign * v for k, v in zip(repeats, values, strict=True) if v is not None}

@@ -12,7 +12,7 @@ from functools import lru_cache
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from cser_ray.config import RunConfig, setting_of
+from cser_ray.config import RunConfig, reads_of, setting_of
 from cser_ray.methods import has_ratio, known
 from cser_ray.settings import declared
 from cser_ray.structure import number
@@ -115,7 +115,7 @@ def _alike(done: list[Run]) -> Iterator[str]:
     """Every setting that is not declared free, among the methods that read it."""
     for each in declared(RunConfig):
         if each.setting.column and not each.setting.free and each.setting.alike == "exactly":
-            readers = [run for run in done if not each.setting.by_method or _reads(run["method"], each.name)]
+            readers = [run for run in done if not each.setting.by_method or _reads(run, each.name)]
             yield from _different(each.words, ((setting_of(run, each.name, _config(run)), run) for run in readers))
     for column, words in BESIDE_SETTINGS.items():
         yield from _different(words, ((run[column], run) for run in done))
@@ -132,10 +132,9 @@ def _different(what: str, found: Iterable[tuple[Hashable, Run]]) -> Iterator[str
         )
 
 
-def _reads(method: str, name: str) -> bool:
-    """Whether a method reads a setting that not all of them do; one that is not installed is taken to."""
-    record = known(method)
-    return record is None or name in record.reads
+def _reads(run: Run, name: str) -> bool:
+    """Whether a run's method reads a setting that not all of them do; one that is not installed is taken to."""
+    return known(run["method"]) is None or name in reads_of(run["method"], run.get("inner") or "nesterov")
 
 
 @lru_cache(maxsize=4096)

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cser_ray.methods import has_ratio, is_dense
+from cser_ray.scale import scale_of
 from tuning.compare.comparison import Reference
 from tuning.compare.selection import Choice, Choices, mean_std
-from tuning.compare.verdict import accuracy_of, simplicity
+from tuning.compare.verdict import score_of, simplicity
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class References:
     @property
     def silence_is_as_good(self) -> bool:
         """Whether the floor is as accurate as dense training."""
-        return self.floor is not None and self.dense is not None and accuracy_of(self.floor) >= accuracy_of(self.dense)
+        return self.floor is not None and self.dense is not None and score_of(self.floor) >= score_of(self.dense)
 
 
 def reference_lines(choices: Choices) -> list[Reference]:
@@ -56,7 +57,7 @@ def reference_lines(choices: Choices) -> list[Reference]:
             found.append(_line(choice, ""))
             continue
         silent = [_line(choice, model) for model in ("", "_worker", "_ensemble")]
-        floor = max(silent, key=accuracy_of)
+        floor = max(silent, key=score_of)
         found += [replace(line, is_floor=line is floor and line.test_acc is not None) for line in silent]
     return found
 
@@ -99,4 +100,5 @@ def _line(choice: Choice, model: str) -> Reference:
         test_acc_std=mean_std(accuracies)[1],
         test_loss=mean_std(losses)[0],
         test_loss_std=mean_std(losses)[1],
+        scale=scale_of(choice.runs[0]),
     )

@@ -11,6 +11,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from cser_ray.methods import has_ratio
+from cser_ray.scale import ACCURACY, Scale
 from cser_ray.store.read import jsonable
 from tuning.compare.comparison import Cell, Comparison, ConfigurationRow
 from tuning.compare.tables import (
@@ -30,6 +31,11 @@ from tuning.compare.verdict import sentence
 FORMATS = ("table", "csv", "json", "markdown")
 
 CHOSEN_BY = {"val-loss": "validation loss", "val-acc": "validation accuracy", "train-loss": "training loss"}
+
+
+def chosen_by(select: str, scale: Scale) -> str:
+    """What configurations were chosen by, in words."""
+    return CHOSEN_BY[select].replace("accuracy", scale.name)
 
 
 def render(what: Comparison | Sequence[ConfigurationRow], format: str = "table") -> str:
@@ -66,7 +72,7 @@ def _parts(c: Comparison, markdown: bool) -> Iterable[str]:
     yield f"## {first}" if markdown else paragraph(first)
     yield from map(said, decision)
     shown = (accuracy, references, value_retained, chosen_configurations, learning_rates, communication)
-    for table in (*(build(c) for build in shown), twins_table(c.twins), agreements_table(c.agreements)):
+    for table in (*(build(c) for build in shown), twins_table(c.twins, c.scale), agreements_table(c.agreements)):
         if table.rows:
             yield table.markdown() if markdown else table.plain()
     yield from listed("Marks", legend(c))
@@ -88,7 +94,7 @@ def heading(c: Comparison) -> str:
     around = {"adamw": ", all around AdamW", "muon": ", all around Muon"}.get(c.inner, "")
     return (
         f"{c.task}{model}{around}, {c.workers} workers, {c.steps} steps, n = {counts}; configurations chosen by "
-        f"{CHOSEN_BY[c.select]}; mean ± sample standard deviation over repeats"
+        f"{chosen_by(c.select, c.scale)}; mean ± sample standard deviation over repeats"
     )
 
 
@@ -111,12 +117,14 @@ def legend(c: Comparison) -> Iterable[str]:
 
 
 def _csv(rows: Iterable[Any], row_type: type) -> str:
-    names = [f.name for f in fields(row_type)]
-    out = io.StringIO()
+    names = [f.name for f in fields(row_type) if f.metadata.get("column", True)]
+    rows, out = list(rows), io.StringIO()
+    own = list(ACCURACY.columns()) if any(row.scale != ACCURACY for row in rows) else []
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow([*names, *own])
     for row in rows:
-        writer.writerow([_plain(getattr(row, name)) for name in names])
+        told = row.scale.columns()
+        writer.writerow([*(_plain(getattr(row, name)) for name in names), *(_plain(told[name]) for name in own)])
     return out.getvalue()
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from cser_ray.knobs import KNOBS, USUAL_KNOBS, Knobs
 from cser_ray.methods import has_ratio, reference_of
 from cser_ray.registry import unknown
+from cser_ray.scale import scale_of
 from cser_ray.store.read import read_runs, read_study
 from cser_ray.structure import Structure
 
@@ -33,7 +34,16 @@ SELECT: dict[str, tuple[str, float]] = {
     "val-acc": ("val_acc", -1.0),
     "train-loss": ("train_loss", 1.0),
 }
-"""What to choose by: the column, and 1 where less is better. `train-loss` is the paper's rule (CSER, section 5)."""
+"""What to choose by: the column, and 1 where less is better; `direction` says it of any metric. `train-loss` is the paper's
+rule (CSER, section 5)."""
+
+
+def direction(select: str, row: Mapping[str, Any]) -> tuple[str, float]:
+    """The column that rows like this are chosen by, and 1 where less is better: of a metric, as the row says."""
+    column, sign = SELECT[select]
+    return column, -scale_of(row).sign if column == "val_acc" else sign
+
+
 USUAL = "val-loss"
 """What is chosen by where neither the study nor the user says."""
 
@@ -202,7 +212,7 @@ def choose_among(tried: Cells, fresh: Cells, select: str) -> Choices:
         most = max(len(repeats) for repeats in choosing.values())
         eligible = [c for c, repeats in choosing.items() if len(repeats) == most]
         best = min(eligible, key=lambda c: (*_rank(choosing[c], select), c.order))
-        score = _rank(choosing[best], select)[1] * SELECT[select][1]
+        score = _rank(choosing[best], select)[1] * direction(select, choosing[best][0])[1]
         reported = fresh.get((method, ratio), {}).get(best) or choosing[best]
         diverged = sum(bool(run["diverged"]) for run in reported)
         chosen[method, ratio] = Choice(method, ratio, best, score, diverged, tuple(reported))
@@ -259,7 +269,7 @@ def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None
 
 def _rank(repeats: list[Run], select: str) -> tuple[int, float]:
     """Diverged repeats, then the mean score of the others, less is better; the mean is infinite where none is left."""
-    column, sign = SELECT[select]
+    column, sign = direction(select, repeats[0])
     scores = [run[column] for run in repeats if not run["diverged"]]
     # A score that was never measured, or is not finite, must not win by being left out of the mean.
     whole = bool(scores) and all(s is not None and math.isfinite(s) for s in scores)

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from cser_ray.knobs import KNOBS, USUAL_KNOBS, in_words
 from cser_ray.methods import has_ratio
+from cser_ray.scale import ACCURACY, Scale
 from cser_ray.structure import number
-from tuning.compare.comparison import Agreement, Cell, Comparison, ConfigurationRow, Twin, spread
+from tuning.compare.comparison import Agreement, Cell, Comparison, ConfigurationRow, Reference, Twin, spread
 from tuning.compare.text import Table
 from tuning.compare.verdict import simplicity
 
@@ -26,7 +27,7 @@ def _matrix(c: Comparison, name: str, text: Callable[[Cell], str]) -> Table:
 
 def accuracy(c: Comparison) -> Table:
     """Test accuracy of the chosen configurations, with marks: a row a ratio, a column a method."""
-    return _matrix(c, "Test accuracy, %", accuracy_text)
+    return _matrix(c, f"Test {c.scale.axis}", accuracy_text)
 
 
 def accuracy_text(cell: Cell) -> str:
@@ -35,7 +36,12 @@ def accuracy_text(cell: Cell) -> str:
         return "diverged" if cell.diverged else NONE
     marks = "*" * cell.winner + "†" * bool(cell.lr_edge) + "‡" * cell.under_floor
     partly = f" ({cell.diverged}/{cell.n} diverged)" if cell.diverged else ""
-    return spread(cell.test_acc, cell.test_acc_std) + marks + partly
+    return metric_text(cell) + marks + partly
+
+
+def metric_text(item: Cell | Reference) -> str:
+    """Its test accuracy, or metric, over the repeats."""
+    return spread(item.test_acc, item.test_acc_std, item.scale.digits)
 
 
 def references(c: Comparison) -> Table:
@@ -45,14 +51,16 @@ def references(c: Comparison) -> Table:
     rows = [
         (
             line.name + (" (floor)" if line.is_floor else ""),
-            spread(line.test_acc, line.test_acc_std) if line.test_acc is not None or not line.repeats else "diverged",
+            metric_text(line) if line.test_acc is not None or not line.repeats else "diverged",
             spread(line.test_loss, line.test_loss_std, 3),
             rates.get(line.name, ""),
             ratios.get(line.name, ""),
         )
         for line in c.references
     ]
-    return Table("References, the same at every ratio", ("", "test acc., %", "test loss", "lr", "R_C"), tuple(rows))
+    return Table(
+        "References, the same at every ratio", ("", f"test {c.scale.short}", "test loss", "lr", "R_C"), tuple(rows)
+    )
 
 
 def value_retained(c: Comparison) -> Table:
@@ -74,7 +82,19 @@ def value_text(cell: Cell, c: Comparison) -> str:
 def chosen_configurations(c: Comparison) -> Table:
     """The configuration chosen for each method at each ratio, and what it reached."""
     varied = _further_knobs(c.cells)
-    columns = ("R_C", "method", "H", "RC1", "RC2", *varied, "lr", "blocks", "test loss", "consensus", "own acc., %")
+    columns = (
+        "R_C",
+        "method",
+        "H",
+        "RC1",
+        "RC2",
+        *varied,
+        "lr",
+        "blocks",
+        "test loss",
+        "consensus",
+        f"own {c.scale.short}",
+    )
     rows = [
         (
             *_key(cell),
@@ -86,7 +106,7 @@ def chosen_configurations(c: Comparison) -> Table:
             cell.block_order or NONE,
             spread(cell.test_loss, cell.test_loss_std, 3),
             _digits(cell.consensus_distance, 3),
-            spread(cell.worker_acc, None),
+            spread(cell.worker_acc, None, cell.scale.digits),
         )
         for cell in c.cells
     ]
@@ -95,12 +115,21 @@ def chosen_configurations(c: Comparison) -> Table:
 
 def learning_rates(c: Comparison) -> Table:
     """What each method loses at the rate of dense training, without one of its own, and how wide the range of good ones is."""
-    columns = ("R_C", "method", "lr", "test acc., %", "dense lr", "test acc., %", "test loss", "good range")
+    columns = (
+        "R_C",
+        "method",
+        "lr",
+        f"test {c.scale.short}",
+        "dense lr",
+        f"test {c.scale.short}",
+        "test loss",
+        "good range",
+    )
     rows = [
         (
             *_key(cell),
             _rate(cell),
-            spread(cell.test_acc, cell.test_acc_std) if cell.test_acc is not None or not cell.diverged else "diverged",
+            metric_text(cell) if cell.test_acc is not None or not cell.diverged else "diverged",
             NONE if cell.untuned_lr is None else f"{cell.untuned_lr:g}",
             _untuned(cell),
             spread(cell.untuned_test_loss, cell.untuned_test_loss_std, 3),
@@ -117,7 +146,7 @@ def _untuned(cell: Cell) -> str:
         return "diverged"
     partly = f" ({cell.untuned_diverged}/{cell.untuned_n} diverged)" if cell.untuned_diverged else ""
     fewer = f" (n = {cell.untuned_n})" if 0 < cell.untuned_n < cell.n and not partly else ""
-    return spread(cell.untuned_test_acc, cell.untuned_test_acc_std) + partly + fewer
+    return spread(cell.untuned_test_acc, cell.untuned_test_acc_std, cell.scale.digits) + partly + fewer
 
 
 def communication(c: Comparison) -> Table:
@@ -139,10 +168,10 @@ def communication(c: Comparison) -> Table:
     return Table("What they communicate", columns, tuple(rows), keys=2)
 
 
-def twins_table(twins: Iterable[Twin]) -> Table:
+def twins_table(twins: Iterable[Twin], scale: Scale = ACCURACY) -> Table:
     """Chosen configurations on real workers."""
     columns = (
-        "R_C", "method", "backend", "n", "test acc., %", "virtual", "realised ratio", "virtual", "wall s", "comm. s",
+        "R_C", "method", "backend", "n", f"test {scale.short}", "virtual", "realised ratio", "virtual", "wall s", "comm. s",
     )  # fmt: skip
     rows = [
         (
@@ -150,8 +179,8 @@ def twins_table(twins: Iterable[Twin]) -> Table:
             t.method,
             t.backend or NONE,
             str(len(t.repeats)),
-            "diverged" if t.diverged == len(t.repeats) else spread(t.test_acc, None),
-            spread(t.virtual_test_acc, None),
+            "diverged" if t.diverged == len(t.repeats) else spread(t.test_acc, None, scale.digits),
+            spread(t.virtual_test_acc, None, scale.digits),
             _digits(t.realised_ratio, 4),
             _digits(t.virtual_realised_ratio, 4),
             _digits(t.wall_s, 3),
@@ -185,9 +214,11 @@ def agreements_table(found: Iterable[Agreement]) -> Table:
 def every_configuration(rows: Sequence[ConfigurationRow]) -> Table:
     """For `--all`: a row a configuration and rung."""
     varied = _further_knobs(rows)
+    scale = rows[0].scale if rows else ACCURACY
+    metric = "%" if scale == ACCURACY else scale.axis
     columns = (
-        "R_C", "method", "H", "RC1", "RC2", *varied, "lr", "n", "val. loss", "val. %", "test %", "Thm. 1", "share",
-        "realised", "rounds", "cons.",
+        "R_C", "method", "H", "RC1", "RC2", *varied, "lr", "n", "val. loss", f"val. {metric}", f"test {metric}",
+        "Thm. 1", "share", "realised", "rounds", "cons.",
     )  # fmt: skip
     lines = [
         (
@@ -200,8 +231,8 @@ def every_configuration(rows: Sequence[ConfigurationRow]) -> Table:
             f"{r.lr:g}" + " p" * r.paper_rate,
             f"{r.n}" + f", {r.diverged} d" * bool(r.diverged) + f", {r.unfinished} u" * bool(r.unfinished),
             spread(r.val_loss, r.val_loss_std, 2),
-            spread(r.val_acc, r.val_acc_std),
-            spread(r.test_acc, r.test_acc_std) if r.chosen else "",
+            spread(r.val_acc, r.val_acc_std, scale.digits),
+            spread(r.test_acc, r.test_acc_std, scale.digits) if r.chosen else "",
             _digits(r.theorem1, 3),
             _digits(r.share, 2),
             _digits(r.realised_ratio, 4),
@@ -212,7 +243,7 @@ def every_configuration(rows: Sequence[ConfigurationRow]) -> Table:
     ]
     name = (
         "Every configuration (r: on real workers; a number: in so many steps; p: a learning rate of the paper's grid; "
-        "d: diverged; u: unfinished; test accuracy of the chosen ones only)"
+        f"d: diverged; u: unfinished; test {scale.name} of the chosen ones only)"
     )
     return Table(name, columns, tuple(lines), keys=6 + len(varied))
 

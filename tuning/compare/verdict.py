@@ -4,6 +4,7 @@ The product is the decision: where plain local SGD, no compression or no communi
 A higher mean alone decides nothing; a paired one-sided test over repeats does, Holm-adjusted over the other methods.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from cser_ray.methods import is_simple, place
@@ -17,9 +18,9 @@ def simplicity(method: str) -> tuple[int, str]:
     return place(method)
 
 
-def accuracy_of(item: Cell | Reference) -> float:
-    """Its mean test accuracy, to sort by: under every possible one where there is none."""
-    return -1.0 if item.test_acc is None else item.test_acc
+def score_of(item: Cell | Reference) -> float:
+    """Its mean test accuracy, or metric, to sort by, more is better: under every possible one where there is none."""
+    return -math.inf if item.test_acc is None else item.scale.sign * item.test_acc
 
 
 Lines = Mapping[str, Reference | None]
@@ -34,7 +35,7 @@ def verdict(ratio: float, cells: Sequence[Cell], floors: Lines, dense: Lines, eq
     A method with diverged repeats ranks after all with fewer, whatever its mean, and one that always diverged is worse
     than one that never did without a test. Under 3 repeats nothing is decided.
     """
-    ranked = sorted(cells, key=lambda c: (c.diverged, -(c.test_acc or 0.0), simplicity(c.method)))
+    ranked = sorted(cells, key=lambda c: (c.diverged, -score_of(c), simplicity(c.method)))
     alive = [c for c in ranked if c.test_acc is not None]
     if not alive:
         return _undecided(ratio, None, "every method diverged: nothing here beats not communicating", "all diverged")
@@ -42,18 +43,18 @@ def verdict(ratio: float, cells: Sequence[Cell], floors: Lines, dense: Lines, eq
     floor = floors.get(best.method)
     if not equal:
         why = "the treatment was not equal (see the problems below)"
-        return _undecided(ratio, best, f"no verdict, since {why}; the highest mean is {_named(best)}", why)
+        return _undecided(ratio, best, f"no verdict, since {why}; the {best.scale.best} mean is {_named(best)}", why)
     if floor is not None and not any(_above_floor(c, floors) for c in alive):
         advice = (
             f"nothing here beats not communicating ({floor.name} {_acc(floor)}; "
             f"the best method, {best.method}, has {_acc(best)})"
         )
         return _undecided(ratio, best, advice, "every method is at or under the floor")
-    if len(best.accuracies) < LEAST_REPEATS:
-        n = len(best.accuracies)
+    if len(best.scores) < LEAST_REPEATS:
+        n = len(best.scores)
         why = f"{n} repeat{'s' * (n > 1)}, and a test needs {LEAST_REPEATS} or more"
-        return _undecided(ratio, best, f"no verdict on {why}; the highest mean is {_named(best)}", why)
-    if floor is not None and (p := paired_p(best.accuracies, floor.accuracies)) is not None and p >= ALPHA:
+        return _undecided(ratio, best, f"no verdict on {why}; the {best.scale.best} mean is {_named(best)}", why)
+    if floor is not None and (p := paired_p(best.scores, floor.scores)) is not None and p >= ALPHA:
         advice = (
             f"no method is told apart from not communicating: the best, {_named(best)}, "
             f"against {floor.name} {_acc(floor)} ({_p(p)})"
@@ -69,7 +70,7 @@ def sentence(verdict: Verdict) -> str:
 
 
 def _decided(ratio: float, best: Cell, others: list[Cell], floors: Lines, dense: Lines) -> Verdict:
-    raw = {c.method: paired_p(best.accuracies, c.accuracies) for c in others if c.test_acc is not None}
+    raw = {c.method: paired_p(best.scores, c.scores) for c in others if c.test_acc is not None}
     adjusted = holm({method: p for method, p in raw.items() if p is not None})
     untested = [method for method, p in raw.items() if p is None]
     level = [method for method, p in adjusted.items() if p >= ALPHA]
@@ -89,18 +90,22 @@ def _decided(ratio: float, best: Cell, others: list[Cell], floors: Lines, dense:
         advice = f"{best.method} is the best here ({_acc(best)}; {how}): use it"
     elif is_simple(recommended.method):
         how = f"{_acc(recommended)}; no method is significantly better"
-        how += "" if recommended is best else f", the highest mean is {best.method}'s, {_acc(best)}"
+        how += "" if recommended is best else f", the {best.scale.best} mean is {best.method}'s, {_acc(best)}"
         advice = f"{recommended.method} is as good as any here ({how}): use it"
     else:
         alike = ", ".join([*level, *untested]) or "those that diverged less"
-        advice = f"{_named(best)} has the highest mean, not told apart from {alike}: any of them will do"
+        advice = f"{_named(best)} has the {best.scale.best} mean, not told apart from {alike}: any of them will do"
         beaten = [c for c in others if is_simple(c.method) and adjusted.get(c.method, 1.0) < ALPHA]
         if beaten:
             advice += f", but not {_named(beaten[0])}, which is significantly worse ({_p(adjusted[beaten[0].method])})"
     reference = dense.get(recommended.method)
     cost = _cost(recommended, reference)
     if reference is not None and cost is not None:
-        advice += f"; it costs {cost:.1f} points against" if cost else "; it is not told apart from"
+        advice += (
+            f"; it costs {cost:.{best.scale.digits}f} {best.scale.points} against"
+            if cost
+            else "; it is not told apart from"
+        )
         advice += f" synchronous {reference.name} ({_acc(reference)})"
     return Verdict(
         ratio, best.method, best.method if winner else None, recommended.method, adjusted, cost, advice,
@@ -125,18 +130,18 @@ def _undecided(ratio: float, best: Cell | None, advice: str, reason: str) -> Ver
 
 def _above_floor(cell: Cell, floors: Lines) -> bool:
     floor = floors.get(cell.method)
-    return floor is None or accuracy_of(cell) > accuracy_of(floor)
+    return floor is None or score_of(cell) > score_of(floor)
 
 
 def _cost(cell: Cell, dense: Reference | None) -> float | None:
-    p = None if dense is None else paired_p(dense.accuracies, cell.accuracies)
+    p = None if dense is None else paired_p(dense.scores, cell.scores)
     if dense is None or p is None:
         return None
-    return accuracy_of(dense) - accuracy_of(cell) if p < ALPHA else 0.0
+    return score_of(dense) - score_of(cell) if p < ALPHA else 0.0
 
 
 def _acc(item: Cell | Reference) -> str:
-    return spread(item.test_acc, item.test_acc_std)
+    return spread(item.test_acc, item.test_acc_std, item.scale.digits)
 
 
 def _named(item: Cell) -> str:

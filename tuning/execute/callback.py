@@ -6,6 +6,7 @@ from typing import Any
 from ray.tune import Callback
 
 from cser_ray.methods import has_ratio
+from cser_ray.scale import scale_of
 from cser_ray.store.read import RunRow, read_runs
 from cser_ray.store.write import Store
 from cser_ray.train.record import TrialIdentity
@@ -37,11 +38,14 @@ class StudyCallback(Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """An evaluation came in."""
-        accuracy = result.get("val_acc")
-        if accuracy is not None and result["evaluation"] == trial.config["evaluations"] and accuracy > self.best[0]:
+        reached, scale = result.get("val_acc"), scale_of(result)
+        if reached is None or result["evaluation"] != trial.config["evaluations"]:
+            return
+        if scale.sign * reached > self.best[0]:
             config = trial.config
             ratio = "" if not has_ratio(config["method"]) else f" R_C {config['ratio']:g}"
-            self.best = (accuracy, f"{accuracy:.1f} % {config['method']}{ratio} lr {result['best_lr']:g}")
+            text = scale.said(f"{reached:.{scale.digits}f}")
+            self.best = (scale.sign * reached, f"{text} {config['method']}{ratio} lr {result['best_lr']:g}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial ended, by itself or because a scheduler stopped it."""
@@ -53,7 +57,7 @@ class StudyCallback(Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial failed, and has written why; or it was killed, and has written nothing."""
         self._write(trial, "ERROR", _error_text(trial))
-        self.progress.note(f"{trial.config['trial_name']} failed: {_error_text(trial).strip().splitlines()[-1]}")
+        self.progress.note(f"{trial.config['trial_name']} failed: {self._reason(trial)}")
         self._ended(trial, success=False)
 
     def _write(self, trial: Any, status: str, text: str) -> None:
@@ -76,6 +80,14 @@ class StudyCallback(Callback):
         if missing:
             with self.store.trial(planned.trial_id, attempt) as writer:
                 writer.runs(missing)
+
+    def _reason(self, trial: Any) -> str:
+        """A line on why a trial failed: the first that it wrote itself, or else Tune's last."""
+        rows = read_runs(self.store.uri)
+        mine = rows[(rows["trial_id"] == trial.config["trial_name"]) & (rows["status"] == "ERROR")]
+        written = [text for text in mine["error"].dropna() if text.strip()]
+        first = written[0].strip().splitlines()[0] if written else ""
+        return first if first and not first.endswith(":") else _error_text(trial).strip().splitlines()[-1]
 
     def _ended(self, trial: Any, success: bool) -> None:
         runs = self.running.pop(trial.trial_id, 0)

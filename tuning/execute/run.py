@@ -1,5 +1,6 @@
 """Runs a study through Ray Tune and keeps its results folder; going on with a folder is the same call."""
 
+import logging
 import os
 import tempfile
 import time
@@ -7,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from cser_ray.own_packages import Deferred
 from cser_ray.store.checkpoint import CheckpointStore
 from cser_ray.store.read import read_runs
 from cser_ray.store.write import Store
@@ -16,7 +18,7 @@ from tuning.compare.selection import ENDED
 from tuning.execute.progress import Plain, Progress
 from tuning.execute.result import StudyResult, ended, failed_trials
 from tuning.execute.schedulers import SCHEDULERS, to_the_end
-from tuning.execute.trial import git_sha, run_trial, to_config
+from tuning.execute.trial import RUN_TRIAL, git_sha, to_config
 from tuning.study.spending import UNLIMITED, Cost, Meter
 from tuning.study.stages import next_trials, total_runs, total_trials
 from tuning.study.study import Study
@@ -123,13 +125,15 @@ def run_study(
         return limits == UNLIMITED or meter.fits(trial, running, read_runs(store.uri), elapsed_s)
 
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, resources),
+        tune.with_resources(Deferred(RUN_TRIAL), resources),
         tune_config=tune_config(
             StudySearcher(planned, flat, real_at_once, total, fits), scheduler, study, max_concurrent
         ),
         run_config=tune.RunConfig(name="tune", storage_path=scratch, verbose=0, callbacks=callbacks, log_to_file=False),
     )
     progress.start(total_runs(study))
+    if not os.environ.get("CSER_RAY_TRACEBACK"):  # a failed trial is noted in a line, and its traceback is in its rows
+        logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
     try:
         tuner.fit()
     except Exception:

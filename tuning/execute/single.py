@@ -9,9 +9,10 @@ from typing import Any
 
 from cser_ray.budget import ratio_of, structure_for
 from cser_ray.compressors.text import check_kind, overlaps
-from cser_ray.config import RunConfig
+from cser_ray.config import DEFAULTS, RunConfig, reads_of
 from cser_ray.knobs import KNOBS, USUAL_KNOBS, Knobs, in_words, read_from
 from cser_ray.methods import ALL_KNOBS, METHODS
+from cser_ray.scale import ACCURACY, scale_of
 from cser_ray.settings import declared
 from cser_ray.store.checkpoint import CheckpointStore
 from cser_ray.store.read import read_runs
@@ -78,6 +79,9 @@ def single_config(settings: Mapping[str, Any]) -> RunConfig:
 
 def _check_read(method: str, settings: Mapping[str, Any]) -> None:
     """Raise ValueError for a knob beside the structure that the method ignores, unless it stands where it would anyway."""
+    beta2 = settings.get("beta2", DEFAULTS["beta2"])
+    if beta2 != DEFAULTS["beta2"] and "beta2" not in reads_of(method, settings.get("inner") or DEFAULTS["inner"]):
+        raise ValueError(f"beta2 = {beta2:g} would be ignored by {method}, which has no AdamW inside: leave it out")
     for name in KNOBS:
         if (
             settings.get(name, getattr(USUAL_KNOBS, name)) != getattr(USUAL_KNOBS, name)
@@ -109,9 +113,10 @@ def run_single(settings: Mapping[str, Any], say: Callable[[str], None]) -> None:
             _virtual(trial, identity, store, say, logistics, earlier)
         rows = read_runs(store.uri)
         row = rows[rows["run_id"] == trial.run_ids()[0]].iloc[0]
+        scale = scale_of(row)
         say(
-            f"{'diverged: ' if row.diverged else ''}test accuracy {row.test_acc:.2f} % of the averaged model "
-            f"({row.test_acc_worker:.2f} % of a worker's own), test loss {row.test_loss:.4f} nats"
+            f"{'diverged: ' if row.diverged else ''}test {scale.name} {scale.told(row.test_acc)} of the averaged model "
+            f"({scale.told(row.test_acc_worker)} of a worker's own), test loss {scale.loss_told(row.test_loss)}"
         )
         say(
             f"sent {row.bytes_sent / 1e6:.3f} MB a worker, {number(row.realised_ratio)} times less than dense fp32 "
@@ -178,7 +183,9 @@ def _virtual(
             writer.epoch(epochs)
             writer.runs(runs)
             e = epochs[0]
-            say(f"step {e.step}  val loss {e.val_loss:.4f}  val acc {e.val_acc:.2f} %  lr {e.lr:.4g}")
+            scale = scale_of(vars(runs[0]))
+            name = "acc" if scale == ACCURACY else scale.name
+            say(f"step {e.step}  val loss {e.val_loss:.4f}  val {name} {scale.told(e.val_acc)}  lr {e.lr:.4g}")
 
         if sum(p.numel() for p in task.model().parameters()) <= VMAP_ON_CPU:
             torch.set_num_threads(1)  # threads cost more than they give where a step takes a millisecond

@@ -12,7 +12,9 @@ from typing import Any
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
+from cser_ray.own_packages import Deferred
 from cser_ray.ratio_schedule import GUARDRAIL, parse
+from cser_ray.scale import ACCURACY, scale_of
 from cser_ray.store.read import EpochRow, RunRow
 from cser_ray.store.write import Store
 from cser_ray.train.checkpoints import Checkpoints
@@ -24,6 +26,8 @@ from cser_ray.train.telemetry import telling
 from cser_ray.train.trainer import fit_distributed
 from tuning.study.trials import Trial
 
+RUN_TRIAL = "tuning.execute.trial:run_trial"
+"""Where the other processes of a study find it."""
 SHARED = tuple(f.name for f in fields(RunConfig) if f.name not in ("lr", "repeat"))
 
 
@@ -71,7 +75,7 @@ def run_trial(config: dict[str, Any]) -> None:
                 store.uri,
                 config["scratch"],
                 Logistics.of(config),
-                summary=summary,
+                summary=Deferred("tuning.execute.trial:summary"),
                 callbacks=[TuneReportCallback()],
             )
         else:
@@ -113,17 +117,20 @@ def _each_its_own(run: RunConfig) -> bool:
 def summary(epochs: list[EpochRow], runs: list[RunRow]) -> dict[str, Any]:
     """What Tune, its schedulers and TensorBoard see of an evaluation: the best run's validation, finite always."""
     finite = [row.val_loss for row in epochs if row.val_loss is not None and row.val_loss < 1e6]
-    accuracies = [row.val_acc or 0.0 for row in epochs]
-    best = max(range(len(epochs)), key=lambda i: accuracies[i])
+    scale = scale_of(vars(runs[0]))
+    worst = 0.0 if scale == ACCURACY else -scale.sign * 1e6
+    reached = [row.val_acc if row.val_acc is not None and math.isfinite(row.val_acc) else worst for row in epochs]
+    best = max(range(len(epochs)), key=lambda i: scale.sign * reached[i])
     return {
         "evaluation": epochs[0].evaluation + 1,
         "step": epochs[0].step,
         "val_loss": min(finite, default=1e6),
-        "val_acc": accuracies[best],
+        "val_acc": reached[best],
         "best_lr": runs[best].lr,
         "diverged": sum(row.diverged for row in runs) / len(runs),
         "bytes_sent": epochs[0].bytes_sent or 0,
         "runs": len(runs),
+        **scale.columns(),
     }
 
 

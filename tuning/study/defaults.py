@@ -3,11 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cser_ray.config import INNERS, local_step
 from cser_ray.settings import declared
-
-_ADAPTIVE: dict[str, Any] = {"lrs": (0.0005, 0.001, 0.002, 0.004), "lr": 0.002}
-RATES_AROUND: dict[str, dict[str, Any]] = {"adamw": _ADAPTIVE, "muon": _ADAPTIVE}
-"""Inner step -> learning rates where nobody says: those of SGD, and of tasks, are far too large for it."""
 
 
 def with_task_defaults(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,7 +16,11 @@ def with_task_defaults(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
 
     names = {each.name: each for each in declared(kind)}
     task = given.get("task", names["task"].default)
-    brought = dict(task_defaults(task)) | RATES_AROUND.get(given.get("inner", ""), {})
+    brought = dict(task_defaults(task))
+    methods = given.get("methods") or ([given["method"]] if "method" in given else ())
+    inner = local_step(methods, given.get("inner") or names["inner"].default)
+    if inner != names["inner"].default:  # rates that a task brings are those of SGD
+        brought |= {"lrs": INNERS[inner].grid, "lr": INNERS[inner].single}
     if "batch_size" not in given:
         options = {name: given[name] for name in ("model", "data_dir", "coarse_labels") if given.get(name)}
         brought["batch_size"] = make_task(task, **options).batch_size

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from cser_ray.compressors.text import overlaps
-from cser_ray.config import RunConfig, Shared, check_inner
+from cser_ray.config import DEFAULTS, INNERS, RunConfig, Shared, check_inner, local_step, reads_of
 from cser_ray.knobs import Knobs
 from cser_ray.methods import METHODS, has_ratio
 from cser_ray.settings import declared, setting
@@ -31,6 +31,14 @@ LISTS = {
     "ratio_schedules": "ratio_schedule",
 }
 """Lists of values to try -> the setting of a run that each is of."""
+
+
+def _rates_in_words() -> str:
+    """The grids of all local steps, for help."""
+    grids: dict[str, list[str]] = {}
+    for inner, rates in INNERS.items():
+        grids.setdefault(",".join(f"{lr:g}" for lr in rates.grid), []).append(inner)
+    return "; ".join(f"{grid} around {' and '.join(inners)}" for grid, inners in grids.items())
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,14 @@ class Study(Shared):
         (16.0, 256.0, 1024.0), "Overall ratios R_C to compare them at.", unit="×", by_task=True
     )
     lrs: tuple[float, ...] = setting(
-        (0.05, 0.1, 0.5), "Learning rates that every method tries.", above=0, below=math.inf, by_task=True
+        (),
+        "Learning rates that every method tries.",
+        above=0,
+        below=math.inf,
+        by_task=True,
+        default_words=_rates_in_words(),
     )
+    """Where none is given, those of the local step that the methods have in common."""
     extend_lrs: int = setting(
         0, "How often that grid may grow, for every method, while a best rate stands on its edge.", least=0
     )
@@ -127,8 +141,10 @@ class Study(Shared):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.methods or not self.lrs:
-            raise ValueError("A study needs at least one method and one learning rate")
+        if not self.methods:
+            raise ValueError("A study needs at least one method")
+        if not self.lrs:
+            object.__setattr__(self, "lrs", INNERS[local_step(self.methods, self.inner)].grid)
         for name, spelled in (
             ("compressors", one_spelling),
             ("outer", outer_text),
@@ -141,6 +157,8 @@ class Study(Shared):
                 raise ValueError(f"{name} names {next(v for v in values if values.count(v) > 1)} twice")
         for method in self.methods:
             check_inner(method, self.inner)
+        if self.beta2 != DEFAULTS["beta2"] and not any("beta2" in reads_of(m, self.inner) for m in self.methods):
+            raise ValueError(f"beta2 = {self.beta2:g} would be ignored: no method here has AdamW inside, see --inner")
         if any(has_ratio(method) for method in self.methods) and not self.ratios:
             raise ValueError("A study of compressed methods needs at least one ratio")
         for ratio in self.ratios:

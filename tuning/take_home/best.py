@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from cser_ray.config import RunConfig
 from cser_ray.knobs import in_words, read_from
 from cser_ray.methods import has_ratio
+from cser_ray.scale import ACCURACY, Scale
 from cser_ray.structure import number
 from tuning.compare.compare import compare
 from tuning.compare.comparison import Cell, Comparison, Verdict, spread
-from tuning.compare.render import CHOSEN_BY
+from tuning.compare.render import chosen_by
 from tuning.compare.selection import Choice, Chosen
+from tuning.compare.tables import metric_text
 from tuning.compare.text import paragraph
 from tuning.compare.verdict import sentence, title
 from tuning.take_home.reproduce import job_command, recorded_config, settings_file, settings_of_run, train_command
@@ -36,6 +38,7 @@ class Best:
     run_ids: tuple[str, ...]
     """Its repeats that converged, as the store names them; `config` is of the first."""
     other_repeats: tuple[int, ...]
+    scale: Scale = ACCURACY
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -50,8 +53,10 @@ class Best:
         """The decision from the folder `results`, then the commands; `path`: where the settings were written."""
         others = ", ".join(map(str, self.other_repeats))
         again = (
-            f"Repeat {self.config.repeat} again, on virtual workers. It reached test accuracy {self.test_acc:.2f} %, "
-            f"test loss {self.test_loss:.4f} nats" + (f"; --repeat {others} gives the others" if others else "") + ":"
+            f"Repeat {self.config.repeat} again, on virtual workers. It reached test {self.scale.name} "
+            f"{self.scale.told(self.test_acc)}, test loss {self.scale.loss_told(self.test_loss)}"
+            + (f"; --repeat {others} gives the others" if others else "")
+            + ":"
         )
         job = job_command(self.settings)
         cluster = "The same on real workers, as a job on a cluster:"
@@ -106,6 +111,7 @@ def best_of(chosen: Chosen, comparison: Comparison, ratio: float, method: str | 
         test_loss=run["test_loss"],
         run_ids=tuple(r["run_id"] for r in converged),
         other_repeats=tuple(k for k in choice.repeats if k != run["repeat"]),
+        scale=cell.scale,
     )
 
 
@@ -118,7 +124,7 @@ def _decision(comparison: Comparison, verdict: Verdict | None, cell: Cell, asked
             silent = [c.method for c in comparison.cells if c.ratio == math.inf and c.method != cell.method]
             said.append(
                 "The comparison recommends no method here. "
-                + f"What follows is {'what you asked for' if asked else 'the highest mean'}, {cell.method}"
+                + f"What follows is {'what you asked for' if asked else f'the {cell.scale.best} mean'}, {cell.method}"
                 + (f"; --method {silent[0]} gives the settings without communication." if silent else ".")
             )
         elif cell.method != verdict.recommended:
@@ -133,10 +139,11 @@ def _decision(comparison: Comparison, verdict: Verdict | None, cell: Cell, asked
 def _summary(choice: Choice, cell: Cell, select: str) -> str:
     words = [str(choice.configuration.structure or ""), in_words(read_from(cell.method, choice.configuration.knobs))]
     structure = f" ({', '.join(filter(None, words))})" if any(words) else ""
+    scale = cell.scale
     return (
-        f"{cell.method} at {title(cell.ratio)}{structure}, lr {cell.lr:g}, chosen by {CHOSEN_BY[select]}: test accuracy "
-        f"{spread(cell.test_acc, cell.test_acc_std)} %, test loss {spread(cell.test_loss, cell.test_loss_std, 3)} nats, "
-        f"n = {cell.n}."
+        f"{cell.method} at {title(cell.ratio)}{structure}, lr {cell.lr:g}, chosen by {chosen_by(select, scale)}: test "
+        f"{scale.name} {scale.said(metric_text(cell))}, test loss "
+        f"{scale.loss_said(spread(cell.test_loss, cell.test_loss_std, 3))}, n = {cell.n}."
     )
 
 

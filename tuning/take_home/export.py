@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cser_ray.config import DEFAULTS, RunConfig
 from cser_ray.errors import CserWarning
+from cser_ray.scale import scale_of
 from cser_ray.store.checkpoint import DamagedError
 from cser_ray.store.folder import Folder
 from cser_ray.store.models import SMALL, ModelStore, decode
@@ -53,14 +54,15 @@ class Model:
     def report(self, paths: Iterable[str]) -> str:
         """What was taken home, and the lines that load it."""
         f = self.facts
+        scale = scale_of(f | {"metric_maximise": f.get("metric_maximise") == "True"})
         ratio = number(float(f["ratio"]))
         dtype = json.loads(f.get("config") or "{}").get("dtype", DEFAULTS["dtype"])
         trained = "" if dtype == DEFAULTS["dtype"] else f" Trained in {dtype}, which leaves the tensors float32;"
         trained += " evaluated in float32." if trained else ""
         what = (
             f"{f['method']} at R_C = {ratio}, lr {float(f['lr']):g}, repeat {f['repeat']} ({f['run_id']}): "
-            f"{f['model']} on {f['task']}, test accuracy {float(f['test_acc']):.2f} %, "
-            f"test loss {float(f['test_loss']):.4f} nats.{trained}"
+            f"{f['model']} on {f['task']}, test {scale.name} "
+            f"{scale.told(float(f['test_acc']))}, test loss {scale.loss_told(float(f['test_loss']))}.{trained}"
         )
         loads = [f"  state = {_loads(path)}" for path in paths]
         code = [*loads, f"  {f['build']}", "  module.load_state_dict(state); module.eval()"]

@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any, get_type_hints
 
-from cser_ray.config import RunConfig, Shared
+from cser_ray.config import RunConfig, Shared, reads_of
 from cser_ray.methods import METHODS
 from cser_ray.settings import declared
 
@@ -39,10 +39,11 @@ def settings_of_run(config: RunConfig) -> dict[str, Any]:
     Raises ValueError for a run that no options describe.
     """
     record, values = METHODS[config.method], {}
+    reads = reads_of(config.method, config.inner)
     shared = {each.name for each in declared(Shared)} - {"task"}
     for each in sorted(declared(config), key=lambda each: each.name in shared):  # the task and the method come first
         value = getattr(config, each.name)
-        if each.setting.by_method and each.name not in record.reads:
+        if each.setting.by_method and each.name not in reads:
             continue
         if each.setting.option:
             values[each.name] = value

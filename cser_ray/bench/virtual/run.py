@@ -112,7 +112,7 @@ def measure_task(task: str, workers: int, runs: int, way: Way, device: torch.dev
         for k in range(runs)
     ]
     stack = Stack(configs, Communicator(workers, None), device)
-    stack.gradients = GradientStep(stack.workers, losses, way)
+    stack.gradients = GradientStep(stack.workers, stack.objective.losses, way)
     started = time.perf_counter()
     stack.step()
     _wait(device)

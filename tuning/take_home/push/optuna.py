@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cser_ray.config import BLOCK_ORDERS
 from cser_ray.methods import METHODS
-from tuning.compare.selection import SELECT
+from tuning.compare.selection import direction as direction_of
 from tuning.take_home.push.runs import KEY, Pushed, PushedRun, PushedStudy, lacking
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def push(study: PushedStudy, url: str) -> Pushed:
     from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    direction: Literal["minimize", "maximize"] = "minimize" if SELECT[study.select][1] > 0 else "maximize"
+    column, sign = direction_of(study.select, study.runs[0].row if study.runs else {})
+    direction: Literal["minimize", "maximize"] = "minimize" if sign > 0 else "maximize"
     try:
         there = optuna.create_study(storage=url, study_name=study.name, direction=direction, load_if_exists=True)
     except (SQLAlchemyError, ValueError) as error:
@@ -38,7 +39,7 @@ def push(study: PushedStudy, url: str) -> Pushed:
         )
     known = {trial.user_attrs.get(KEY) for trial in there.get_trials(deepcopy=False)}
     new = [run for run in study.runs if run.key not in known]
-    there.add_trials([_trial(run, SELECT[study.select][0]) for run in new])
+    there.add_trials([_trial(run, column) for run in new])
     return Pushed(f"Optuna study {study.name!r} in {url}", len(new), len(study.runs) - len(new))
 
 
