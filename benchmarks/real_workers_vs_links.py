@@ -181,6 +181,7 @@ def configuration(case: Case, model: str, batch: int, workers: int, steps: int, 
         steps=steps,
         evaluations=2,
         lr=1e-3,
+        weight_decay=0.0,  # as `bench links`
         dtype=dtype,
         rung="distributed",
     )

@@ -28,7 +28,6 @@ from cser_ray.bench.links.run import gpus
 from cser_ray.communication.communicator import Communicator
 from cser_ray.config import RunConfig
 from cser_ray.tasks.base import losses
-from cser_ray.train.evaluation import place
 from cser_ray.train.record import Record, TrialIdentity
 from cser_ray.train.stack import Stack
 
@@ -145,9 +144,8 @@ class DDPStack(Stack):
         for group in self.sgd.param_groups:
             group["lr"] = self.config.lr * self.config.rate(self.t)
         self.sgd.zero_grad()
-        inputs, targets = self.samples.batch(self.shards.indices(self.t, self.device), self.generators)
-        inputs, targets = place(inputs, self.device, torch.float32)[0], targets.to(self.device)
-        loss = losses(self.wrapped(inputs)[None], targets).mean()
+        inputs, targets = self.batches.at(self.t)
+        loss = losses(self.wrapped(inputs[0])[None], targets).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         self.sgd.step()
         return loss.detach()[None]

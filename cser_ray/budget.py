@@ -31,6 +31,7 @@ from cser_ray.structure import (
 __all__ = [
     "Structure",
     "block_size",
+    "call_collectives",
     "check_ratio",
     "exact",
     "interval_near",
@@ -45,6 +46,7 @@ __all__ = [
     "rounds",
     "share",
     "structure_for",
+    "sync_times",
     "theorem1_term",
 ]
 
@@ -94,14 +96,35 @@ def ratio_of(method: str, structure: Structure) -> float:
     return max(1.0, ratio)
 
 
-def rounds(method: str, structure: Structure) -> float:
-    """Collectives a step: a budget in bytes says nothing of latency, and this is its measure."""
+def rounds(method: str, structure: Structure, a_call: int = 1) -> float:
+    """Collectives a step: a budget in bytes says nothing of latency, and this is its measure.
+
+    `a_call`: collectives that a call of its compressor takes, where the method is given one: `collectives` of its text.
+    """
     if METHODS[method].silent:
         return 0.0
+    resets, gradients = sync_times(method, structure)
+    of_resets = call_collectives(method, structure.reset_ratio, a_call)
+    return resets * of_resets + gradients * call_collectives(method, structure.gradient_ratio, a_call)
+
+
+def sync_times(method: str, structure: Structure) -> tuple[float, float]:
+    """Resets and gradient syncs a step, each one message of everybody's, in however many collectives."""
     resets = 1 / structure.reset_interval
     if math.isinf(structure.gradient_ratio):
-        return resets * METHODS[method].collectives
-    return 1.0 if METHODS[method].replaces else 1 + resets
+        return resets, 0.0
+    return resets, 1 - resets if METHODS[method].replaces else 1.0
+
+
+def call_collectives(method: str, ratio: float, a_call: int = 1) -> int:
+    """Of one synchronisation of a method, whose compressor takes `a_call` of them, at a ratio of its own.
+
+    >>> call_collectives("cser-pl", 16, 2), call_collectives("cser-pl", 1, 2), call_collectives("signum", 1, 2)
+    (2, 1, 2)
+    """
+    record = METHODS[method]
+    own = ratio == 1 or "compressor" not in record.reads  # at 1 it is the identity; else what the record says
+    return record.collectives * (1 if own else a_call)
 
 
 def nearest(target_squared: Fraction, options: Iterable[int]) -> int:

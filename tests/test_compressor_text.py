@@ -1,5 +1,6 @@
 """Compressors as text: what a text means, and how much of a compressor a ratio asks for."""
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,16 +8,21 @@ from math import log
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import Parameter
 
+from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.wire import dense_bytes
 from cser_ray.compressors import COMPRESSORS, ChunkedTopK, TwoWay
 from cser_ray.compressors.formats import VALUE_FORMATS
 from cser_ray.compressors.solve import flat_width, nearest, own_ratio, shown
-from cser_ray.compressors.text import FAMILIES, FORMAT_NAMES, Kind, parse
+from cser_ray.compressors.text import FAMILIES, FORMAT_NAMES, TWO_WAY, TWO_WAY_FAMILY, Kind, parse
 from cser_ray.config import BLOCK_ORDERS
+from cser_ray.optimizers import CSER, EFSGD, Placement
 from cser_ray.registry import UnknownNameError
+from cser_ray.structure import num_blocks
 
 D = 4_800_000
 SIZED = ("grbs", "top-k", "shared-top", "sign")
@@ -182,3 +188,47 @@ def test_another_packages_compressor_is_a_text_too(monkeypatch: pytest.MonkeyPat
 def test_a_compressor_is_shown_as_it_is_written() -> None:
     """Without seeds and what else an optimizer adds."""
     assert shown(parse("grbs-cyclic").at(4, d=100, n=2)) == "GRBS(ratio=4, order='cyclic')"
+
+
+LISTED = {**FAMILIES, f"top-k/4096{TWO_WAY}": TWO_WAY_FAMILY}
+
+
+@pytest.mark.parametrize("name", LISTED)
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_the_bytes_of_the_listing_are_those_that_are_sent(name: str, n: int) -> None:
+    """The formula that `cser-ray compressors` prints, worked out, and what leaves a worker by the ledger, in fp32."""
+    d, ratio = 3 * 2**17, 8.0  # whole chunks and blocks for every n
+    compressor: Any = nearest(parse(name), ratio, d, n)
+    inner = getattr(compressor, "inner", compressor)
+    known = {"d": d, "n": n, "r": ratio, "B": 1, "k": getattr(inner, "kept", 0)}
+    if name == "shared-top":
+        known["B"] = num_blocks(d)
+    elif name in ("random-k", "top-k"):
+        known["k"] = int(d / inner.ratio)
+    formula = re.sub(r"(?<=[0-9a-zB)])\s+(?=[0-9a-zB(])", "*", LISTED[name].bytes)
+    formula = re.sub(r"(?<=[0-9])(?=[a-zB(])", "*", formula)
+    said = eval(formula, {}, known)
+    optimizer = EFSGD(
+        [Parameter(torch.ones(n, d))],
+        gradient_compressor=compressor,
+        placement=Placement(Communicator(n, None), stacked=True),
+    )
+    optimizer.step()
+    sent = optimizer.communicator.ledger.entries["gradient"]
+    assert sent.bytes == pytest.approx(said, rel=2e-3)
+    assert sent.collectives == LISTED[name].collectives == parse(name).collectives
+
+
+@pytest.mark.parametrize("name", [*LISTED, "grbs:bf16", "identity:int8"])
+def test_the_memory_of_the_listing_is_what_cser_keeps(name: str) -> None:
+    """Floats a parameter beside model, gradient and momentum, of each of four workers."""
+    n, d = 4, 2**16
+    placement = Placement(Communicator(n, None), stacked=True)
+    compressor = nearest(parse(name), 8.0, d, n)
+    optimizer = CSER([Parameter(torch.ones(n, d))], momentum=0.0, reset_compressor=compressor, placement=placement)
+    kept = sum(b.numel() / n for b in optimizer.buffers().values()) + sum(
+        b.numel() for b in optimizer.common_buffers().values()
+    )
+    kept += sum(each.memory.numel() / n for each in optimizer.remembered.values())
+    whole, _, owned = (LISTED[name].memory if name in LISTED else "2: e and x_hat").partition(":")[0].partition(" + ")
+    assert kept / d == int(whole) + (1 / n if owned else 0)

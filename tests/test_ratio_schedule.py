@@ -33,7 +33,8 @@ def total(found: Sequence[BudgetPhase], steps: int) -> Fraction:
 
 
 def test_every_method_of_the_family_can_move_its_budget() -> None:
-    """Those of the recursion, and error feedback at every step."""
+    """Those of the recursion, and error feedback at every step, of the largest coordinates too."""
+    assert {"dgc", "mem-sgd"} <= set(MOVING)
     assert {"local-sgd", "diloco", "ef-sgd", "csea", "qsparse", "partial-reset", "cser-pl", "cser"} <= set(MOVING)
 
 

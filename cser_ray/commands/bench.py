@@ -16,6 +16,7 @@ DEFAULT_METHODS = {
     "csea,csea+delay4,cser-pl,cser-pl+delay4,cser",
     "adamw": "ddp,ddp-bf16,ddp-bf16-accumulate4,powersgd-1,post-local-sgd,local-adamw,csea-adamw,csea-adamw+delay4,"
     "cser-adamw",
+    "muon": "muon,muloco",
 }
 """Optimizer of the peers -> methods measured where none are named."""
 
@@ -51,10 +52,10 @@ def bench() -> None:
 )
 @click.option(
     "--optimizer",
-    type=click.Choice(["sgd", "adamw"]),
+    type=click.Choice(["sgd", "adamw", "muon"]),
     default="sgd",
     show_default=True,
-    help="What peers and the baseline step with.",
+    help="What peers and the baseline step with; no peer steps with Muon.",
 )
 @click.option("--steps", type=int, help="Steps to measure for each row [about a second's].")
 @with_options(OUTPUT_OPTIONS)

@@ -90,8 +90,15 @@ def graph_of(given: Graph | Sequence[Sequence[int]] | None, n: int) -> Graph:
     """
     if given is None:
         return ring(n)
+    if not isinstance(given, Graph) and not all(_numbers(others) for others in given):
+        raise ValueError(f"A graph is, for each worker, a list of the numbers of its neighbours, not {given!r}")
     # a neighbour that is named twice would be heard twice
     graph = given if isinstance(given, Graph) else Graph(tuple(tuple(sorted(set(others))) for others in given))
     if graph.size != n:
         raise ValueError(f"The graph is one of {graph.size} workers, and there are {n}: give each its neighbours")
     return graph
+
+
+def _numbers(others: object) -> bool:
+    """Whether these are whole numbers, of workers."""
+    return isinstance(others, Iterable) and all(isinstance(other, int) for other in others)

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from cser_ray.budget import block_size
 from cser_ray.communication.wire import ring_bytes
 from cser_ray.compressors.base import Budgeted, Selection, SelectionMessage, SharedCompressor
-from cser_ray.compressors.block_orders import CALLS
+from cser_ray.compressors.block_orders import CALLS, calls_at_once
 from cser_ray.config import BLOCK_ORDERS
 from cser_ray.registry import unknown
 
@@ -72,9 +72,11 @@ class GRBS(SharedCompressor, Budgeted):
 
     def select(self, v: Tensor, call: int) -> "BlockSelection":
         size = self.block_size or block_size(v.shape[-1])
-        group, position = divmod(call - 1, CALLS)
-        calls = _calls_on(v.device, self, -(-v.shape[-1] // size), group)
-        return BlockSelection(*calls[position], size)
+        count = -(-v.shape[-1] // size)
+        together = calls_at_once(count, self.ratio)
+        group, position = divmod(call - 1, together)
+        there = _calls_on if together == CALLS else _calls_of_many_on
+        return BlockSelection(*there(v.device, self, count, group, together)[position], size)
 
     def compress(self, v: Tensor, call: int) -> SelectionMessage:
         return SelectionMessage(v, self.select(v, call))
@@ -84,13 +86,20 @@ class GRBS(SharedCompressor, Budgeted):
         return ring_bytes(itemsize * size * -(-d // size) / self.ratio, n)  # a short last block counts as whole
 
 
-@lru_cache(maxsize=16)
-def _calls_on(device: torch.device, grbs: GRBS, count: int, group: int) -> list[tuple[Tensor, np.ndarray]]:
-    """The blocks of CALLS calls, on the device and here: one copy for all of them, and no step waits for it."""
-    drawn = [np.sort(grbs.draw(count, call)) for call in range(group * CALLS + 1, (group + 1) * CALLS + 1)]
-    there = _to_device(np.concatenate(drawn, -1), device)
+def _drawn_on(
+    device: torch.device, grbs: GRBS, count: int, group: int, together: int
+) -> list[tuple[Tensor, np.ndarray]]:
+    """The blocks of so many calls, on the device and here: one copy for all of them, and no step waits for it."""
+    drawn = [np.sort(grbs.draw(count, call)) for call in range(group * together + 1, (group + 1) * together + 1)]
     ends = np.cumsum([0, *(blocks.shape[-1] for blocks in drawn)]).tolist()
-    return [(there[..., a:b], blocks) for (a, b), blocks in zip(pairwise(ends), drawn, strict=True)]
+    here = np.concatenate(drawn, -1)
+    there = _to_device(here, device)
+    return [(there[..., a:b], here[..., a:b]) for a, b in pairwise(ends)]
+
+
+_calls_on = lru_cache(maxsize=16)(_drawn_on)
+_calls_of_many_on = lru_cache(maxsize=2)(_drawn_on)
+"""Where each is long: those of C1 and of C2."""
 
 
 def _to_device(numbers: np.ndarray, device: torch.device) -> Tensor:

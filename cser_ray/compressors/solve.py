@@ -32,14 +32,24 @@ def own_ratio(compressor: Budgeted, d: int, n: int) -> float:
     return dense_bytes(d, n) / sent if sent else float("inf")
 
 
-def at(kind: Kind, ratio: float, d: int, n: int) -> Budgeted:
-    """What `Kind.at` promises."""
+def check_asked(ratio: float, n: int) -> None:
+    """Raise ValueError for a ratio that no compressor of n workers can be asked for."""
     if n < 2:
-        raise ValueError(f"{n} worker sends nothing to others, so no compressor has a ratio; give n = 2 or more")
+        workers = "1 worker sends" if n == 1 else f"{n} workers send"
+        raise ValueError(f"{workers} nothing to others, so no compressor has a ratio; give n = 2 or more")
     if not 1 <= ratio < float("inf"):
         raise ValueError(f"R_C = {ratio}: a compressor is asked for a finite ratio, 1 (dense) or more")
-    found = nearest(kind, ratio, d, n)
-    realised = own_ratio(found, d, n)
+
+
+def at(kind: Kind, ratio: float, d: int, n: int, spread: float | None = None) -> Budgeted:
+    """What `Kind.at` promises."""
+    check_asked(ratio, n)
+    if spread is None:
+        found = nearest(kind, ratio, d, n)
+        realised = own_ratio(found, d, n)
+    else:  # of two workers one message leaves each, whichever way it travels: as many times as there are neighbours
+        found = nearest(kind, ratio * spread, d, 2)
+        realised = own_ratio(found, d, 2) / spread
     if not close(ratio, realised):
         raise ValueError(
             f"R_C = {number(ratio)} cannot be met by {kind} within 2 % at d = {d} and n = {n}; the nearest is "

@@ -34,28 +34,40 @@ class Family:
         travels: "all-reduce" where workers send the same coordinates, else "all-gather"; in its default format.
         bytes: what leaves a worker at a call, for d values and n workers, in the default format.
         delta: of Definition 1 of the paper, in the default format.
-        memory: vectors of length d that CSER keeps for it beyond parameters, gradients and momentum.
+        memory: floats a parameter that CSER keeps for it beyond parameters, gradients and momentum, in the default format.
         size: what the number after a slash is, "" where there is none.
         default_size: the number where none is given and it is part of the name; None where it follows from the model.
         formats: those that its values can travel in.
         no_format: why there is none but fp32.
         fixed: whether it sends the same at every ratio asked.
+        collectives: how many a call takes.
     """
 
     help: str
     source: str
-    travels: Literal["all-reduce", "all-gather", "two all-reduces"]
+    travels: Literal["all-reduce", "all-gather", "two all-reduces", "all-to-all and all-gather"]
     bytes: str
     delta: str
-    memory: str = "e, and x_hat in one row"
+    memory: str = "2: e and x_hat"
     size: str = ""
     default_size: int | None = None
     formats: tuple[str, ...] = FORMAT_NAMES
     no_format: str = ""
     fixed: bool = False
+    collectives: int = 1
 
 
-_NONE = "none"
+_NONE = "0"
+TWO_WAY_FAMILY = Family(
+    "the same, averaged and compressed again by the owners of parts, who keep what that drops",
+    "Zheng et al. (arXiv 1905.10936)",
+    "all-to-all and all-gather",
+    "2(n-1)/n d/4096 (1.5k + 4k)",
+    ">= k/4096, each way",
+    "2 + 1/n: e, x_hat, an owner's",
+    collectives=2,
+)
+"""Chunked top-k with `TWO_WAY`, as listings have it."""
 FAMILIES: Mapping[str, Family] = {
     "grbs": Family(
         "random blocks, the same on every worker; grbs-cyclic and grbs-permuted order them",
@@ -81,7 +93,7 @@ FAMILIES: Mapping[str, Family] = {
         ">= k/d",
     ),
     "top-k/4096": Family(
-        "the k largest coordinates of each chunk; numbers of 12 bits; with @two-way owners average: 2(n-1)/n, not n-1",
+        "the k largest coordinates of each chunk; numbers of 12 bits",
         "SparseLoCo (arXiv 2508.15706)",
         "all-gather",
         "(n-1) d/4096 (1.5k + 4k)",
@@ -94,6 +106,7 @@ FAMILIES: Mapping[str, Family] = {
         "2(n-1)/n (4B + 4k d/B)",
         ">= k/B, of all workers together",
         size="elements a block",
+        collectives=2,
     ),
     "sign": Family(
         "one bit a coordinate and a scale a block",
@@ -162,10 +175,16 @@ class Kind:
         """Whether all workers keep the same coordinates, known beforehand: CSER then keeps no error."""
         return self.family in ("grbs", "identity") and self.format == "fp32"
 
-    def at(self, ratio: float, *, d: int, n: int) -> "Budgeted":
+    @property
+    def collectives(self) -> int:
+        """How many a call takes: two where owners of parts gather, and send back what they averaged."""
+        return 2 if self.two_way else FAMILIES[self.family].collectives if self.family in FAMILIES else 1
+
+    def at(self, ratio: float, *, d: int, n: int, spread: float | None = None) -> "Budgeted":
         """The compressor of this kind whose own R_C is nearest to `ratio`, for d parameters and n workers.
 
         R_C of a compressor: bytes of a dense fp32 all-reduce over bytes that leave a worker at a call, on average.
+        `spread`: of a method whose workers send to neighbours alone, see `Method`; None where messages reach everybody.
 
         Raises:
             ValueError: where it is off by more than 2 %, with the nearest ratio and its compressor; and for fewer than
@@ -176,7 +195,7 @@ class Kind:
         """
         from cser_ray.compressors.solve import at
 
-        return at(self, ratio, d, n)
+        return at(self, ratio, d, n, spread)
 
 
 def parse(text: str) -> Kind:
@@ -224,7 +243,20 @@ def check_kind(method: str, text: str) -> Kind:
         )
     if kind.two_way and record.travels == "neighbours":
         raise ValueError(f"{method} sends to neighbours alone, and {text} to the owners of parts: leave {TWO_WAY} out")
+    if kind.family == "shared-top" and record.travels == "neighbours":
+        raise ValueError(
+            f"{method} sends to neighbours alone, and all workers agree on the blocks of {text}: take grbs"
+        )
     return kind
+
+
+def overlaps(method: str, text: str, inner: str = "nesterov") -> bool:
+    """Whether a method can send during the backward pass: not where values choose, nor updates that Muon makes of matrices."""
+    from cser_ray.methods import METHODS
+
+    record = METHODS[method]
+    early = (record.inner != "muon" and inner != "muon") or not record.has_ratio  # dense training sends gradients
+    return "overlap" in record.variants and parse(text).shared and early
 
 
 def _family(name: str, text: str) -> tuple[str, str]:

@@ -45,6 +45,10 @@ class TwoWay(RememberingCompressor, Budgeted):
 
     inner: ChunkedTopK
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.inner, ChunkedTopK):
+            raise TypeError(f"Owners of parts average chunks: TwoWay takes a ChunkedTopK, not {self.inner!r}")
+
     def with_streams(self, seeds: tuple[int, ...], stream: int, workers: range) -> Self:
         return self  # nothing is random here
 

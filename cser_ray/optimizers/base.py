@@ -163,6 +163,12 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         """Named state with a row a worker, shaped like x, as `state_dict` saves it with each parameter."""
         return self.local.buffers()
 
+    @property
+    def residual(self) -> Tensor | None:
+        """What waits beside the models for later messages, shaped like x; None where nothing does."""
+        named = self.buffers()
+        return named.get("error", named.get("aside"))
+
     def common_buffers(self) -> dict[str, Tensor]:
         """Named state that is one row for all workers of a run, `[..., 1, d]`."""
         return {}

@@ -10,7 +10,7 @@ from cser_ray.config import RunConfig
 from cser_ray.optimizers import FlatOptimizer, Placement
 from cser_ray.ratio_schedule import GUARDRAIL, BudgetPhase, parse
 from cser_ray.registry import unknown
-from cser_ray.train.build import budget_at, optimizer_class, own_arguments
+from cser_ray.train.build import budget_at, check_sends, optimizer_class, own_arguments
 
 FIXED = ("weight_decay", "momentum", "betas", "eps", "adjust_lr_fn")
 """What a loop may fix for all methods; everything else of an optimizer is the trial's."""
@@ -34,6 +34,7 @@ def build(
     tensors = [p for each in groups for p in (each["params"] if isinstance(each, dict) else [each])]
     d = sum(p.numel() for p in tensors if p.requires_grad)
     own = own_arguments(config, d)
+    check_sends(config, d)
     # what this trial's local step does not have, that of another method of the study may have
     unused = {*["betas"] * ("betas" not in own), *["adjust_lr_fn"] * (own.get("inner") != "muon")}
     fixed = {name: value for name, value in fixed.items() if name not in unused}

@@ -125,7 +125,9 @@ class RunRow(SettingColumns):
     val_loss_ensemble: float | None = opt("nats", "validation loss of the ensemble: of the mean of their probabilities")
     test_loss_ensemble: float | None = opt("nats", "test loss of the ensemble")
     consensus_distance: float | None = opt("1", "(1/n) Σ ‖x_i − x̄‖² / ‖x̄‖²")
-    error_norm: float | None = opt("1", "√(1/n Σ ‖e_i‖²) of the accumulated errors; null where none is kept")
+    error_norm: float | None = opt(
+        "1", "√(1/n Σ ‖e_i‖²) of what waits beside the models for later messages; null where none is kept"
+    )
     bytes_sent: int | None = opt("bytes", "sent by one worker and counted in R_C")
     eval_bytes: int | None = opt(
         "bytes", "sent by one worker outside R_C: evaluation, seed checks, statistics, final average"
@@ -177,7 +179,9 @@ class EpochRow:
     val_acc: float | None = opt("%", "validation accuracy, or the task's metric, of the averaged model")
     val_acc_worker: float | None = opt("%", "validation accuracy of worker 0's own model; last row: mean over workers")
     consensus_distance: float | None = opt("1", "(1/n) Σ ‖x_i − x̄‖² / ‖x̄‖²")
-    error_norm: float | None = opt("1", "√(1/n Σ ‖e_i‖²) of the accumulated errors; null where none is kept")
+    error_norm: float | None = opt(
+        "1", "√(1/n Σ ‖e_i‖²) of what waits beside the models for later messages; null where none is kept"
+    )
     bytes_sent: int | None = opt("bytes", "sent by one worker so far and counted in R_C")
     eval_bytes: int | None = opt("bytes", "sent by one worker so far outside R_C")
     rounds: float | None = opt("1/step", "collectives a step so far")

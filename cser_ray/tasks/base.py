@@ -36,8 +36,26 @@ class Dataset(Protocol):
 
 
 @dataclass(frozen=True)
-class Held:
-    """Samples held in memory as tensors; `batch` gathers them on the tensors' device, from an index there."""
+class Held(Dataset):
+    """Samples held in memory as tensors; `batch` gathers them on the tensors' device, from an index there.
+
+    A batch is `made` of the samples' numbers and of what was drawn for them. Drawing is the processor's, making the
+    tensors' device's alone, so that a GPU can do all of it at one launch.
+    """
+
+    def drawn(self, index: Tensor, generators: Sequence[torch.Generator]) -> Tensor | None:
+        """Random numbers for the augmentation of `index` [rows, b], where the generators are; None if there is none."""
+        return None
+
+    @abstractmethod
+    def made(self, index: Tensor, drawn: Tensor | None) -> tuple[Tree, Tree]:
+        """The batch as `batch` has it, without waiting for the device; `drawn`: there, None for no augmentation."""
+        ...
+
+    def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tree, Tree]:
+        """See `Dataset.batch`."""
+        drawn = None if generators is None else self.drawn(index, generators)
+        return self.made(index, None if drawn is None else drawn.to(index.device))
 
     def to(self, device: torch.device) -> Self:
         """The same samples on a device."""
@@ -47,7 +65,7 @@ class Held:
 
 
 @dataclass(frozen=True)
-class TensorDataset(Held, Dataset):
+class TensorDataset(Held):
     """Samples held in memory: inputs [N, ...], targets [N, ...], or tuples or mappings of such; no augmentation."""
 
     inputs: Tree
@@ -56,7 +74,7 @@ class TensorDataset(Held, Dataset):
     def __len__(self) -> int:
         return len(next(leaves(self.inputs)))
 
-    def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tree, Tree]:
+    def made(self, index: Tensor, drawn: Tensor | None) -> tuple[Tree, Tree]:
         return mapped(lambda t: t[index], self.inputs), mapped(lambda t: t[index], self.targets)
 
 

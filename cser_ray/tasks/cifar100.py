@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from cser_ray.tasks.base import Dataset, Held, Splits, Task
+from cser_ray.tasks.base import Held, Splits, Task
 from cser_ray.tasks.models import build_model, check_model
 from cser_ray.tasks.splitting import splits_fingerprint, stratified_order
 
@@ -26,7 +26,7 @@ SPLIT_SEED = 100
 
 
 @dataclass(frozen=True)
-class Images(Held, Dataset):
+class Images(Held):
     """Images uint8 [N, 3, s, s] with targets [N]; a batch is float, standardised by `mean` and `deviation` [3].
 
     A batch lies on the device of `images`.
@@ -40,15 +40,15 @@ class Images(Held, Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tensor, Tensor]:
-        """Each image cropped and flipped by three numbers of its row's generator; as it is where there are none."""
+    def drawn(self, index: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+        """Three numbers [rows, b, 3] in [0, 1) an image, of its row's generator."""
+        return torch.stack([torch.rand(index.shape[1], 3, generator=g, device=g.device) for g in generators])
+
+    def made(self, index: Tensor, drawn: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Each image cropped and flipped by its numbers; as it is where there are none."""
         chosen = self.images[index]
-        if generators is not None:
-            draws = torch.stack([torch.rand(index.shape[1], 3, generator=g, device=g.device) for g in generators])
-            if chosen.is_cuda and not draws.is_cuda:
-                draws = draws.pin_memory()  # else the copy would wait for all that the GPU still has to do
-            draws = draws.flatten(0, 1).to(chosen.device, non_blocking=True)
-            chosen = crop_and_flip(chosen.flatten(0, 1), draws).view_as(chosen)
+        if drawn is not None:
+            chosen = crop_and_flip(chosen.flatten(0, 1), drawn.flatten(0, 1)).view_as(chosen)
         return (chosen - self.mean[:, None, None]) / self.deviation[:, None, None], self.targets[index]
 
 

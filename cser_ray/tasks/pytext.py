@@ -7,7 +7,7 @@ import functools
 import hashlib
 import os
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cser_ray.tasks.base import Dataset, Held, Splits, Task
+from cser_ray.tasks.base import Held, Splits, Task
 from cser_ray.tasks.splitting import splits_fingerprint
 from cser_ray.tasks.transformer import Transformer
 
@@ -35,7 +35,7 @@ SYMBOLS = "\n" + "".join(map(chr, range(32, 127)))
 
 
 @dataclass(frozen=True)
-class Windows(Held, Dataset):
+class Windows(Held):
     """Windows of `WINDOW` symbols of a text uint8 [L] that begin at `starts` [N]; no augmentation."""
 
     text: Tensor
@@ -44,8 +44,8 @@ class Windows(Held, Dataset):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def batch(self, index: Tensor, generators: Sequence[torch.Generator] | None = None) -> tuple[Tensor, Tensor]:
-        """Inputs and targets int64 [*index.shape, WINDOW]; see `Dataset.batch`."""
+    def made(self, index: Tensor, drawn: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Inputs and targets int64 [*index.shape, WINDOW]."""
         symbols = self.text[self.starts[index].unsqueeze(-1) + torch.arange(WINDOW + 1, device=self.text.device)].long()
         return symbols[..., :-1], symbols[..., 1:]
 

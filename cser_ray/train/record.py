@@ -117,7 +117,7 @@ class Record:
         last = last or not any(finite)
         own, ensemble = stack.evaluator.own_models("validation", first_only=not last)
         measured["val_acc_worker"] = own.metric.tolist()
-        error = stack.optimizer.buffers().get("error")
+        error = stack.optimizer.residual
         if error is not None:
             squares = error.pow(2).sum((-2, -1), dtype=torch.float64)
             total = communicator.total(squares, "evaluation") / communicator.size

@@ -1,5 +1,6 @@
 """The runs of one trial, built, stacked beside each other and ready to step, with the workers that live in this process."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,10 +14,11 @@ from cser_ray.methods import METHODS
 from cser_ray.ratio_schedule import GUARDRAIL, BudgetPhase, Guardrail, guarded, parse
 from cser_ray.seeds import Purpose, derived_seed
 from cser_ray.tasks import make_task
-from cser_ray.tasks.base import Held, Task
+from cser_ray.tasks.base import Task
 from cser_ray.tasks.objective import objective_of
+from cser_ray.train.batches import Batches
 from cser_ray.train.build import budget_at, make_optimizer
-from cser_ray.train.evaluation import Evaluator, place
+from cser_ray.train.evaluation import Evaluator
 from cser_ray.train.passes import Passes, suited, take_step
 from cser_ray.train.real_worker import RealWorker
 from cser_ray.train.shards import Shards
@@ -70,10 +72,6 @@ class Stack:
         self.shards = Shards(
             len(self.splits.train), config.workers, config.batch_size, self.seeds, communicator.worker_ids, part
         )
-        self.samples = self.splits.train
-        """The training data, on the device if it is held in memory anyway."""
-        if isinstance(self.samples, Held):
-            self.samples = self.samples.to(device)
         precision = PRECISIONS[config.dtype][1]
         modules = {seed: self._module(seed) for seed in dict.fromkeys(self.seeds)}
         rows = [modules[seed] for seed in self.seeds for _ in communicator.worker_ids]
@@ -94,6 +92,7 @@ class Stack:
         rates = torch.tensor([c.lr for c in configs], dtype=self._dtype)
         self.base_lr = rates[0] if len({c.lr for c in configs}) == 1 else rates.view(-1, 1, 1).to(device)
         """[runs, 1, 1] on the device; where all runs have one rate, [] on the host, which need not wait to read it."""
+        self._lr: tuple[float, float | Tensor] = (math.nan, math.nan)
         self.optimizer = make_optimizer(
             config, self.workers.trained, communicator, self.base_lr, self.seeds, plain=self.real
         )
@@ -109,6 +108,10 @@ class Stack:
             way = choose_way(self.workers, config.run_steps, recordable=alone, execution=config.execution)
             self.gradients = GradientStep(self.workers, self.objective.losses, way, precision, config.accumulation)
         self.generators = self.shards.generators(torch.device("cpu"))
+        channels_last = isinstance(self.workers, RealWorker) and self.workers.channels_last
+        self.batches = Batches(
+            self.splits.train, self.shards, self.generators, device, self._dtype, channels_last, recorded=self.real
+        )
         self.evaluator = Evaluator(
             self.workers, self.optimizer, self.splits, self.shards, communicator, device, self.objective
         )
@@ -132,11 +135,15 @@ class Stack:
             if phase.first == self.t:
                 self._begin(phase)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.base_lr * self.config.rate(self.t)
-        where = self.device if isinstance(self.samples, Held) else None
-        inputs, targets = self.samples.batch(self.shards.indices(self.t, where), self.generators)
-        inputs, targets = (place(tree, self.device, self._dtype) for tree in (inputs, targets))
-        return take_step(self.optimizer, self.gradients, inputs, targets)
+            group["lr"] = self._lr_at(self.config.rate(self.t))
+        return take_step(self.optimizer, self.gradients, *self.batches.at(self.t))
+
+    def _lr_at(self, rate: float) -> float | Tensor:
+        """The learning rate at a factor of it, rounded as the parameters are; a plain number where all runs have one."""
+        if self._lr[0] != rate:
+            lr = self.base_lr * rate
+            self._lr = rate, lr if lr.dim() else lr.item()
+        return self._lr[1]
 
     def stand_at(self, step: int) -> None:
         """Count on from a step, with the budget moved as it was in the steps before: what a loaded state continues."""

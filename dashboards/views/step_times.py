@@ -90,7 +90,8 @@ def _entries(choices: Choices, comparison: Comparison) -> list[tuple[Form, dict[
         c = choice.configuration
         if has_ratio(key[0]) and c.structure is not None:
             entry = {"method": key[0], "ratio": key[1], "title": key[0]} | _result(cells[key])
-            found.append((Form(key[0], c.structure, c.knobs.reset_delay), entry))
+            form = Form(key[0], c.structure, c.knobs.reset_delay, compressor=c.knobs.compressor)
+            found.append((form, entry))
     return found
 
 

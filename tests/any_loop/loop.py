@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cser_ray.optimizers.systems.dgc import DGC
 from tests.any_loop.forms import Form
 from tests.any_loop.reference import Reference
 from tests.any_loop.workers import Network, backward, parameters, vector
@@ -15,11 +16,14 @@ Saved = tuple[dict[str, Any], dict[str, Any], Reference]
 """Of the model, of the optimizer; and what the reference was then."""
 
 
-def options(draw: random.Random) -> list[dict[str, Any]]:
-    """Of one group of parameters or two: of Nesterov's SGD, or of AdamW."""
+def options(draw: random.Random, form: Form) -> list[dict[str, Any]]:
+    """Of one group of parameters or two: of Nesterov's SGD, of AdamW, or of Muon, which has the options of both."""
     one: dict[str, Any] = {"lr": 0.2, "momentum": draw.choice([0.0, 0.9]), "weight_decay": draw.choice([0.0, 0.02])}
-    if draw.random() < 0.3:
+    other = draw.random()
+    if other < 0.3 and form.kind is not DGC:
         one = {"lr": 0.03, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1}
+    elif other < 0.5 and form.takes_muon:
+        one |= {"lr": 0.03, "betas": (0.8, 0.9), "eps": 1e-3}
     return [one] if draw.random() < 0.5 else [one, one | {"lr": one["lr"] / 2, "weight_decay": 0.0}]
 
 
@@ -32,7 +36,7 @@ class Loop:
     def __init__(self, form: Form, draw: random.Random):
         self.form, self.draw, self.number, self.worker = form, draw, 0, dist.get_rank()
         self.own = random.Random(f"{draw.random()} {self.worker}")
-        self.groups = options(draw)
+        self.groups = options(draw, form)
         self.reference = Reference(form, vector(Network()), copy.deepcopy(self.groups))
         self.kept: Saved | None = None
         self.build()

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from cser_ray.compressors import GRBS, TopK
 from cser_ray.optimizers import EFSGD, SGD, CSERRelease, NoSync
+from cser_ray.optimizers.local_steps.newton_schulz import COEFFICIENTS, ITERATIONS
+from cser_ray.optimizers.systems.dgc import DGC
+from cser_ray.optimizers.systems.mem_sgd import MemSGD
 from cser_ray.seeds import Purpose
 from tests.any_loop.forms import BLOCK, Form
 from tests.any_loop.workers import D, N, batch, gradients
@@ -21,7 +24,7 @@ def places(compressor: Any, purpose: Purpose, call: int) -> Tensor:
     if not isinstance(compressor, GRBS):
         return torch.full((D,), compressor is not None)
     blocks = compressor.with_streams((0,), purpose, range(1)).blocks(D, call)
-    return torch.isin(torch.arange(D) // BLOCK, torch.from_numpy(blocks))
+    return torch.isin(torch.arange(D) // (compressor.block_size or BLOCK), torch.from_numpy(blocks))
 
 
 def kept(compressor: Any, purpose: Purpose, v: Tensor, call: int) -> Tensor:
@@ -31,6 +34,25 @@ def kept(compressor: Any, purpose: Purpose, v: Tensor, call: int) -> Tensor:
         sizes = v.abs()
         at = sizes >= sizes.topk(round(D / compressor.ratio)).values[:, -1:]
     return torch.where(at, v, 0.0)
+
+
+def largest(v: Tensor, k: int) -> Tensor:
+    """The k largest of each row of v, by size; zero elsewhere."""
+    sizes = v.abs()
+    return torch.where(sizes >= sizes.topk(k).values[:, -1:], v, 0.0) if k else torch.zeros_like(v)
+
+
+def orthogonal(v: Tensor) -> Tensor:
+    """Muon's direction of the weights of each row `[N, 63]`: its quintic on each matrix's singular values."""
+    a, b, c = COEFFICIENTS
+    parts = []
+    for part, rows in zip(v.split([35, 28], dim=1), (7, 4), strict=True):
+        u, s, vt = torch.linalg.svd(part.view(N, rows, -1), full_matrices=False)
+        s = s / s.norm(dim=-1, keepdim=True).clamp(min=1e-7)
+        for _ in range(ITERATIONS):
+            s = a * s + b * s**3 + c * s**5
+        parts.append(0.2 * max(rows, part.shape[1] // rows) ** 0.5 * ((u * s.unsqueeze(-2)) @ vt).flatten(1))
+    return torch.cat(parts, dim=1)
 
 
 class Reference:
@@ -60,8 +82,10 @@ class Reference:
         )
 
     def local_update(self, g: Tensor) -> Tensor:
-        """Nesterov's p, or AdamW's."""
+        """Nesterov's p, or AdamW's, or Muon's of the weights and AdamW's of the biases."""
         lr, decay = self.option("lr"), self.option("weight_decay") * self.x
+        if "betas" in self.groups[0] and "momentum" in self.groups[0]:
+            return self.muon_update(g, lr, decay)
         if "betas" in self.groups[0]:
             first, second = self.option("betas", 0), self.option("betas", 1)
             self.m = first * self.m + (1 - first) * g
@@ -72,12 +96,36 @@ class Reference:
         self.m = torch.where(beta > 0, beta * self.m + g, self.m)  # as in torch: no momentum, and its buffer rests
         return lr * (g + beta * self.m)
 
+    def muon_update(self, g: Tensor, lr: Tensor, decay: Tensor) -> Tensor:
+        first, second, beta = self.option("betas", 0), self.option("betas", 1), self.option("momentum")
+        first = torch.where(torch.arange(D) < 63, beta, first)
+        self.m = first * self.m + (1 - first) * g
+        self.v = second * self.v + (1 - second) * g.square()
+        ahead = (beta * self.m + (1 - beta) * g)[:, :63]
+        size = (self.v / (1 - second**self.t)).sqrt() + self.option("eps")
+        rest = (self.m / (1 - first**self.t) / size)[:, 63:]
+        return lr * (torch.cat([orthogonal(ahead), rest], dim=1) + decay)
+
+    def kept_by_now(self) -> int:
+        """How many coordinates of 8 + 4 bytes a step sends, of which the ratio of bytes leaves no whole number."""
+        k = min(float(D), 16 * D / (12 * N * self.knobs["ratio"]))
+        return int(self.t * k) - int((self.t - 1) * k)
+
     def step(self) -> None:
         self.t += 1
         kind = self.form.kind
         p = self.local_update(self.g.mean(0).expand_as(self.g) if kind is SGD else self.g)
         if kind is EFSGD:
             self.feed_back(p)
+        elif kind is MemSGD:
+            q = p + self.aside
+            sent = largest(q, self.kept_by_now())
+            self.x, self.aside = self.x - sent.mean(0), q - sent
+        elif kind is DGC:
+            q = p / self.option("lr") + self.aside
+            sent = largest(q, self.kept_by_now())
+            self.x, self.aside = self.x - self.option("lr") * sent.mean(0), q - sent
+            self.m = torch.where(sent != 0, 0.0, self.m)
         elif kind is CSERRelease:
             self.average_model(p)
         elif kind in (SGD, NoSync):

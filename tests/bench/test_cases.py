@@ -62,7 +62,7 @@ def test_a_peer_synchronises_every_r_c_steps() -> None:
         ("ddq", "did you mean 'ddp'"),
         ("csea+late4", r"\+delay4"),
         ("ddp+delay4", "only methods of ours take a suffix"),
-        ("csea-adamw", "choose the other --optimizer"),
+        ("csea-adamw", "choose --optimizer adamw"),
     ],
 )
 def test_what_cannot_be_measured_is_named(method: str, message: str) -> None:

@@ -46,11 +46,11 @@ def test_help_names_every_peer() -> None:
 
 @pytest.mark.parametrize("optimizer", DEFAULT_METHODS)
 def test_the_default_methods_exist(optimizer: str) -> None:
-    """What is measured where nothing is said can be built, and one csea and one other reset are delayed."""
+    """What is measured where nothing is said can be built, and one csea and one other reset are delayed; none around Muon."""
     methods = DEFAULT_METHODS[optimizer].split(",")
     asked = make_links(["1gbit"], 2, 1, methods, [32.0], "pytext", optimizer, "cpu", None)
     assert {case.method for case in asked.cases} >= {method.partition("+")[0] for method in methods}
-    assert any(case.reset_delay for case in asked.cases)
+    assert any(case.reset_delay for case in asked.cases) or optimizer == "muon"
 
 
 @pytest.mark.parametrize(

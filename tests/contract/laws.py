@@ -72,6 +72,7 @@ def distance_from_paper(optimizer: Any, c1: Compressor, c2: Compressor) -> float
 
 VIRTUAL: dict[str, Callable[[Any], Tensor]] = {
     "ef-sgd": lambda o: models(o).mean(0) - o.e.mean((0, 1)),  # e has the sign of a gradient
+    "mem-sgd": lambda o: models(o).mean(0) - o.e.mean((0, 1)),
     "qsparse": lambda o: models(o).mean(0) + o.e.mean((0, 1)),  # e has the sign of a model
     "partial-reset": lambda o: models(o).mean(0) + o.form.a[..., :D].mean((0, 1)),
 }

@@ -15,6 +15,7 @@ from cser_ray.methods.rivals import RIVALS
 from cser_ray.optimizers.systems.d_psgd import DPSGD
 from cser_ray.structure import Structure
 from cser_ray.train.build import make_optimizer
+from tests.contract.test_systems import HAND as SYSTEM_BYTES
 from tests.stacked import D, build, logistic, take_step
 
 HAND: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
@@ -56,6 +57,59 @@ def test_bytes_by_hand(method: str, n: int) -> None:
     assert found.collectives == METHODS[method].collectives == (2 if method == "powersgd" else 1)
 
 
+RESET, BOTH = GRBS(1.5, block_size=4), GRBS(3, block_size=4)
+OURS: dict[str, tuple[str, dict[str, Any], float, int]] = {
+    # d = 11 in float64: 88 bytes around the ring, or 22 in 16 bits; 2 of 3 blocks of 4 are 64, one is 32
+    "sgd": ("sgd", {}, 88, 1),
+    "sgd-bf16": ("sgd", {"payload": torch.bfloat16}, 22, 1),
+    "no-sync": ("no-sync", {}, 0, 0),
+    "local-sgd": ("local-sgd", {"reset_interval": 1}, 88, 1),
+    "diloco": ("diloco", {"reset_interval": 1}, 88, 1),
+    "ef-sgd": ("ef-sgd", {"gradient_compressor": RESET}, 64, 1),
+    "csea": ("csea", {"reset_compressor": RESET}, 64, 1),
+    "qsparse": ("qsparse", {"reset_interval": 1, "reset_compressor": RESET}, 64, 1),
+    "partial-reset": (
+        "partial-reset",
+        {"reset_interval": 1, "reset_compressor": RESET, "residual_in_model": 0.5},
+        64,
+        1,
+    ),
+    "cser-pl": ("cser-pl", {"reset_interval": 1, "reset_compressor": RESET}, 64, 1),
+    "cser": ("cser", {"reset_interval": 1, "reset_compressor": RESET, "gradient_compressor": BOTH}, 64 + 32, 2),
+    "cser-release": (
+        "cser-release",
+        {"reset_interval": 1, "reset_compressor": RESET, "gradient_compressor": BOTH},
+        64,
+        1,
+    ),
+}
+OURS |= {
+    name: (of, own | {"inner": METHODS[name].inner}, sent, collectives)
+    for name in METHODS.builtin
+    for of, own, sent, collectives in OURS.values()
+    if METHODS[name].inner != "nesterov" and METHODS[name].optimizer == METHODS[of].optimizer and "payload" not in own
+}
+"""Name -> (the method whose class it is, arguments, bytes of what goes around the ring in the first step, collectives)."""
+
+
+@pytest.mark.parametrize("method", OURS)
+@pytest.mark.parametrize(("n", "times"), [(2, 1), (3, 4 / 3), (8, 7 / 4)])
+def test_bytes_of_the_family_by_hand(method: str, n: int, times: float) -> None:
+    """2 (n - 1) / n times what is sent leave each worker; a reset of CSER comes on top, one of its release does not."""
+    of, arguments, sent, collectives = OURS[method]
+    optimizer = build(of, n, **arguments)
+    take_step(optimizer, logistic(n))
+    found = optimizer.communicator.ledger.total(in_ratio=True)
+    assert found.bytes == pytest.approx(sent * times, rel=1e-12)
+    assert found.collectives == collectives
+
+
+def test_every_method_is_counted_by_hand() -> None:
+    """Here, or where the bytes are part of what is special: see test_systems.py."""
+    elsewhere = {*SYSTEM_BYTES, "mem-sgd", "adacomp"}
+    assert {*HAND, *OURS, *elsewhere} == set(METHODS.builtin)
+
+
 @pytest.mark.parametrize("n", [2, 3, 8])
 def test_the_record_of_d_psgd_knows_its_bytes(n: int) -> None:
     """`bytes_sent(d, n)` is the ledger's in fp32; at 8 workers it is more than dense training sends."""
@@ -65,6 +119,19 @@ def test_the_record_of_d_psgd_knows_its_bytes(n: int) -> None:
     take_step(optimizer, logistic(n))
     assert 2 * promised(D, n) == optimizer.communicator.ledger.entries["reset"].bytes
     assert ratio_of("d-psgd", Structure()) == optimizer.communicator.dense_bytes(D) / promised(D, n) if n == 8 else True
+
+
+@pytest.mark.parametrize("method", ["choco-sgd", "deepsqueeze"])
+@pytest.mark.parametrize("n", [2, 3, 8])
+@pytest.mark.parametrize("text", ["top-k/4096", "top-k/512:int2", "random-k:int8", "top-k", "grbs:bf16"])
+def test_messages_to_neighbours_meet_the_ratio_by_any_compressor(method: str, n: int, text: str) -> None:
+    """They go to two, not to everybody: as many bytes as the ratio says, by the ledger."""
+    config, d = config_at(method, 16.0, workers=n, compressor=text), 40_000
+    optimizer = make_optimizer(config, [Parameter(torch.ones(n, d))], Communicator(n, group=None), 0.1, (0,))
+    for _ in range(16):
+        optimizer.step()
+    sent = optimizer.communicator.ledger.total(in_ratio=True).bytes
+    assert optimizer.communicator.dense_bytes(d, 16) / sent == pytest.approx(16.0, rel=0.02)
 
 
 @pytest.mark.parametrize("method", ["dgc", "choco-sgd", "deepsqueeze", *RIVALS])

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from cser_ray.communication.communicator import Communicator
 from cser_ray.communication.graph import Graph
-from cser_ray.compressors import GRBS, QSGD, ChunkedTopK, Formatted, Identity, RandomK, TopK, Zero
+from cser_ray.compressors import GRBS, QSGD, ChunkedTopK, Formatted, Identity, RandomK, SharedTop, TopK, TwoWay, Zero
 from cser_ray.compressors.base import Compressor, Message
 from cser_ray.compressors.chunked_top_k import OnePassMessage
 from cser_ray.optimizers import Placement
@@ -245,6 +245,16 @@ def test_messages_that_neighbours_cannot_read_are_refused() -> None:
     [
         ("d-psgd", {"graph": [[1], [0], []]}, "The graph is not connected: no path leads from worker 0 to workers 2"),
         ("d-psgd", {"graph": Graph(((1,), (0,)))}, "The graph is one of 2 workers, and there are 3"),
+        ("d-psgd", {"graph": "ring"}, "for each worker, a list of the numbers of its neighbours, not 'ring'"),
+        ("d-psgd", {"graph": [None, [0], [1]]}, r"the numbers of its neighbours, not \[None"),
+        ("d-psgd", {"graph": [[1.5], [0], [1]]}, r"the numbers of its neighbours, not \[\[1.5\]"),
+        (
+            "d-psgd",
+            {"graph": [[1], [], [1]]},
+            "Worker 0 has neighbour 1, which does not have 0: name every edge at both",
+        ),
+        ("choco-sgd", {"compressor": SharedTop(1, 4)}, "takes all workers to agree or to average, and here each knows"),
+        ("deepsqueeze", {"compressor": TwoWay(ChunkedTopK(1, 4))}, "takes all workers to agree or to average"),
         ("choco-sgd", {"compressor": TopK(3), "consensus_rate": 0.0}, r"gamma lies in \(0, 1\], not 0.0"),
         ("deepsqueeze", {"compressor": TopK(3), "consensus_rate": 1.5}, r"gamma lies in \(0, 1\], not 1.5"),
     ],

@@ -15,7 +15,7 @@ from cser_ray.optimizers import CSER, EFSGD, DiLoCo, FlatOptimizer, LocalSGD, Pa
 from cser_ray.optimizers.forms.intervals import Intervals
 from tests.contract.laws import VIRTUAL, mean_recursion
 from tests.contract.test_optimizer_state import method_of
-from tests.stacked import OPTIMIZERS, STEPS, D, build, distance, logistic, models, trajectory
+from tests.stacked import OPTIMIZERS, STEPS, D, build, distance, logistic, models, take_step, trajectory
 
 N, H = 3, 3
 MOVING = [name for name in OPTIMIZERS if "schedule" in METHODS[name].variants]
@@ -27,13 +27,14 @@ ARGUMENTS = {OPTIMIZERS[name]: METHODS[name].arguments for name in MOVING}
 
 def moved(optimizer: FlatOptimizer, **given: Any) -> None:
     """Of what is given, what this method has."""
-    takes = {"reset_interval", "reset_compressor", "gradient_compressor"} & set(ARGUMENTS[type(optimizer)])
+    movables = {"reset_interval", "reset_compressor", "gradient_compressor", "ratio"}
+    takes = movables & set(ARGUMENTS[type(optimizer)])
     movable: Any = optimizer
     movable.move_budget_(**{name: value for name, value in given.items() if name in takes})
 
 
-DENSE = {"reset_interval": 1, "reset_compressor": Identity(), "gradient_compressor": Identity()}
-ELSEWHERE = {"reset_interval": 2, "reset_compressor": GRBS(3), "gradient_compressor": GRBS(5.5)}
+DENSE = {"reset_interval": 1, "reset_compressor": Identity(), "gradient_compressor": Identity(), "ratio": 1}
+ELSEWHERE = {"reset_interval": 2, "reset_compressor": GRBS(3), "gradient_compressor": GRBS(5.5), "ratio": 3.0}
 
 
 def on_the_way(optimizer: FlatOptimizer, moves: Mapping[int, Mapping[str, Any]]) -> FlatOptimizer:
@@ -65,10 +66,12 @@ def follows_the_inner_step(method: str) -> bool:
     return all(knobs)
 
 
-LINEAR = [method for method in MOVING if follows_the_inner_step(method)]
+SYNCHRONOUS = [method for method in MOVING if follows_the_inner_step(method)]
+LINEAR = [method for method in SYNCHRONOUS if method != "dgc"]
+"""What dgc sends, its momentum forgets."""
 
 
-@pytest.mark.parametrize("method", LINEAR)
+@pytest.mark.parametrize("method", SYNCHRONOUS)
 def test_a_dense_start_is_synchronous(method: str) -> None:
     """Where everything is sent every step, the mean model is that of SGD; then the method goes on from there."""
     found = on_the_way(method_of(method), {1: DENSE, 7: ELSEWHERE})
@@ -148,8 +151,39 @@ def test_what_cannot_be_moved_says_so() -> None:
         build(LocalSGD, N, reset_interval=2).move_budget_(reset_compressor=TopK(3))  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="sends whole models: only its interval moves"):
         build(DiLoCo, N, reset_interval=2).move_budget_(reset_compressor=GRBS(3))  # type: ignore[attr-defined]
+    with pytest.raises(
+        ValueError, match="DGC's own warm-up moves its budget in its first 8 steps: leave warmup_steps out"
+    ):
+        build("dgc", N, ratio=4, warmup_steps=8).move_budget_(ratio=2)  # type: ignore[attr-defined]
+    for method in ("dgc", "mem-sgd"):
+        with pytest.raises(ValueError, match=r"needs a finite ratio >= 1, not 0\.5"):
+            build(method, N, ratio=4).move_budget_(ratio=0.5)  # type: ignore[attr-defined]
     with pytest.raises(TypeError, match="is no compressor"):
         build(EFSGD, N, gradient_compressor=GRBS(2)).move_budget_(gradient_compressor=16)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("method", ["dgc", "mem-sgd"])
+def test_coordinates_are_counted_on_where_the_ratio_moves(method: str) -> None:
+    """Fractions are carried over: 12 bytes each to 2 others, as many as both ratios ask for together, to one coordinate."""
+    optimizer = on_the_way(build(method, N, ratio=4.0), {6: {"ratio": 7.0}, 9: {"ratio": 2.5}})
+    list(trajectory(optimizer, logistic(N), 40))
+    exact = sum(steps * 2 * 2 / N * 8 * D / ratio for steps, ratio in ((5, 4.0), (3, 7.0), (32, 2.5)))
+    sent = optimizer.communicator.ledger.entries["gradient"].bytes
+    assert exact - 12 * (N - 1) <= sent <= exact
+
+
+def test_what_waits_in_dgc_arrives_with_a_dense_step() -> None:
+    """Afterwards nothing waits; and steps that send everything are SGD's on the mean, whose momentum is the workers' mean."""
+    optimizer: Any = on_the_way(build("dgc", N, ratio=4.0), {6: {"ratio": 1}})
+    gradient, lr = logistic(N), optimizer.param_groups[0]["lr"]
+    list(trajectory(optimizer, gradient, 5))
+    assert optimizer.v.any()
+    for t in range(6, STEPS + 1):
+        x, waiting, m = models(optimizer), optimizer.v.mean((0, 1)), optimizer.local.m.mean((0, 1))
+        g = gradient(x, t).mean(0)
+        take_step(optimizer, gradient)
+        assert distance(models(optimizer)[0], x[0] - lr * (0.9 * (0.9 * m + g) + g + waiting)) < 1e-13
+        assert not optimizer.v.any()
 
 
 @pytest.mark.parametrize("length", [1, 3, Fraction(5, 2), Fraction(31, 12)])

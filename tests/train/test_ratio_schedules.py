@@ -26,6 +26,7 @@ CASES = [
     for schedule in SCHEDULES
     for compressor in compressors
 ]
+CASES += [(method, schedule, "grbs") for method in ("dgc", "mem-sgd") for schedule in SCHEDULES if schedule != "qsr"]
 every_case = pytest.mark.parametrize("case", CASES, ids=" ".join)
 
 

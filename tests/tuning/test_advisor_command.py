@@ -174,3 +174,11 @@ def test_under_torchrun_the_link_is_measured_and_one_rank_speaks() -> None:
     assert 1e-5 < said["job"]["latency_s"] < 1
     assert "by all-reduces of two sizes over gloo between 2 workers" in said["measured"][0]
     assert not [text for text in said["assumed"] if "latency" in text or "payload" in text]
+
+
+@pytest.mark.parametrize("method", ["signum", "sgd", "no-sync", "d-psgd"])
+def test_methods_without_a_ratio_cannot_be_planned_with_alone(method: str) -> None:
+    """A sentence that says why and what can; beside others they are left out, and named."""
+    said = error_of(*JOB, "--methods", method, "--ratios", "16")
+    assert said.startswith(f"no method is left to plan with: R_C = 16 cannot be met by {method}: it ")
+    assert "cannot be met by" in output_of(*JOB, "--methods", f"{method},csea", "--ratios", "16")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from cser_ray.budget import Structure, structure_for
+from cser_ray.budget import Structure, rounds, structure_for
 from cser_ray.communication.communicator import Communicator
+from cser_ray.compressors.text import parse
 from cser_ray.config import RunConfig
 from cser_ray.methods import METHODS
 from cser_ray.train.build import make_optimizer
@@ -47,6 +48,39 @@ def test_bytes_and_rounds_are_those_of_the_ledger(method: str) -> None:
     found = predict(Form(method, structure), replace(JOB, params=10_001), PLAIN)
     assert found.sent * steps == pytest.approx(sent.bytes, rel=0.002)
     assert found.rounds * steps == pytest.approx(sent.collectives)
+
+
+@pytest.mark.parametrize(
+    "compressor", ["top-k/4096@two-way", "top-k/4096:int2@two-way", "shared-top/64", "top-k/4096", "grbs"]
+)
+@pytest.mark.parametrize("method", ["csea", "cser-pl", "cser", "ef-sgd", "qsparse", "partial-reset"])
+def test_collectives_of_a_compressor_are_those_of_the_ledger(method: str, compressor: str) -> None:
+    """There and back through owners, or to agree and then to send, are two; bytes are those of the ratio within 2 %."""
+    structure = structure_for(method, 4)
+    config = RunConfig(method=method, workers=4, compressor=compressor, **vars(structure))
+    communicator, steps, d = Communicator(4, group=None), 8 * structure.reset_interval, 40_000
+    parameter = Parameter(torch.zeros(4, d))
+    optimizer = make_optimizer(config, [parameter], communicator, 0.1, (0,))
+    for _ in range(steps):
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    sent = communicator.ledger.total(in_ratio=True)
+    assert rounds(method, structure, parse(compressor).collectives) * steps == pytest.approx(sent.collectives)
+    found = predict(Form(method, structure, compressor=compressor), replace(JOB, params=d), PLAIN)
+    assert found.rounds * steps == pytest.approx(sent.collectives)
+    assert found.sent * steps == pytest.approx(sent.bytes, rel=0.02)
+
+
+def test_two_collectives_wait_for_two_latencies() -> None:
+    """Of a reset there and back, as of no other."""
+    structure, slow = structure_for("csea", 64), replace(JOB, latency_s=0.003)
+
+    def late_s(compressor: str) -> float:
+        form = Form("csea", structure, compressor=compressor)
+        return predict(form, slow, PLAIN).step_s - predict(form, replace(slow, latency_s=0.0), PLAIN).step_s
+
+    assert late_s("top-k/4096@two-way") == pytest.approx(0.006)
+    assert [late_s("top-k/4096"), late_s("grbs")] == pytest.approx([0.003, 0.003])
 
 
 def test_an_exact_form_pays_the_wire_whole() -> None:

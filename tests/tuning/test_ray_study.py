@@ -22,6 +22,7 @@ from tests.ray_nodes import gone
 
 pytestmark = pytest.mark.ray
 
+ROOT = Path(__file__).parents[2]
 TINY = (
     "--task fragile:Fragile --methods sgd,no-sync,cser-pl,ef-sgd --ratios 4 --steps 16 --lrs .05 --repeats 2 --trials 2 "
     "--workers 2 --max-concurrent 1"
@@ -37,7 +38,7 @@ def folder() -> Iterator[Path]:
     with session() as (base, environment):
         shutil.copy(Path(__file__).with_name("fragile.py"), base)
         # not HOME: this process may have read a token there before, and keeps it
-        os.environ |= {"RAY_TMPDIR": environment["RAY_TMPDIR"], "PYTHONPATH": str(base)}
+        os.environ |= {"RAY_TMPDIR": environment["RAY_TMPDIR"], "PYTHONPATH": os.pathsep.join([str(base), str(ROOT)])}
         os.environ.pop("RAY_ADDRESS", None)
         sys.path.insert(0, str(base))
         try:

@@ -12,6 +12,7 @@ from cser_ray.train.passes import check_execution
 from cser_ray.virtual import VirtualWorkers, choose_way
 from tests.train.dropping import DroppingDigits
 from tuning.execute.single import _trial_id, single_config
+from tuning.study.study import Study
 from tuning.take_home.export import Model
 from tuning.take_home.reproduce import recorded_config, settings_of_run, train_command
 
@@ -26,11 +27,37 @@ def test_overlap_needs_real_workers_and_a_method_that_can() -> None:
         single_config(asked | {"method": "ef-sgd", "distributed": True})
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"compressor": "top-k"}, "csea cannot send top-k around nesterov during the backward pass"),
+        ({"inner": "muon"}, "csea cannot send grbs around muon during the backward pass"),
+    ],
+)
+def test_what_cannot_be_sent_early_is_refused(given: dict[str, str], words: str) -> None:
+    """What is chosen by value, and updates of whole matrices: before workers are started."""
+    with pytest.raises(ValueError, match=words):
+        single_config({"method": "csea", "ratio": 16.0, "overlap": True, "distributed": True} | given)
+
+
+def test_a_study_overlaps_on_real_workers_what_it_can() -> None:
+    """Its virtual runs send nothing that could be hidden; error feedback goes without; nothing else is refused."""
+    study = Study(methods=("sgd", "csea", "ef-sgd"), ratios=(16.0,), steps=64, distributed=2, overlap=True)
+    for method, early in (("sgd", True), ("csea", True), ("ef-sgd", False)):
+        (ratio,) = {at for name, at in study.cells() if name == method}
+        candidate = study.candidates(method, ratio)[0]
+        assert [run.overlap for run in study.trial(method, ratio, candidate, [0], "real").runs[:1]] == [early]
+        assert not study.trial(method, ratio, candidate, [0], "screen").runs[0].overlap
+    for given in ({"distributed": 0}, {"methods": ("ef-sgd",)}, {"methods": ("csea",), "compressors": ("top-k",)}):
+        with pytest.raises(ValueError, match="overlap is for runs on real workers, of methods that can send during"):
+            Study(**{"methods": ("csea",), "ratios": (16.0,), "steps": 64, "overlap": True} | given)
+
+
 def test_execution_is_an_option_of_both_commands() -> None:
-    """`train` and `tune`; overlap is of single runs."""
+    """`train` and `tune`, and so is overlap."""
     options = {name: {p.name for p in main.commands[name].params} for name in ("train", "tune")}
     assert "execution" in options["train"] & options["tune"]
-    assert "overlap" in options["train"] - options["tune"]
+    assert "overlap" in options["train"] & options["tune"]
 
 
 def test_compile_is_short_for_compiled() -> None:

@@ -1,12 +1,15 @@
 """Knobs beside the structure: every one that a method reads is searched, with as many runs as any method has."""
 
+import math
+import re
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 
 from cser_ray.config import config_at
 from cser_ray.knobs import KNOBS, Knobs, crossed, read_by
-from cser_ray.methods import METHODS
+from cser_ray.methods import METHODS, has_ratio
 from cser_ray.structure import Structure
 from cser_ray.train.build import own_arguments
 from tuning.execute.single import single_config
@@ -116,9 +119,43 @@ def test_a_run_has_its_knobs_as_settings_and_its_optimizer_is_given_them() -> No
 
 def test_knobs_that_a_method_ignores_stand_at_their_defaults() -> None:
     """So equal configurations have equal settings, whatever a study's options are."""
-    study = Study(methods=("sgd", "csea"), ratios=(16.0,), residuals=(0.9,), outer=("1/0",))
-    for method, ratio in study.cells():
+    methods = ("sgd", "csea", "partial-reset", "diloco")
+    study = Study(methods=methods, ratios=(16.0,), residuals=(0.9,), outer=("1/0",))
+    for method, ratio in study.cells()[:2]:
         assert asdict(study.candidates(method, ratio)[0].knobs) == asdict(Knobs())
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"residuals": (0.5,)}, "residuals = 0.5 would be ignored by sgd, ef-sgd: .* as partial-reset"),
+        ({"outer": ("1/0",)}, "outer = 1/0 would be ignored by sgd, ef-sgd"),
+        ({"delays": (2, 4)}, "delays = 2,4 would be ignored by sgd, ef-sgd"),
+        (
+            {"compressors": ("top-k",), "methods": ("sgd", "mem-sgd")},
+            "compressors = top-k would be ignored by sgd, mem-sgd",
+        ),
+        ({"ratio_schedules": ("qsr",), "methods": ("sgd",)}, "ratio_schedules = qsr would be ignored by sgd"),
+    ],
+    ids=str,
+)
+def test_a_list_that_no_method_reads_is_refused(given: dict[str, Any], words: str) -> None:
+    """What was asked for would not be tried; where one method of several reads it, the others go without."""
+    with pytest.raises(ValueError, match=words):
+        Study(**{"methods": ("sgd", "ef-sgd"), "ratios": (16.0,)} | given)
+
+
+@pytest.mark.parametrize("method", ["csea", "choco-sgd", "mem-sgd", "dgc"])
+def test_a_ratio_at_which_nothing_is_sent_is_refused(method: str) -> None:
+    """Less than a block, or a coordinate with its number, in a whole run of digits; the nearest one is named, and is met."""
+    with pytest.raises(
+        ValueError, match=rf"R_C = 10000000 cannot be met by {method} in 256 steps of 9098 .* nearest is"
+    ) as said:
+        Study(methods=("sgd", method), ratios=(1e7,), steps=256).cells()
+    nearest = float(re.findall(r"nearest is ([0-9.]+)", str(said.value))[0])
+    assert Study(methods=("sgd", method), ratios=(math.floor(nearest),), steps=256).cells()[1:] == [
+        (method, math.floor(nearest))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +181,25 @@ def test_what_is_no_knob_is_refused(wrong: dict[str, tuple[object, ...]], words:
     """When the study is made, in a sentence."""
     with pytest.raises(ValueError, match=words):
         Study(methods=("diloco", "partial-reset"), ratios=(16.0,), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("method", "knob", "words"),
+    [
+        ("csea", {"residual_in_model": 0.5}, "residual_in_model = 0.5 would be ignored by csea: leave it out"),
+        ("sgd", {"outer_lr": 0.5}, "outer_lr = 0.5 would be ignored by sgd: leave it out"),
+        ("diloco", {"reset_delay": 2}, "reset_delay = 2 would be ignored by diloco: leave it out"),
+        (
+            "choco-sgd",
+            {"compressor": "shared-top"},
+            "neighbours alone, and all workers agree on the blocks of shared-top",
+        ),
+    ],
+)
+def test_a_knob_that_a_run_would_ignore_is_refused(method: str, knob: dict[str, Any], words: str) -> None:
+    """Also where the run was configured in Python, and not by options."""
+    with pytest.raises(ValueError, match=words):
+        own_arguments(config_at(method, 16.0, **knob) if has_ratio(method) else config_at(method, 1.0, **knob), 10_000)
 
 
 @pytest.mark.parametrize(("a", "b"), [(1, 1), (3, 1), (1, 4), (2, 2), (3, 5), (6, 4)])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from cser_ray.knobs import Knobs
 from cser_ray.methods import is_dense
 from cser_ray.scale import ACCURACY, Scale
 from cser_ray.structure import Structure
@@ -40,6 +41,8 @@ class MethodOutcome:
     curve: Curve = ()
     reset_delay: int = 0
     """In steps, of the configuration that was chosen."""
+    compressor: str = Knobs.compressor
+    """As text, likewise."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def learned(chosen: Chosen, history: "pd.DataFrame", target_loss: float | None =
             None if target_loss is None else steps_to(curves[key], target_loss),
             curves[key],
             choices[key].configuration.knobs.reset_delay,
+            choices[key].configuration.knobs.compressor,
         )
         for key, cell in cells.items()
     }

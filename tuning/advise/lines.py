@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cser_ray.budget import structure_for
+from cser_ray.compressors.text import overlaps
 from cser_ray.methods import METHODS
 from tuning.advise.constants import Constants
 from tuning.advise.learned import Curve, Learned
@@ -77,7 +78,9 @@ def lines_of(
             except ValueError as error:
                 skipped.append(str(error))
                 continue
-            exact = Form(method, structure, known.reset_delay if known else 0)
+            exact = Form(method, structure)
+            if known:
+                exact = replace(exact, reset_delay=known.reset_delay, compressor=known.compressor)
             for form in (exact, *_hidden(exact, job, c)):
                 line = Line(predict(form, job, c), ratio)
                 # another delay changes the training, and the study has not chosen it
@@ -102,8 +105,8 @@ def _hidden(form: Form, job: Job, c: Constants) -> list[Form]:
 
 
 def overlapped(form: Form) -> Form:
-    """The form that sends during the backward pass; unchanged where its method cannot."""
-    return replace(form, overlap="overlap" in METHODS[form.method].variants)
+    """The form that sends during the backward pass; unchanged where its method, or its compressor, cannot."""
+    return replace(form, overlap=overlaps(form.method, form.compressor))
 
 
 def delayed(form: Form, job: Job, c: Constants) -> Form:

@@ -85,6 +85,8 @@ def make_plan(
         job, constants = anchored(present, job, constants)
         _anchor(present, job, origins)
     lines, skipped = lines_of(job, constants, methods, sorted(ratios), study)
+    if all(line.ratio is None for line in lines):
+        raise ValueError(f"no method is left to plan with: {skipped[0]}; name one with a ratio, as local-sgd or csea")
     if present is not None:
         lines = with_present(present, job, lines)
     _assume(job, constants, study, origins, hidden_known=constants.hidden != hidden)

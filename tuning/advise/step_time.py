@@ -13,8 +13,10 @@ ledger. Times are in seconds, rates in bits/s, bytes leave one worker.
 import math
 from dataclasses import dataclass
 
-from cser_ray.budget import Structure, ratio_of, realised, rounds
+from cser_ray.budget import Structure, call_collectives, ratio_of, realised, sync_times
 from cser_ray.communication.wire import EDGES, dense_bytes
+from cser_ray.compressors.text import parse
+from cser_ray.knobs import Knobs
 from cser_ray.methods import METHODS
 from tuning.advise.constants import Constants
 from tuning.advise.peers import PEER_TRAFFIC, buckets, sent_share
@@ -77,6 +79,7 @@ class Form:
     """A method at a structure: ours, or a peer of `tuning.advise.peers.PEER_TRAFFIC`.
 
     `overlap`: what is due in a step is sent during its backward pass. `sent`: a peer's bytes a step, where counted.
+    `compressor`: as text, of a method that takes one.
     """
 
     method: str
@@ -84,6 +87,7 @@ class Form:
     reset_delay: int = 0
     overlap: bool = False
     sent: float | None = None
+    compressor: str = Knobs.compressor
 
 
 def suffixed(form: Form) -> str:
@@ -156,22 +160,34 @@ def synchronisations(form: Form, job: Job, c: Constants) -> tuple[Sync, ...]:
     dense, n = job.dense_bytes(job.workers), job.workers
     parts_sent = len(EDGES) - 1.0
     early = (parts_sent, c.hidden * job.step_s, EDGES[1], parts_sent) if form.overlap else (1.0, 0.0, 1.0)
-    s, often = form.structure, rounds(form.method, form.structure)
-    record = METHODS[form.method]
+    s, record = form.structure, METHODS[form.method]
+    if record.silent:
+        return ()
+    resets, gradients = sync_times(form.method, s)
     if record.bytes_sent is not None:
-        return (Sync(often / record.collectives, record.bytes_sent(job.params, n), n, record.collectives, 0.0, 1.0),)
+        return (Sync(resets, record.bytes_sent(job.params, n), n, record.collectives, 0.0, 1.0),)
     if not record.has_ratio:
-        return (Sync(often, dense / ratio_of(form.method, s), n, *early),) if often else ()
-    resets = 1 / s.reset_interval
-    gradients = often - resets
+        first = (record.collectives, 0.0, 1.0) if record.collectives > 1 else early
+        return (Sync(resets, dense / ratio_of(form.method, s), n, *first),)
+
+    a_call = parse(form.compressor).collectives
+
+    def several(parts: float, *hidden: float, ratio: float) -> tuple[float, ...]:
+        return parts * call_collectives(form.method, ratio, a_call), *hidden
+
+    def bytes_at(ratio: float) -> float:
+        """Of GRBS in whole blocks; others are solved for the ratio."""
+        blocks = form.compressor == Knobs.compressor
+        return dense / (realised(ratio, job.params) if blocks else ratio)
+
     # a delay past the next reset hides no more, as the link must carry one in every H steps; nor does one past the next
     # step's gradients, which wait behind it
     hides = min(form.reset_delay, 1 if gradients else s.reset_interval)
     late = (1.0, hides * job.step_s, 0.0)
     first = late if form.reset_delay or gradients else early
-    found = [Sync(resets, dense / realised(s.reset_ratio, job.params), n, *first)]
+    found = [Sync(resets, bytes_at(s.reset_ratio), n, *several(*first, ratio=s.reset_ratio))]
     if gradients:
-        found.append(Sync(gradients, dense / realised(s.gradient_ratio, job.params), n, *early))
+        found.append(Sync(gradients, bytes_at(s.gradient_ratio), n, *several(*early, ratio=s.gradient_ratio)))
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from cser_ray.budget import ratio_of, structure_for
-from cser_ray.compressors.text import check_kind
+from cser_ray.compressors.text import check_kind, overlaps
 from cser_ray.config import DEFAULTS, RunConfig, reads_of
 from cser_ray.knobs import KNOBS, USUAL_KNOBS, Knobs, in_words, read_from
 from cser_ray.methods import ALL_KNOBS, METHODS
@@ -68,6 +68,12 @@ def single_config(settings: Mapping[str, Any]) -> RunConfig:
             raise ValueError("--overlap is for real workers: add --distributed, or leave it out")
         if "overlap" not in METHODS[method].variants:
             raise ValueError(f"{method} sends nothing during the backward pass: leave --overlap out")
+        text, inner = settings.get("compressor", Knobs.compressor), settings.get("inner", "nesterov")
+        if not overlaps(method, text, inner):
+            raise ValueError(
+                f"{method} cannot send {text} around {inner} during the backward pass: leave --overlap out, or take grbs "
+                "around nesterov or adamw"
+            )
     return RunConfig(**values, rung="distributed" if settings.get("distributed") else "virtual")
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from cser_ray.compressors.text import overlaps
 from cser_ray.config import DEFAULTS, INNERS, RunConfig, Shared, check_inner, local_step, reads_of
 from cser_ray.knobs import Knobs
 from cser_ray.methods import METHODS, has_ratio
@@ -24,6 +25,14 @@ from tuning.study.trials import REAL, Candidate, Trial
 
 SEARCH_ON = ("auto", "virtual", "real")
 """Where the runs of a study search."""
+LISTS = {
+    "compressors": "compressor",
+    "residuals": "residual_in_model",
+    "outer": "outer_lr",
+    "delays": "reset_delay",
+    "ratio_schedules": "ratio_schedule",
+}
+"""Lists of values to try -> the setting of a run that each is of."""
 
 
 def _rates_in_words() -> str:
@@ -127,6 +136,11 @@ class Study(Shared):
         choices=lambda: SEARCH_ON,
         kind="place to search",
     )
+    overlap: bool = setting(
+        False,
+        "Those send during the backward pass, where their method can; virtual workers send nothing that could be hidden.",
+        unit="flag",
+    )
     select: str = setting(
         "val-loss",
         "Choose configurations by this; train-loss is the paper's rule.",
@@ -170,13 +184,38 @@ class Study(Shared):
                 f"rungs are steps of shorter runs, increasing, from the number of evaluations ({self.evaluations}) to "
                 f"under {self.steps}, not {', '.join(map(str, self.rungs))}"
             )
-        for name in ("compressors", "residuals", "outer", "delays", "ratio_schedules"):
+        for name in LISTS:
             if not getattr(self, name):
                 raise ValueError(f"{name} names no value to try: leave it out for the usual ones")
+            self._check_read(name)
+        if self.overlap and not (
+            (self.distributed or self.on_real_workers) and any(self._overlaps(method) for method in self.methods)
+        ):
+            raise ValueError(
+                "overlap is for runs on real workers, of methods that can send during the backward pass: ask for "
+                "distributed = 1 or more and name one, as csea or cser-pl with grbs, or leave it out"
+            )
         if max(self.delays) >= (shortest := min(lengths[1:])):
             raise ValueError(f"delays names {max(self.delays)}: in runs of {shortest} steps no such reset would arrive")
         for method, ratio in self.cells():
             self.candidates(method, ratio)
+
+    def _overlaps(self, method: str) -> bool:
+        """Whether a method can, with some of the compressors that it tries."""
+        texts = self.compressors if "compressor" in METHODS[method].reads else (Knobs.compressor,)
+        return any(overlaps(method, text, self.inner) for text in texts)
+
+    def _check_read(self, name: str) -> None:
+        """Raise ValueError for a list that was given and no method reads."""
+        values, usual, knob = getattr(self, name), Study.defaults(), LISTS[name]
+        if values in (usual[name], getattr(Study, name)) or any(knob in METHODS[m].reads for m in self.methods):
+            return
+        text = ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+        readers = [m for m in METHODS if knob in METHODS[m].reads]
+        raise ValueError(
+            f"{name} = {text} would be ignored by {', '.join(self.methods)}: leave it out, or name a method that reads it, "
+            f"as {', '.join(readers[:3])}"
+        )
 
     def knobs(self, method: str) -> tuple[Knobs, ...]:
         """What a method's structures are tried with, the first of each list first."""
@@ -185,21 +224,29 @@ class Study(Shared):
 
     def why_not(self, method: str, structure: Structure, knobs: Knobs) -> str:
         """Why a structure cannot be met: by a compressor in whole chunks of this task's model, or by a ratio schedule."""
-        if self._fits_everywhere(method, knobs):
+        if self._fits_everywhere(method, structure, knobs):
             return ""
         from cser_ray.train.build import check_phases
 
         try:
-            config = self.run_config(method, 1.0, Candidate(0, structure, (), knobs), self.lrs[0], 0)
+            ratio = METHODS[method].formula(structure)
+            config = self.run_config(method, ratio, Candidate(0, structure, (), knobs), self.lrs[0], 0)
             check_phases(config, self._d)
         except ValueError as error:
             return str(error)
         return ""
 
-    def _fits_everywhere(self, method: str, knobs: Knobs) -> bool:
-        """Whether they can be had at every structure, whatever the model and the length of a run."""
-        compressor = METHODS[method].compressor or knobs.compressor
-        return compressor == Knobs.compressor and knobs.ratio_schedule == Knobs.ratio_schedule
+    def _fits_everywhere(self, method: str, structure: Structure, knobs: Knobs) -> bool:
+        """Whether they can be had whatever the model: where every worker is sent at least as much as a model in a run."""
+        return (
+            self._in_any_parts(method, knobs)
+            and knobs.ratio_schedule == Knobs.ratio_schedule
+            and METHODS[method].formula(structure) <= self.steps
+        )
+
+    def _in_any_parts(self, method: str, knobs: Knobs) -> bool:
+        """Whether what is sent need not be whole chunks."""
+        return (METHODS[method].compressor or knobs.compressor) == Knobs.compressor
 
     @cached_property
     def _d(self) -> int:
@@ -293,7 +340,10 @@ class Study(Shared):
         searcher = SEARCHERS[self.searcher]
         points, asked = points_of(searcher.propose(wanted, losses), wanted), wanted
         while len(points) < wanted.count and not searcher.learns and asked.count < 64 * wanted.count:
-            if all(self._fits_everywhere(wanted.method, each) for each in wanted.knobs):
+            if all(
+                self._in_any_parts(wanted.method, each) and each.ratio_schedule == Knobs.ratio_schedule
+                for each in wanted.knobs
+            ):
                 break  # there are no more
             asked = replace(asked, count=2 * asked.count)
             points = points_of(searcher.propose(asked, losses), asked)[: wanted.count]
@@ -323,7 +373,8 @@ class Study(Shared):
         if stage == RUNG and mark is not None:
             runs = [replace(run, steps=mark, warmup_steps=self.warmup_steps * mark // self.steps) for run in runs]
         if stage == REAL or self.on_real_workers:
-            runs = [replace(run, rung="distributed") for run in runs]
+            early = self.overlap and overlaps(method, candidate.knobs.compressor, self.inner)
+            runs = [replace(run, rung="distributed", overlap=early) for run in runs]
         name = f"{method}-{number(ratio)}-c{candidate.number}-{stage}{'' if mark is None else mark}"
         return Trial(name, stage, tuple(runs))
 

@@ -73,8 +73,13 @@ def make_cases(
     """
     named = [parse_method(text, peers) for text in methods]
     for name, *_ in named:
-        if name not in peers and METHODS[name].reference != optimizer:
-            raise ValueError(f"{name} cannot be compared with steps of {optimizer}: choose the other --optimizer")
+        if name not in peers and (own := METHODS[name].reference) != optimizer:
+            has = "" if own != "muon" else ", which `cser-ray bench links` has"
+            raise ValueError(f"{name} cannot be compared with steps of {optimizer}: choose --optimizer {own}{has}")
+        if name in peers and optimizer == "muon":
+            raise ValueError(
+                f"{name} steps with SGD or AdamW, not with Muon: name methods of ours, such as muon and muloco"
+            )
     cases = [case for asked in named if (case := _without_ratio(asked, peers, optimizer))]
     cases += [
         _with_ratio(asked, ratio, peers, optimizer)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from cser_ray.bench.links.cases import Case
@@ -91,14 +92,19 @@ def ours(case: Case, workload: Workload, communicator: Communicator | None = Non
 
 
 def build_optimizer(case: Case, model: nn.Module, communicator: Communicator | None = None) -> FlatOptimizer:
-    """The optimizer of a case; ValueError where the method takes no delay."""
+    """The optimizer of a case, whose compressor meets its ratio among the workers that there are.
+
+    Raises ValueError where the method takes no delay, and for what the compressor cannot send of this model.
+    """
+    workers = 1 if not dist.is_initialized() else dist.get_world_size()
     config = RunConfig(
         method=case.method,
+        workers=workers if communicator is None else communicator.size,
         reset_interval=case.reset_interval or 1,
         reset_ratio=case.reset_ratio or 1.0,
         gradient_ratio=case.gradient_ratio or float("inf"),
     )
-    arguments = own_arguments(config)
+    arguments = own_arguments(config, sum(p.numel() for p in model.parameters() if p.requires_grad))
     for variant, argument, value in (("delay", "reset_delay", case.reset_delay), ("overlap", "overlap", case.overlap)):
         if value and variant not in METHODS[case.method].variants:
             raise ValueError(f"{case.method} takes no {argument}: leave the suffix of {case.name} out")

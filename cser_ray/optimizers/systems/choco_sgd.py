@@ -72,5 +72,10 @@ class ChocoSGD(Gossip):
         self.x_hat.copy_(self.x)
         self.s.zero_()
 
+    @property
+    def residual(self) -> Tensor:
+        """What of each model the neighbours do not know yet."""
+        return self.x - self.x_hat
+
     def buffers(self) -> dict[str, Tensor]:
         return super().buffers() | {"x_hat": self.x_hat, "pull": self.s}

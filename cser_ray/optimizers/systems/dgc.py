@@ -70,39 +70,65 @@ class DGC(FlatOptimizer):
                 f"DGC corrects the momentum of SGD's step, not that of {self.local.name}: take another method"
             )
         self.v = torch.zeros_like(self.x)
+        self._since, self._before, self._moved = 0, 0.0, False
+
+    def move_budget_(self, ratio: float | None = None) -> None:
+        """Send another part from the next step on, on all workers alike; everything, in an all-reduce, at ratio 1.
+
+        What waits then arrives with it, and momentum is not masked: in the mean, such a step is SGD's. Raises ValueError
+        where a warm-up moves the budget already.
+        """
+        if ratio is None:
+            return
+        check_kept_ratio("DGC", ratio)
+        if self.warmup_steps:
+            raise ValueError(
+                f"DGC's own warm-up moves its budget in its first {self.warmup_steps} steps: leave warmup_steps out, or "
+                "the ratio schedule"
+            )
+        self._before, self._since = self._sent_by(self.t), self.t
+        self.ratio, self._moved = ratio, True
 
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
         if self.clip_norm is not None:
             g = _clipped(g, self.clip_norm / self.communicator.size**0.5)
-        if self.ratio == 1:
+        if self.ratio == 1 and not self._moved:  # bit for bit SGD's step: nothing ever waits
             mean = self.communicator.mean(g.clone(), "gradient")
             self.local_step_(x, mean.expand_as(x).contiguous())
             return
         self.draws.compare()
         self.v += self.local.update(x, g, [group | {"lr": 1.0} for group in self.param_groups], t)
+        if self.ratio == 1:
+            self._step_by(self.communicator.mean(self.v.clone(), "gradient"))
+            self.v.zero_()
+            return
         k = self.kept(t)
         if not k:
             return
         indices = self.v.abs().topk(k, sorted=False).indices
         mean = _message(self.v, indices).average(self.communicator, "gradient")
-        for s, group in zip(self.local.slices, self.param_groups, strict=True):
-            x[..., s].sub_(mean[..., s] * group["lr"])
+        self._step_by(mean)
         for waiting in (self.v, self.local.buffers().get("momentum_buffer")):
             if waiting is not None:
                 waiting.scatter_(-1, indices, 0.0)
 
+    def _step_by(self, mean: Tensor) -> None:
+        """x -= eta mean, of each group's rate."""
+        for s, group in zip(self.local.slices, self.param_groups, strict=True):
+            self.x[..., s].sub_(mean[..., s] * group["lr"])
+
     def kept(self, t: int) -> int:
         """How many coordinates each worker sends in step t."""
-        return self._sent_by(t) - self._sent_by(t - 1)
+        return int(self._sent_by(t)) - int(self._sent_by(t - 1))
 
-    def _sent_by(self, t: int) -> int:
-        """And after step t in all."""
+    def _sent_by(self, t: int) -> float:
+        """And after step t in all, fractions included."""
         value, warm = self.value_bytes, self.warmup_steps / (_STAGES - 1)
         share = min(1.0, 2 * value / ((value + _INDEX) * self.communicator.size * self.ratio))
-        sent = max(0, t - self.warmup_steps) * share
+        sent = max(0, t - self._since - self.warmup_steps) * share
         for stage in range(1, _STAGES):
             sent += min(max(t - (stage - 1) * warm, 0.0), warm) * share ** (stage / _STAGES)
-        return int(sent * self.flat.numel)
+        return self._before + sent * self.flat.numel
 
     def buffers(self) -> dict[str, Tensor]:
         return super().buffers() | {"error": self.v}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cser_ray.communication.graph import Graph, graph_of
-from cser_ray.compressors.base import Budgeted, Compressor, Reading
+from cser_ray.compressors.base import AgreeingCompressor, Budgeted, Compressor, Reading, RememberingCompressor
 from cser_ray.optimizers.arguments import Common
 from cser_ray.optimizers.base import FlatOptimizer
 
@@ -71,8 +71,13 @@ class Gossip(FlatOptimizer):
 def consensus(rate: float | None, compressor: Compressor, d: int) -> float:
     """gamma: the rate given, or one over the compressor's ratio, of its messages' bytes where it has none.
 
-    Raises ValueError outside (0, 1].
+    Raises ValueError outside (0, 1], and for a compressor whose messages neighbours alone cannot read.
     """
+    if isinstance(compressor, AgreeingCompressor | RememberingCompressor):
+        raise ValueError(
+            f"{compressor!r} takes all workers to agree or to average, and here each knows its neighbours alone: take GRBS, "
+            "or one whose messages stand for themselves"
+        )
     if rate is None:
         sent = compressor.bytes_per_call(d, 2) if isinstance(compressor, Budgeted) else 4 * d
         by_bytes = max(1.0, 4 * d / sent) if sent else 1.0  # between two workers, what leaves each is one message

@@ -43,21 +43,38 @@ class MemSGD(FlatOptimizer):
     def __init__(self, params: Iterable[Any], *args: float, ratio: float, **common: Unpack[Common]):
         check_kept_ratio("MemSGD", ratio)
         super().__init__(params, *args, **common)
-        self.ratio = ratio
+        self.ratio, self._whole = ratio, False
+        self._since, self._before = 0, 0.0
         self.e = torch.zeros_like(self.x)
 
     def kept(self, t: int) -> int:
         """k of step t: floor(t k) - floor((t - 1) k) for the k that is no whole number."""
+        return int(self._sent_by(t)) - int(self._sent_by(t - 1))
+
+    def _sent_by(self, t: int) -> float:
+        """How many coordinates each worker has sent after step t, fractions included."""
         d, value = self.flat.numel, self.value_bytes
         k = min(float(d), 2 * value * d / ((value + _INDEX) * self.communicator.size * self.ratio))
-        return int(t * k) - int((t - 1) * k)
+        return self._before + (t - self._since) * k
+
+    def move_budget_(self, ratio: float | None = None) -> None:
+        """Send another part from the next step on, on all workers alike; everything, in an all-reduce, at ratio 1."""
+        if ratio is None:
+            return
+        check_kept_ratio("MemSGD", ratio)
+        self._before, self._since = self._sent_by(self.t), self.t
+        self.ratio, self._whole = ratio, ratio == 1
 
     def update(self, x: Tensor, g: Tensor, t: int) -> None:
         d, k = self.flat.numel, self.kept(t)
         self.e += self.local_update(x, g)
+        v = self.e[..., :d]
+        if self._whole:
+            x[..., :d] -= self.communicator.mean(v.clone(), "gradient")
+            v.zero_()
+            return
         if not k:
             return
-        v = self.e[..., :d]
         message = TopK(d / k).compress(v, t)
         residual = message.residual()
         x[..., :d] -= message.average(self.communicator, "gradient")
