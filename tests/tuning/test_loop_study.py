@@ -24,6 +24,8 @@ from tuning.take_home.best import find_best
 
 pytestmark = pytest.mark.ray
 
+ROOT = Path(__file__).parents[2]
+
 STUDY = (
     "--loop looped:train_loop --compare-by R² --methods sgd,no-sync,csea --ratios 4 --steps 12 --lrs .1 --repeats 3 "
     "--workers 2 --evaluations 2 --checkpoint-s 0 --cpus-per-worker .5"
@@ -38,8 +40,7 @@ def folder() -> Iterator[Path]:
     before = dict(os.environ)
     with session() as (base, environment):
         shutil.copy(Path(__file__).with_name("looped.py"), base)
-        path = os.pathsep.join(filter(None, [str(base), os.environ.get("PYTHONPATH", "")]))
-        os.environ |= {"RAY_TMPDIR": environment["RAY_TMPDIR"], "PYTHONPATH": path}
+        os.environ |= {"RAY_TMPDIR": environment["RAY_TMPDIR"], "PYTHONPATH": os.pathsep.join([str(base), str(ROOT)])}
         os.environ.pop("RAY_ADDRESS", None)
         sys.path.insert(0, str(base))
         try:

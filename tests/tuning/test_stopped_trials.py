@@ -14,8 +14,7 @@ from tests.faults.studies_killed import named
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults]
 
-TRIALS = 12
-HERE = str(Path(__file__).parent)
+HERE = Path(__file__).parent
 PROGRAM = """
 import json, os, sys, time
 from dataclasses import replace
@@ -77,12 +76,12 @@ sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("loop", ["", "looped:slow"])
-def test_nothing_of_stopped_real_trials_stays(loop: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("loop", "trials"), [("", 12), ("looped:slow", 4)])
+def test_nothing_of_stopped_real_trials_stays(loop: str, trials: int, tmp_path: Path) -> None:
     """Each takes all 2 CPUs for its two workers, so that one which left something would hold up the next for ever."""
     out = tmp_path / "results"
-    command = [sys.executable, "-c", PROGRAM, str(out), str(TRIALS), loop]
-    path = {"PYTHONPATH": os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))}
+    command = [sys.executable, "-c", PROGRAM, str(out), str(trials), loop]
+    path = {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
     with (
         session() as (base, environment),
         subprocess.Popen(
@@ -98,7 +97,7 @@ def test_nothing_of_stopped_real_trials_stays(loop: str, tmp_path: Path) -> None
     assert json.loads(answer) == {"actors": [], "groups": [], "cpus": 0.0}
     assert left == []
     runs = read_runs(str(out))
-    half = TRIALS // 2
+    half = trials // 2
     # of a loop's two runs the first has ended where a trial is stopped half-way
     assert runs["status"].value_counts().to_dict() == {"FINISHED": half * (3 if loop else 1), "STOPPED": half}
     assert set(runs.loc[runs["status"] == "STOPPED", "lr"]) == {1e-6}
