@@ -6,7 +6,7 @@ No DDP wrapper and no `prepare_model`: the replicas differ by design, and the op
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
@@ -29,6 +29,8 @@ from cser_ray.train.telemetry import telling
 
 START_S = 120.0
 """Seconds that starting may take beyond the timeout of a collective: processes, imports, connections."""
+LOOK_S = 5.0
+"""Seconds from one look whether a worker more can be had to the next, at least."""
 Summary = Callable[[list[EpochRow], list[RunRow]], dict[str, Any]]
 
 
@@ -43,6 +45,9 @@ def fit_distributed(
     callbacks: Sequence[Any] = (),
 ) -> None:
     """Train the stacked runs with `processes_per_worker` Ray Train workers for each of the n workers.
+
+    With `logistics.min_workers` it is elastic: it trains with as many workers as the cluster has room for, from those on.
+    Where the number changes, all start again from the last checkpoint, as `redistribute_` says.
 
     Rank 0 writes rows to the `store`. `scratch`: an absolute path or URI for Ray's own files. `earlier`: see
     `Checkpoints`. `summary`: what Ray Train's `callbacks` see of each evaluation. Uses one GPU a process where the
@@ -64,14 +69,15 @@ def fit_distributed(
         "summary": summary,
     }
     config, starts = configs[0], 0
+    least = logistics.least_workers(config.workers, config.processes_per_worker)
     checkpoints = CheckpointStore(store, identity.trial_id)
     while True:
-        check_execution(config.execution, "cuda" if _on_gpus(config) else "cpu")
-        check_room(config.workers, config.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
+        check_execution(config.execution, "cuda" if _on_gpus(config, least) else "cpu")
+        check_room(least, config.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
         step = max(checkpoints.steps(), default=0)
         name = f"run-{identity.trial_id}-a{identity.attempt}-start{starts}"
         try:
-            _fit(settings, config, name, scratch, logistics, callbacks)
+            _fit(settings, config, least, name, scratch, logistics, callbacks)
             return
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:  # RayError: of Train's controller
             starts += 1
@@ -90,6 +96,7 @@ def fit_distributed(
 def _fit(
     settings: dict[str, Any],
     config: RunConfig,
+    least: int,
     name: str,
     scratch: str,
     logistics: Logistics,
@@ -106,13 +113,16 @@ def _fit(
     for variable in ("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"):
         os.environ[variable] = str(logistics.timeout_s + 2 * PATIENCE_S)
     processes = config.workers * config.processes_per_worker
+    elastic = least < config.workers
     TorchTrainer(
         _train_worker,
         train_loop_config=settings,
         torch_config=TorchConfig(timeout_s=logistics.timeout_s),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=processes,
-            use_gpu=_on_gpus(config),
+            num_workers=(least, processes) if elastic else processes,
+            # what a new start costs is what was computed since the last checkpoint
+            elastic_resize_monitor_interval_s=max(LOOK_S, logistics.checkpoint_s),
+            use_gpu=_on_gpus(config, least),
             resources_per_worker=None if logistics.cpus_per_worker == 1 else {"CPU": logistics.cpus_per_worker},
             # Workers are what a slow network joins: on nodes of their own as far as there are any. The processes of a
             # worker belong on one.
@@ -127,9 +137,9 @@ def _fit(
     ).fit()
 
 
-def _on_gpus(config: RunConfig) -> bool:
-    """Whether the cluster has a GPU for every process."""
-    return capacity()["GPU"] >= config.workers * config.processes_per_worker
+def _on_gpus(config: RunConfig, workers: int) -> bool:
+    """Whether the cluster has a GPU for every process of so many workers."""
+    return capacity()["GPU"] >= workers * config.processes_per_worker
 
 
 def _controller_died(logistics: Logistics) -> str:
@@ -161,8 +171,13 @@ def _train_worker(settings: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     configs = [RunConfig(**config) for config in settings["configs"]]
     logistics = Logistics(**settings["logistics"])
-    first = ray.train.get_context().get_world_rank() == 0
+    context = ray.train.get_context()
+    first = context.get_world_rank() == 0
     identity, summary = TrialIdentity(**settings["identity"]), settings["summary"]
+    elastic = logistics.least_workers(configs[0].workers, configs[0].processes_per_worker) < configs[0].workers
+    if elastic:
+        identity = replace(identity, workers=configs[0].workers)
+        configs = [replace(config, workers=context.get_world_size()) for config in configs]
     writer = Store(settings["store"]).trial(identity.trial_id, identity.attempt) if first else None
 
     def report(epochs: list[EpochRow], runs: list[RunRow]) -> None:
@@ -172,7 +187,9 @@ def _train_worker(settings: dict[str, Any]) -> None:
         # on every rank alike: uneven reports would hang
         ray.train.report({"step": epochs[0].step} if summary is None else summary(epochs, runs))
 
-    checkpoints = Checkpoints(settings["store"], identity.trial_id, logistics.checkpoint_s, settings["earlier"])
+    checkpoints = Checkpoints(
+        settings["store"], identity.trial_id, logistics.checkpoint_s, settings["earlier"], elastic
+    )
     models = KeptModels(settings["store"], logistics.keep_models)
     try:
         with roll_call(logistics.timeout_s):
