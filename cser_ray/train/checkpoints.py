@@ -37,14 +37,18 @@ class Checkpoints:
     """The checkpoints of one trial in the results folder `uri`, which all processes must see.
 
     `every_s`: seconds between two, by the clock of rank 0; 0 saves after every evaluation. `earlier`: a trial that differs
-    in its number of workers only; where this one has no checkpoint yet, it resumes from the newest of that one.
+    in its number of workers only; where this one has no checkpoint yet, it resumes from the newest of that one. `elastic`:
+    this trial's own may be of another number of workers, too.
     """
 
-    def __init__(self, uri: str, trial_id: str, every_s: float = CHECKPOINT_S, earlier: str = ""):
+    def __init__(
+        self, uri: str, trial_id: str, every_s: float = CHECKPOINT_S, earlier: str = "", elastic: bool = False
+    ):
         if not every_s >= 0:
             raise ValueError(f"Seconds between checkpoints are at least 0, not {every_s}")
         self.store, self.every_s = CheckpointStore(uri, trial_id), every_s
         self.earlier = CheckpointStore(uri, earlier) if earlier else None
+        self.elastic = elastic
         self._saved_at = time.monotonic()
 
     def restore(self, stack: Stack, record: Record) -> None:
@@ -53,7 +57,10 @@ class Checkpoints:
         A damaged one is named in a CserWarning and in the rows. Raises ValueError where it belongs to another
         configuration.
         """
-        if not self._go_on(stack, record, self.store, self._own) and self.earlier is not None:
+        if (
+            not self._go_on(stack, record, self.store, self._own_or_all if self.elastic else self._own)
+            and self.earlier is not None
+        ):
             self._go_on(stack, record, self.earlier, self._of_all)
         self._saved_at = time.monotonic()
 
@@ -123,6 +130,11 @@ class Checkpoints:
         manifest = _manifest(stack, store, step, fingerprint(stack))
         part = _part(store, step, manifest, _rank(stack.communicator))
         return _strictly(store, step, lambda: put_back_(stack, record, step, part))
+
+    def _own_or_all(self, stack: Stack, record: Record, store: CheckpointStore, step: int) -> Callable[[], None]:
+        """Of as many workers as there are here, each its own; else what all of them saved."""
+        same = store.manifest(step).fingerprint.get("workers") == stack.config.workers
+        return (self._own if same else self._of_all)(stack, record, store, step)
 
     def _of_all(self, stack: Stack, record: Record, store: CheckpointStore, step: int) -> Callable[[], None]:
         """Merges what all processes of a trial with another number of workers saved, and starts every worker here from it."""

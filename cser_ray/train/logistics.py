@@ -33,6 +33,12 @@ class Logistics:
         unit="GPUs",
         above=0,
     )
+    min_workers: int = setting(
+        0,
+        "Elastic: real workers that a run goes on with at least where nodes leave, and takes back as they come; 0: none may.",
+        unit="workers",
+        least=0,
+    )
     checkpoint_s: float = setting(
         CHECKPOINT_S, "Seconds between checkpoints, at evaluations; 0 for one at each.", unit="s", least=0
     )
@@ -54,6 +60,24 @@ class Logistics:
             value = getattr(self, name)
             if value > 1 and not float(value).is_integer():
                 raise ValueError(f"{name} is a fraction of 1 or a whole number, not {value:g}")
+
+    def least_workers(self, workers: int, processes_per_worker: int, loop: bool = False) -> int:
+        """How many of a run's workers there must be for it to train. Raises ValueError where it cannot be elastic."""
+        if not self.min_workers or self.min_workers == workers:
+            return workers
+        if self.min_workers > workers:
+            raise ValueError(f"min_workers = {self.min_workers}: a run of {workers} workers has no more than {workers}")
+        if loop:
+            raise ValueError(
+                f"min_workers = {self.min_workers}: a loop of your own keeps what only it knows on each worker, and cannot go "
+                "on with another number of them: leave it out"
+            )
+        if processes_per_worker > 1:
+            raise ValueError(
+                f"min_workers = {self.min_workers}: workers of {processes_per_worker} processes come and go as whole hosts, "
+                "which Ray Train does not know: leave one of the two out"
+            )
+        return self.min_workers
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:

@@ -56,7 +56,7 @@ def train_apart(
             run.finish()
             del run
         else:
-            checkpoints = Checkpoints(store, run_id, logistics.checkpoint_s)
+            checkpoints = Checkpoints(store, run_id, logistics.checkpoint_s, elastic=identity.workers is not None)
             train([config], communicator, device, identity, sink, checkpoints, models, telling)
         gc.collect()  # a model and its optimizer hold each other
         if device.type == "cuda":

@@ -39,6 +39,8 @@ class TrialIdentity:
     stage: str = "train"
     git_sha: str | None = None
     ray_version: str | None = None
+    workers: int | None = None
+    """As many as were asked for, where a run may train with fewer; None: those that there are."""
 
 
 class Record:
@@ -57,7 +59,8 @@ class Record:
         self.diverged_step: list[int | None] = [None] * len(stack.configs)
         self.dense_before, self.steps_before = 0.0, 0
         """Bytes that dense training would have sent in the steps taken with another number of workers."""
-        self.note: str | None = None
+        asked, here = identity.workers, stack.config.workers
+        self.note: str | None = f"began with {here} of {asked} workers" if asked and here < asked else None
         self.epoch_rows: list[EpochRow] = []
         self.run_rows: list[RunRow] = []
         self.averaged: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
@@ -197,6 +200,7 @@ class Record:
             config.columns()
             | stack.objective.scale.columns()
             | {
+                "workers": identity.workers or config.workers,
                 "stage": identity.stage,
                 "task_hash": stack.task.content_hash(),
                 "model": stack.task.model_name,

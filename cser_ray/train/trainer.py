@@ -6,7 +6,7 @@ No DDP wrapper and no `prepare_model`: the replicas differ by design, and the op
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
 
@@ -31,6 +31,8 @@ from cser_ray.train.telemetry import telling
 
 START_S = 120.0
 """Seconds that starting may take beyond the timeout of a collective: processes, imports, connections."""
+LOOK_S = 5.0
+"""Seconds from one look whether a worker more can be had to the next, at least."""
 Summary = Callable[[list[EpochRow], list[RunRow]], dict[str, Any]]
 
 
@@ -47,9 +49,13 @@ def fit_distributed(
 ) -> None:
     """Train the runs, one after another, on `processes_per_worker` Ray Train workers for each of the n workers.
 
-    Those that have ended are left out. Rank 0 writes rows to the `store`. `scratch`: an absolute path or URI for Ray's own
-    files. `earlier`: see `Checkpoints`. `summary`: what Ray Train's `callbacks` see of each evaluation. `loop`: the
-    training loop itself, where other processes cannot import it. Uses one GPU a process where the cluster has as many.
+    Those that have ended are left out. With `logistics.min_workers` it is elastic: it trains with as many workers as the
+    cluster has room for, from those on. Where the number changes, all start again from the last checkpoint, as
+    `redistribute_` says.
+
+    Rank 0 writes rows to the `store`. `scratch`: an absolute path or URI for Ray's own files. `earlier`: see
+    `Checkpoints`. `summary`: what Ray Train's `callbacks` see of each evaluation. `loop`: the training loop itself, where
+    other processes cannot import it. Uses one GPU a process where the cluster has as many.
 
     Where a process dies or raises, all start again from the last checkpoint, as long as each start gets beyond the one
     before: what happens again at the same step is no accident. Then, or without a checkpoint, raises Ray's error with
@@ -68,15 +74,16 @@ def fit_distributed(
         "loop": loop,
     }
     config, starts = configs[0], 0
+    least = logistics.least_workers(config.workers, config.processes_per_worker, bool(config.loop))
     far = _progress(configs, identity, store)
     while True:
-        check_execution(config.execution, "cuda" if _on_gpus(config, logistics) else "cpu")
-        check_room(config.workers, config.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
+        check_execution(config.execution, "cuda" if _on_gpus(config, least, logistics) else "cpu")
+        check_room(least, config.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
         before = far()
         settings["ended"] = ended_runs(store, configs, identity.trial_id) if _apart(configs) else {}
         name = f"run-{identity.trial_id}-a{identity.attempt}-start{starts}"
         try:
-            _fit(settings, config, name, scratch, logistics, callbacks)
+            _fit(settings, config, least, name, scratch, logistics, callbacks)
             return
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:  # RayError: of Train's controller
             starts += 1
@@ -95,6 +102,7 @@ def fit_distributed(
 def _fit(
     settings: dict[str, Any],
     config: RunConfig,
+    least: int,
     name: str,
     scratch: str,
     logistics: Logistics,
@@ -110,7 +118,7 @@ def _fit(
     # ours, which has the better error.
     for variable in ("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"):
         os.environ[variable] = str(logistics.timeout_s + 2 * PATIENCE_S)
-    processes, on_gpus = config.workers * config.processes_per_worker, _on_gpus(config, logistics)
+    processes, on_gpus = config.workers * config.processes_per_worker, _on_gpus(config, least, logistics)
     # NCCL refuses two ranks on one GPU
     backend = "gloo" if on_gpus and logistics.gpus_per_worker < 1 else None
     resources = {"CPU": logistics.cpus_per_worker} | ({"GPU": logistics.gpus_per_worker} if on_gpus else {})
@@ -119,7 +127,9 @@ def _fit(
         train_loop_config=settings,
         torch_config=TorchConfig(backend=backend, timeout_s=logistics.timeout_s),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=processes,
+            num_workers=(least, processes) if least < config.workers else processes,
+            # what a new start costs is what was computed since the last checkpoint
+            elastic_resize_monitor_interval_s=max(LOOK_S, logistics.checkpoint_s),
             use_gpu=on_gpus,
             resources_per_worker=resources,
             # Workers are what a slow network joins: on nodes of their own as far as there are any. The processes of a
@@ -148,9 +158,9 @@ def _progress(configs: Sequence[RunConfig], identity: TrialIdentity, store: str)
     return lambda: (0, max(checkpoints.steps(), default=0))
 
 
-def _on_gpus(config: RunConfig, logistics: Logistics) -> bool:
-    """Whether the cluster has GPUs for every process."""
-    return capacity()["GPU"] >= config.workers * config.processes_per_worker * logistics.gpus_per_worker
+def _on_gpus(config: RunConfig, workers: int, logistics: Logistics) -> bool:
+    """Whether the cluster has GPUs for every process of so many workers."""
+    return capacity()["GPU"] >= workers * config.processes_per_worker * logistics.gpus_per_worker
 
 
 def _controller_died(logistics: Logistics) -> str:
@@ -182,8 +192,13 @@ def _train_worker(settings: dict[str, Any]) -> None:
     configs = [RunConfig(**config) for config in settings["configs"]]
     logistics = Logistics(**settings["logistics"])
     torch.set_num_threads(max(1, int(logistics.cpus_per_worker)) if configs[0].loop else 1)
-    first = ray.train.get_context().get_world_rank() == 0
+    context = ray.train.get_context()
+    first = context.get_world_rank() == 0
     identity, summary = TrialIdentity(**settings["identity"]), settings["summary"]
+    elastic = not configs[0].loop and 0 < logistics.min_workers < configs[0].workers
+    if elastic:
+        identity = replace(identity, workers=configs[0].workers)
+        configs = [replace(config, workers=context.get_world_size()) for config in configs]
     writer = Store(settings["store"]).trial(identity.trial_id, identity.attempt) if first else None
     if _apart(configs) and summary is not None:
         summary = Overall(summary, len(configs), configs[0].evaluations, settings["ended"])
@@ -195,7 +210,9 @@ def _train_worker(settings: dict[str, Any]) -> None:
         # on every rank alike: uneven reports would hang
         ray.train.report({"step": runs[0].steps_done} if summary is None else summary(epochs, runs))
 
-    checkpoints = Checkpoints(settings["store"], identity.trial_id, logistics.checkpoint_s, settings["earlier"])
+    checkpoints = Checkpoints(
+        settings["store"], identity.trial_id, logistics.checkpoint_s, settings["earlier"], elastic
+    )
     models = KeptModels(settings["store"], logistics.keep_models)
     try:
         with roll_call(logistics.timeout_s):

@@ -1,15 +1,17 @@
 """Nodes of a Ray cluster that are lost, or out of reach, while a run is on their workers."""
 
+import signal
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cser_ray.bench.hosts.namespaces import missing_rights
 from cser_ray.bench.hosts.ray_hosts import Cluster, Share, ray_hosts
-from cser_ray.store.read import read_history
+from cser_ray.store.read import read_history, read_runs
 from tests.ray_nodes import kill_node, run_on_head, set_link
 
 pytestmark = [
@@ -54,6 +56,38 @@ def test_a_node_that_is_lost_ends_its_run_and_one_that_comes_goes_on(cluster: Cl
     history = read_history(str(out))
     assert history["evaluation"].tolist() == list(range(40))
     assert set(history["attempt"]) == {0, 1}
+
+
+def test_an_elastic_run_goes_on_with_fewer_workers_and_takes_them_back(cluster: Cluster, tmp_path: Path) -> None:
+    """It is not told when: a node dies, the other trains on, and once it is back both do, from one common model."""
+    out = tmp_path / "run"
+    long = TRAIN.replace("--steps 160 --evaluations 40", "--steps 100000 --evaluations 1000")  # ended once all was seen
+    elastic = ["--workers", "2", "--cpus-per-worker", "1", "--min-workers", "1", "--wait-s", "60", "--out", str(out)]
+    command = cluster.command("cser-ray", *long.split(), *elastic)
+    with subprocess.Popen(command, env=cluster.environment, stdout=subprocess.DEVNULL) as run:
+        try:
+            wait_until(lambda: bool(list(out.glob("checkpoints/*/*/manifest.json"))), run)
+            kill_node(cluster, 2)
+            wait_until(lambda: "from 2 workers with 1: reset" in noted(out), run)
+            cluster.start(2)
+            wait_until(lambda: "from 1 workers with 2: reset" in noted(out), run)
+        finally:
+            run.send_signal(signal.SIGINT)
+    (row,) = read_runs(str(out)).to_dict("records")
+    assert (row["workers"], row["processes"]) == (2, 2)
+    assert read_history(str(out))["val_acc"].iloc[-1] > 80
+
+
+def wait_until(seen: Callable[[], bool], run: subprocess.Popen[bytes]) -> None:
+    """However long a busy machine takes; fails where the run has ended before."""
+    while not seen():
+        assert run.poll() is None
+        time.sleep(0.2)
+
+
+def noted(out: Path) -> str:
+    """What the run's row notes so far."""
+    return str(read_runs(str(out))["note"].iloc[-1])
 
 
 @pytest.mark.faults  # three minutes of waiting for Ray

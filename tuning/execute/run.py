@@ -84,7 +84,8 @@ def run_study(
     cluster.connect()
     capacity = cluster.capacity()
     if study.on_real_workers or study.real_cells():
-        cluster.check_room(study.workers, study.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
+        least = logistics.least_workers(study.workers, study.processes_per_worker, bool(study.loop))
+        cluster.check_room(least, study.processes_per_worker, logistics.cpus_per_worker, logistics.wait_s)
     # Only now is the folder this study's: one that cannot run as asked must not stand in its own mended self's way.
     document = {"fingerprint": study.fingerprint(), "name": os.path.basename(store.uri), "git_sha": git_sha()}
     if study.loop:
