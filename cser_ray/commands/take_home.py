@@ -14,7 +14,7 @@ from cser_ray.commands.options import METHOD_NAME, SELECT, clear_errors
 @SELECT
 @click.option("--out", help="Write the settings to this YAML file [to standard output].")
 def best(results: str, ratio: float, method: str | None, select: str | None, out: str | None) -> None:
-    """Take a study's best configuration home: its settings as YAML, and the commands that train with it."""
+    """Take a study's best configuration home: settings as YAML, commands that train with it, its optimizer as Python."""
     with clear_errors():
         from tuning.compare.selection import read_chosen
         from tuning.take_home.best import find_best
@@ -24,7 +24,7 @@ def best(results: str, ratio: float, method: str | None, select: str | None, out
         if out is not None:
             with open(out, "w") as file:
                 file.write(settings)
-        click.echo(found.report(results, out), err=out is None)
+        click.echo(found.report(results, out, found.code()), err=out is None)
         if out is None:
             click.echo(settings, nl=False)
 
