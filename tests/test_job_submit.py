@@ -1,5 +1,6 @@
 """The same study, unchanged, as a job on a cluster that asks for a token."""
 
+import json
 import shlex
 import signal
 import socket
@@ -13,12 +14,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cser_ray.bench.hosts.ray_session import PROGRAMS, session
 from cser_ray.budget import Structure
 from cser_ray.config import RunConfig
 from cser_ray.store.read import read_runs
 from tests.ray_nodes import gone
+from tests.tuning.command_line import cli
 from tuning.take_home.reproduce import job_command, recorded_config, settings_of_run
 
 pytestmark = pytest.mark.ray
@@ -51,6 +54,15 @@ class Head:
         environment = self.environment | {"RAY_AUTH_TOKEN_PATH": str(self.base / "asked")}
         command = [str(PROGRAMS / "ray"), *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    def as_kuberay(self, job: str) -> subprocess.CompletedProcess[str]:
+        """What KubeRay's submitter does with a RayJob: a shell's `ray job submit`, the token in RAY_AUTH_TOKEN."""
+        spec = yaml.safe_load(job)["spec"]
+        runtime = shlex.quote(json.dumps(yaml.safe_load(spec["runtimeEnvYAML"])))
+        line = f"ray job submit --address {self.url} --runtime-env-json {runtime} -- {spec['entrypoint']}"
+        known = {name: value for name, value in self.environment.items() if name != "RAY_AUTH_TOKEN_PATH"}
+        known |= {"RAY_AUTH_TOKEN": TOKEN, "HOME": str(self.base / "nobody")}  # where no file has the token
+        return subprocess.run(["bash", "-c", line], env=known, capture_output=True, text=True, timeout=300)
 
     def status(self, token: str | None) -> int:
         """What the jobs API answers."""
@@ -140,6 +152,19 @@ def test_the_command_of_best_is_a_job(head: Head, tmp_path: Path) -> None:
     (row,) = read_runs(str(out)).itertuples()
     assert (row.status, row.processes) == ("FINISHED", 2)
     assert recorded_config(row.config_json) == replace(config, rung="distributed")
+
+
+def test_the_entrypoint_of_a_rayjob_is_a_job(head: Head, tmp_path: Path) -> None:
+    """Of `tune --print rayjob`, with its environment and with the token in a variable, as KubeRay hands it over."""
+    out = tmp_path / "a study"
+    virtual = STUDY.replace("--distributed 1", "--distributed 0")  # on real workers: above
+    job = cli("tune", *virtual.split(), "--evaluations", "1", "--out", str(out), "--package", "", "--print", "rayjob")
+    assert job.exit_code == 0, job.output
+    done = head.as_kuberay(job.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = read_runs(str(out))
+    assert runs.groupby("method").size().to_dict() == {"sgd": 2, "cser-pl": 3}
+    assert set(runs["status"]) == {"FINISHED"}
 
 
 @pytest.mark.parametrize(("token", "status"), [(TOKEN, 200), (TOKEN[::-1], 403), (None, 401)])

@@ -11,6 +11,7 @@ import click
 from cser_ray.commands.bench import bench
 from cser_ray.commands.compressors import compressors
 from cser_ray.commands.doctor import doctor
+from cser_ray.commands.jobs import POD_OPTIONS, refuse_pods, take_pods
 from cser_ray.commands.options import (
     CONFIG,
     PLAN_OPTIONS,
@@ -88,6 +89,10 @@ COMPILE = click.option("--compile", is_flag=True, help="Short for --execution co
     help="Stops the worse trials early, asynchronously; stopped runs are not compared.",
 )
 @click.option("--max-concurrent", type=click.IntRange(min=1), help="Trials at a time [as many as there are CPUs].")
+@click.option(
+    "--print", "printed", type=click.Choice(["rayjob"]), help="Run nothing, and print this command as a RayJob."
+)
+@with_options(POD_OPTIONS)
 @COMPILE
 @CONFIG
 @click.option("--out", help="Results folder or s3:// URI; one that exists is gone on with [results/TASK].")
@@ -114,6 +119,15 @@ def tune(ctx: click.Context, /, **given: Any) -> None:
         _find_here(settings)
         limits = parse_limits(settings["budget"]) if settings.get("budget") else UNLIMITED
         study = Study(**with_task_defaults(Study, settings))
+        if settings.pop("printed", None):
+            from tuning.take_home.rayjob import rayjob
+
+            logistics, real = Logistics.of(settings), study.workers if study.distributed else 1
+            pods = take_pods(settings, real, study.processes_per_worker, logistics.cpus_per_worker)
+            said = {n: v for n, v in settings.items() if v is not False and (n, v) != ("scheduler", "none")}
+            click.echo(rayjob("cser-ray tune", said, pods), nl=False)
+            return
+        refuse_pods(settings, "--print rayjob")
         if earlier := settings.get("start_from"):
             study = replace(study, starts=starts_from(study, earlier.split(",")))
         out = settings.get("out") or f"results/{study.task.replace(':', '.')}"

@@ -1,8 +1,11 @@
 """The commands that take a study's results elsewhere: `best`, `export` and `push`."""
 
+from typing import Any
+
 import click
 
-from cser_ray.commands.options import METHOD_NAME, SELECT, clear_errors
+from cser_ray.commands.jobs import POD_OPTIONS, refuse_pods, take_pods
+from cser_ray.commands.options import METHOD_NAME, SELECT, clear_errors, with_options
 
 
 @click.command()
@@ -12,19 +15,34 @@ from cser_ray.commands.options import METHOD_NAME, SELECT, clear_errors
     "--method", type=METHOD_NAME, help="This method's settings [those of the one that the comparison recommends]."
 )
 @SELECT
-@click.option("--out", help="Write the settings to this YAML file [to standard output].")
-def best(results: str, ratio: float, method: str | None, select: str | None, out: str | None) -> None:
-    """Take a study's best configuration home: its settings as YAML, and the commands that train with it."""
+@click.option("--to", type=click.Choice(["rayjob"]), help="Print the training on real workers as a RayJob of KubeRay.")
+@with_options(POD_OPTIONS)
+@click.option(
+    "--out", help="Write the settings to this YAML file [to standard output]; of a RayJob, its results folder."
+)
+def best(
+    results: str, ratio: float, method: str | None, select: str | None, to: str | None, out: str | None, **pods: Any
+) -> None:
+    """Take a study's best configuration home: settings as YAML, commands that train with it, its optimizer as Python."""
     with clear_errors():
         from tuning.compare.selection import read_chosen
         from tuning.take_home.best import find_best
 
         found = find_best(read_chosen(results, select), ratio, method)
+        if to is not None:
+            from cser_ray.train.logistics import Logistics
+            from tuning.take_home.rayjob import rayjob
+
+            config = found.config
+            asked = take_pods(pods, config.workers, config.processes_per_worker, Logistics().cpus_per_worker)
+            click.echo(rayjob("cser-ray train --distributed", found.settings | {"out": out}, asked), nl=False)
+            return
+        refuse_pods(pods, "--to rayjob")
         settings = found.settings_file()
         if out is not None:
             with open(out, "w") as file:
                 file.write(settings)
-        click.echo(found.report(results, out), err=out is None)
+        click.echo(found.report(results, out, found.code()), err=out is None)
         if out is None:
             click.echo(settings, nl=False)
 

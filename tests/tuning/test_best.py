@@ -6,12 +6,14 @@ import os
 import shlex
 import subprocess
 import sys
+import textwrap
 from dataclasses import asdict, replace
 from pathlib import Path
 from subprocess import list2cmdline
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ from cser_ray.config import RunConfig
 from cser_ray.methods import has_ratio
 from cser_ray.store.read import RunRow, jsonable, read_runs
 from cser_ray.store.write import Store
+from cser_ray.train.build import optimizer_class
 from tests.tuning.command_line import cli, error_of
 from tests.tuning.rows_factory import NO_SYNC, SGD, frame, grid
 from tests.tuning.trained import trained
@@ -77,6 +80,28 @@ def test_the_file_and_the_command_are_one_run(study: str, tmp_path: Path) -> Non
     for arguments in (shlex.split(command)[1:], ["train", "--config", str(settings)]):
         assert cli(*arguments, "--out", str(out)).exit_code == 0
     assert read_runs(str(out))["attempt"].to_list() == [1]
+
+
+@pytest.mark.parametrize("method", ["sgd", "no-sync", "local-sgd", "cser"])
+def test_the_printed_code_builds_the_optimizer(study: str, method: str) -> None:
+    """As it stands, for any `model`, with the rate and the interval of the run that was chosen."""
+    printed = cli("best", study, "--ratio", "4", "--method", method).stderr
+    _, _, after = printed.partition("Its optimizer, for a training loop of your own:\n\n")
+    code, _, _ = after.partition("\n\nThe comparison with its notes")
+    names: dict[str, Any] = {"model": torch.nn.Linear(4, 2)}
+    exec(textwrap.dedent(code), names)
+    config = find_best(read_runs(study), 4.0, method).config
+    assert type(names["optimizer"]) is optimizer_class(method)
+    assert names["optimizer"].param_groups[0]["lr"] == config.lr
+    assert getattr(names["optimizer"], "reset_interval", 1) == config.reset_interval
+
+
+def test_a_compressor_of_whole_chunks_knows_the_model_of_the_run() -> None:
+    """The row says how many parameters it has."""
+    rows = grid("cser-pl", [60.0, 60.5, 59.5], reset_interval=2, reset_ratio=8.0, compressor="top-k/4096")
+    found = best(SGD, NO_SYNC, rows)
+    assert "kept=" in found.code()
+    assert "# For 7562 parameters and 8 workers." in found.code()
 
 
 def test_without_out_only_the_settings_go_to_standard_output(study: str) -> None:

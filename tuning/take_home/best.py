@@ -39,6 +39,8 @@ class Best:
     """Its repeats that converged, as the store names them; `config` is of the first."""
     other_repeats: tuple[int, ...]
     scale: Scale = ACCURACY
+    n_params: int | None = None
+    """d: parameters of the model; None where its row does not say."""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -49,8 +51,17 @@ class Best:
         """YAML for `cser-ray train --config`."""
         return settings_file(self.settings, [*self.decision, self.summary])
 
-    def report(self, results: str, path: str | None) -> str:
-        """The decision from the folder `results`, then the commands; `path`: where the settings were written."""
+    def code(self) -> str:
+        """Python that builds the optimizer in a loop of one's own. Needs torch; raises ValueError as `constructor` does."""
+        from tuning.take_home.constructor import constructor
+
+        return str(constructor(self.config, self.n_params))
+
+    def report(self, results: str, path: str | None, code: str = "") -> str:
+        """The decision from the folder `results`, then the commands; `path`: where the settings were written.
+
+        `code`: of the optimizer, shown too.
+        """
         others = ", ".join(map(str, self.other_repeats))
         again = (
             f"Repeat {self.config.repeat} again, on virtual workers. It reached test {self.scale.name} "
@@ -65,6 +76,8 @@ class Best:
             cluster = "The same on real workers; a job takes such a path only from a file of settings (--out):"
         parts = [*self.decision, self.summary, again]
         text = "\n\n".join([*map(paragraph, parts), _indented(train_command(self.settings)), cluster, _indented(job)])
+        if code:
+            text += f"\n\nIts optimizer, for a training loop of your own:\n\n{_indented(code)}"
         text += f"\n\nThe comparison with its notes: cser-ray compare {shlex.quote(results)}"
         return text if path is None else f"{text}\nSettings: {path}   (cser-ray train --config takes them)"
 
@@ -112,6 +125,7 @@ def best_of(chosen: Chosen, comparison: Comparison, ratio: float, method: str | 
         run_ids=tuple(r["run_id"] for r in converged),
         other_repeats=tuple(k for k in choice.repeats if k != run["repeat"]),
         scale=cell.scale,
+        n_params=run["n_params"],
     )
 
 
@@ -148,4 +162,4 @@ def _summary(choice: Choice, cell: Cell, select: str) -> str:
 
 
 def _indented(command: str) -> str:
-    return "\n".join("  " + line for line in command.splitlines())
+    return "\n".join("  " + line if line else "" for line in command.splitlines())

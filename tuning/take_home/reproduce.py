@@ -80,12 +80,20 @@ def job_command(settings: Mapping[str, Any]) -> str | None:
     `ray job submit` joins its words for a shell on the cluster, but quotes only spaces, and with double quotes. So
     nothing may stand in them that this shell would read in another way.
     """
-    options = _options(settings)
-    if not all(re.fullmatch(r"[\w@%+=:,./ -]+", word) for option in options for word in option):
+    options = job_words(settings)
+    if options is None:
         return None
     own_task = "loop" in settings or ":" in str(settings["task"])  # its module lies in this folder
     head = "ray job submit " + "--working-dir . " * own_task + "-- cser-ray train --distributed"
-    return _lines([head, *map(shlex.join, options)])
+    return _lines([head, *options])
+
+
+def job_words(settings: Mapping[str, Any]) -> list[str] | None:
+    """Settings as options that mean the same after the shell of `ray job submit` and the cluster's; None where none do."""
+    options = _options(settings)
+    if not all(re.fullmatch(r"[\w@%+=:,./ -]+", word) for option in options for word in option):
+        return None
+    return list(map(shlex.join, options))
 
 
 def _options(settings: Mapping[str, Any]) -> list[list[str]]:
@@ -95,7 +103,9 @@ def _options(settings: Mapping[str, Any]) -> list[list[str]]:
 
 
 def _word(value: Any) -> str:
-    """Digits that read back as the very same number."""
+    """Digits that read back as the very same number; several after commas."""
+    if isinstance(value, tuple):
+        return ",".join(map(_word, value))
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value) if whole else value)
 
