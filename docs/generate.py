@@ -29,6 +29,7 @@ REFERENCE = (
     "cser_ray.registry",
     "cser_ray.integrations.workers",
     "cser_ray.integrations.generators",
+    "cser_ray.own_loop.run",
     "cser_ray.tasks",
     "cser_ray.store.read",
     "cser_ray.store.rows",

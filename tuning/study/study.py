@@ -48,7 +48,8 @@ class Study(Shared):
     """What `cser-ray tune` is asked for: the settings that its runs share, and what to search.
 
     Args:
-        settings: each by its name; docs/settings.md lists them with defaults, units and meanings.
+        settings: each by its name; docs/settings.md lists them with defaults, units and meanings. `loop` may also be the
+            function itself.
 
     Raises:
         ValueError: for what cannot be run as asked.
