@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= results/demo
 
-.PHONY: demo test test-system test-faults test-timed test-gpu docs lint clean
+.PHONY: demo test test-oldest-ray test-system test-faults test-timed test-gpu docs lint clean
 
 demo: $(STAMP)
 	$(BIN)/cser-ray tune --out $(OUT)
@@ -18,6 +18,19 @@ test: $(STAMP) lint
 
 test-system: $(STAMP)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "system and not faults"
+
+# The oldest Ray that pyproject.toml allows, over all else of .venv: a cluster's start and its token, and a real run.
+OLDEST_RAY := $(shell sed -n 's/.*"ray\[.*\]>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+OLDEST := .venv-oldest-ray
+
+test-oldest-ray: $(STAMP)
+	$(BIN)/python -m venv $(OLDEST)
+	$(BIN)/python -c 'import sys, sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
+	  > $$($(OLDEST)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/all_else.pth
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps "ray==$(OLDEST_RAY)"
+	$(OLDEST)/bin/python -c 'import ray; assert ray.__version__.startswith("$(OLDEST_RAY)."), ray.__version__'
+	$(OLDEST)/bin/python -m pytest -p no:xdist tests/train/test_local_cluster.py \
+	  tests/tuning/test_ray_study.py::test_a_worker_may_be_several_processes
 
 test-faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults
@@ -48,4 +61,4 @@ $(STAMP): pyproject.toml constraints.txt setup.py
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
