@@ -214,3 +214,11 @@ def test_a_host_of_several_processes_is_one_worker() -> None:
         return type(optimizer.communicator).__name__, optimizer.communicator.ranks_per_host
 
     assert run_processes(2, built) == [(HostCommunicator.__name__, 2)] * 2
+
+
+def test_what_the_loop_did_beside_the_optimizer_is_said() -> None:
+    """Clipping and accumulation are no arguments of it."""
+    said = str(constructor(RunConfig(method="csea", reset_ratio=16.0, max_grad_norm=0.5, accumulation=4)))
+    assert "# The run clipped each worker's gradient before its step" in said
+    assert "clip_grad_norm_(model.parameters(), 0.5)" in said
+    assert "# A step was 4 mini-batches, whose gradients were averaged." in said

@@ -172,6 +172,13 @@ def _notes(config: RunConfig, d: int | None, others: bool) -> Iterator[str]:
         f"lr is before its schedule: {config.schedule}, over {config.run_steps} steps{warmup}. Evaluate in "
         "`with optimizer.averaged_parameters():`."
     )
+    if config.max_grad_norm:
+        yield (
+            "The run clipped each worker's gradient before its step: "
+            f"`torch.nn.utils.clip_grad_norm_(model.parameters(), {config.max_grad_norm:g})`."
+        )
+    if config.accumulation > 1:
+        yield f"A step was {config.accumulation} mini-batches, whose gradients were averaged."
     if record.spread is not None and "compressor" in record.reads:
         spread = record.spread(config.workers)
         yield f"For {config.workers} workers, of whom a neighbour gets {spread:.3g} times what an all-reduce would take."
