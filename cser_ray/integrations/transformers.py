@@ -173,8 +173,11 @@ class Trainer(LocalReplicas, transformers.Trainer):
 
 
 def _on_cpu(model: nn.Module, device: torch.device) -> bool:
-    """Whether a model is to go to the CPU and is there: among several processes the Trainer calls it cpu:0, to torch another
-    device than cpu, and parameters that are copied there belong to no optimizer any more."""
+    """Whether a model is to go to the CPU and is there.
+
+    Among several processes the Trainer calls it cpu:0, to torch another device than cpu. What is copied there belongs to no
+    optimizer any more.
+    """
     return device.type == "cpu" and all(p.device.type == "cpu" for p in [*model.parameters(), *model.buffers()])
 
 
