@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -32,7 +33,7 @@ _STATE = "trainer_state.json"
 _SEAMS = (
     *("create_optimizer", "evaluation_loop", "save_model", "_finalize_training"),
     *("_save_optimizer_and_scheduler", "_save_scaler", "_save_rng_state"),
-    *("_load_optimizer_and_scheduler", "_load_scaler"),
+    *("_load_optimizer_and_scheduler", "_load_scaler", "_move_model_to_device"),
 )
 """Methods of transformers.Trainer that have to be called for a run to be right."""
 
@@ -41,7 +42,8 @@ class LocalReplicas:
     """What a subclass of transformers.Trainer mixes in, before it: `class MyTrainer(LocalReplicas, Seq2SeqTrainer)`.
 
     Give `optimizer_cls_and_kwargs=(CSER, {...})`; its `lr` is `TrainingArguments(learning_rate=)` unless it says another.
-    The parameter groups, `weight_decay` and the scheduler are the Trainer's as always. Then:
+    The parameter groups, `weight_decay` and the scheduler are the Trainer's as always. Or give `optimizers=(optimizer,
+    scheduler)`, the optimizer built on the model where it trains, such as that of an own loop's `run.optimizer`. Then:
 
     - No DDP: the model is trained as it is, and the optimizer does all communication. Gradients are clipped by each
       worker's own norm.
@@ -96,12 +98,19 @@ class LocalReplicas:
         if self.model_wrapped is self.model:
             # For evaluation means: placed, cast and compiled, but not wrapped in DDP. The Trainer would do it after the
             # optimizer is built, and the parameters would be views of its vector no more; a prepared model it leaves.
-            self.model_wrapped = self.accelerator.prepare_model(self.model, evaluation_mode=True)
+            placed = False if _on_cpu(self.model, self.args.device) else None
+            self.model_wrapped = self.accelerator.prepare_model(
+                self.model, device_placement=placed, evaluation_mode=True
+            )
         optimizer = super().create_optimizer(model)  # type: ignore[misc]
         check_processes(
             optimizer, self.args.world_size, "on CPUs, give TrainingArguments(use_cpu=True); and start it by torchrun"
         )
         return optimizer
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        if not _on_cpu(model, device):
+            super()._move_model_to_device(model, device)  # type: ignore[misc]
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         with self._average():
@@ -161,6 +170,15 @@ class LocalReplicas:
 
 class Trainer(LocalReplicas, transformers.Trainer):
     """transformers.Trainer with `LocalReplicas`."""
+
+
+def _on_cpu(model: nn.Module, device: torch.device) -> bool:
+    """Whether a model is to go to the CPU and is there.
+
+    Among several processes the Trainer calls it cpu:0, to torch another device than cpu. What is copied there belongs to no
+    optimizer any more.
+    """
+    return device.type == "cpu" and all(p.device.type == "cpu" for p in [*model.parameters(), *model.buffers()])
 
 
 def newest_checkpoint(folder: str | os.PathLike[str]) -> str | None:

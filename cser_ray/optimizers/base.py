@@ -360,7 +360,8 @@ class FlatOptimizer(torch.optim.Optimizer, ABC):
         R_C. What the module holds is the average only inside: to keep it, take `averaged_state_dict`.
 
         Args:
-            module: whose buffers are the average's as well, inside: numbers are averaged where workers differ in them.
+            module: whose buffers are the average's as well, inside: numbers are averaged where workers differ in them. Of a
+                module with none of the optimizer's parameters, such as a moving average of them (EMA), these too.
             recompute_batchnorm: batches as torch.optim.swa_utils.update_bn takes them, each worker's own. BatchNorm's running
                 statistics belong to one model each; from these they are computed anew for the mean, and averaged.
 

@@ -72,7 +72,7 @@ def gpt2(seed: int) -> Any:
     return transformers.GPT2LMHeadModel(config)
 
 
-def trainer(folder: Path, best: bool = False, **more: Any) -> Watched:
+def trainer(folder: Path, best: bool = False, model: Any = None, **more: Any) -> Watched:
     """On this worker, whose model starts otherwise than the others'."""
     rank = as_torchrun()
     args = transformers.TrainingArguments(
@@ -93,7 +93,7 @@ def trainer(folder: Path, best: bool = False, **more: Any) -> Watched:
         disable_tqdm=True,
     )
     arguments = {"optimizer_cls_and_kwargs": (CSER, ARGUMENTS)} | more
-    made = Watched(gpt2(rank), args, train_dataset=Sequences(), eval_dataset=Sequences(), **arguments)
+    made = Watched(model or gpt2(rank), args, train_dataset=Sequences(), eval_dataset=Sequences(), **arguments)
     made.seen = {}
     return made
 
@@ -243,3 +243,28 @@ def test_the_rate_is_that_of_the_training_arguments(tmp_path: Path) -> None:
         ]
 
     assert run_processes(1, work, 60) == [[5e-5, 0.25]]
+
+
+def test_an_optimizer_that_was_built_before_the_trainer_trains_its_model(tmp_path: Path) -> None:
+    """As an own loop's is: the same models as with one that the Trainer builds, on groups of the same parameters."""
+
+    def work() -> tuple[Tensor, Tensor]:
+        built = trainer(tmp_path / "built")
+        built.train()
+        model = gpt2(0)
+        decayed = built.get_decay_parameter_names(model)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for name, p in model.named_parameters() if (name in decayed) is yes], "weight_decay": decay}
+            for yes, decay in ((True, built.args.weight_decay), (False, 0.0))
+        ]
+        optimizer = CSER(groups, **{"lr": built.args.learning_rate, **ARGUMENTS})
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / STEPS)
+        given = trainer(
+            tmp_path / "given", model=model, optimizer_cls_and_kwargs=None, optimizers=(optimizer, scheduler)
+        )
+        given.train()
+        one, other = (torch.cat([p.detach().flatten() for p in each.model.parameters()]) for each in (built, given))
+        return one, other
+
+    for one, other in run_processes(2, work, 120):
+        assert torch.equal(one, other)

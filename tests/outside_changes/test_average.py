@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from tests.beside_sgd import cser, loss_of, network, plain
 from tests.outside_changes.forms import build, steps, vector
@@ -100,6 +101,37 @@ def test_batchnorm_of_the_average_is_computed_anew() -> None:
     assert torch.equal(mean0, mean1)
     assert torch.equal(var0, var1)
     torch.testing.assert_close(mean0, (own0 + own1) / 2)
+
+
+def test_a_moving_average_of_the_weights_is_averaged_too() -> None:
+    """With BatchNorm's statistics from the averaged weights; every worker has its own again. A frozen copy as any other."""
+
+    def work() -> list[Tensor]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).double()
+        optimizer = build("local-sgd", model)
+        ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True).requires_grad_(False)
+        rank = dist.get_rank()
+        batches = torch.randn(6, 8, 5, generator=torch.Generator().manual_seed(rank), dtype=torch.float64)
+        for batch in batches[:3]:
+            optimizer.zero_grad()
+            cross_entropy(model(batch), torch.zeros(8, dtype=torch.long)).backward()
+            optimizer.step()
+            ema.update_parameters(model)
+        own = copy.deepcopy(ema.state_dict())
+        with optimizer.averaged_parameters(ema, recompute_batchnorm=batches[3:]):
+            inside = vector(ema)
+            statistics = ema.module[1].running_mean.clone()
+            expected = torch.stack([ema.module[0](batch).mean(0) for batch in batches[3:]]).mean(0)
+        assert all(torch.equal(value, own[name]) for name, value in ema.state_dict().items())
+        return [vector(ema), inside, statistics, expected]
+
+    (own0, mean0, statistics0, found0), (own1, mean1, statistics1, found1) = run_processes(2, work)
+    assert not torch.equal(own0, own1)
+    assert torch.equal(mean0, mean1)
+    torch.testing.assert_close(mean0, (own0 + own1) / 2)
+    assert torch.equal(statistics0, statistics1)
+    torch.testing.assert_close(statistics0, (found0 + found1) / 2)
 
 
 def test_batches_need_the_module() -> None:

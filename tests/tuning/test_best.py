@@ -190,6 +190,18 @@ def test_another_method_than_the_recommended_one_is_called_so() -> None:
     assert "You asked for local-sgd; the comparison recommends csea." in found.decision
 
 
+def test_what_only_real_workers_can_train_is_said_to_train_there() -> None:
+    """A loop of the user's own; a task's run trains on virtual workers unless its command says otherwise."""
+    found = best(SGD, NO_SYNC, grid("local-sgd", [60.0, 60.5, 59.5]))
+    assert "Repeat 0 again, on virtual workers. It reached" in found.report("results/x", None)
+    text = replace(found, config=replace(found.config, task="digits", loop="my_training:train_loop")).report(
+        "results/x", None
+    )
+    assert "Repeat 0 again, on real workers. It reached" in text
+    assert "virtual" not in text
+    assert "--loop my_training:train_loop" in command_of(text, "cser-ray train")
+
+
 def test_a_path_that_a_job_would_change_goes_through_the_file() -> None:
     """The command for this machine quotes it; the one for a cluster reads the settings instead."""
     found = best(SGD, NO_SYNC, grid("local-sgd", [60.0, 60.5, 59.5]))

@@ -63,14 +63,16 @@ class Best:
         `code`: of the optimizer, shown too.
         """
         others = ", ".join(map(str, self.other_repeats))
+        real = bool(self.config.loop or self.config.overlap)  # what runs on no others
         again = (
-            f"Repeat {self.config.repeat} again, on virtual workers. It reached test {self.scale.name} "
+            f"Repeat {self.config.repeat} again, on {'real' if real else 'virtual'} workers. "
+            f"It reached test {self.scale.name} "
             f"{self.scale.told(self.test_acc)}, test loss {self.scale.loss_told(self.test_loss)}"
             + (f"; --repeat {others} gives the others" if others else "")
             + ":"
         )
         job = job_command(self.settings)
-        cluster = "The same on real workers, as a job on a cluster:"
+        cluster = "The same as a job on a cluster:" if real else "The same on real workers, as a job on a cluster:"
         if job is None:
             job = "ray job submit --working-dir . -- cser-ray train --distributed --config SETTINGS.yaml"
             cluster = "The same on real workers; a job takes such a path only from a file of settings (--out):"
