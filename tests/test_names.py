@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cser_ray", "tuning", "dashboards")
 TWICE = {
+    "Run": "what a loop of the user's is given; among results, a row of the table",
     "DEFAULT_FOLDER": "where each task that reads files looks for its own",
     "DONE": "the mark by which a tracker without tags knows a run that it has whole",
     "SELECT": "the option --select, and the table of what it takes, which imports more than --help shall",

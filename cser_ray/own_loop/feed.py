@@ -12,7 +12,7 @@ Count = Callable[[Any], int]
 """How many samples a batch holds."""
 
 
-class Feed:
+class BatchFeed:
     """The batches of one worker's loader, `accumulate` of them a step (then as a list).
 
     A loader with torch's stateful protocol (`state_dict` and `load_state_dict`) is saved and loaded by it. Any other is

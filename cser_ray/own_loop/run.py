@@ -19,7 +19,7 @@ from cser_ray.integrations.workers import flat_optimizer
 from cser_ray.methods import METHODS
 from cser_ray.optimizers import FlatOptimizer
 from cser_ray.own_loop.course import Course
-from cser_ray.own_loop.feed import Count, Feed, first_tensor
+from cser_ray.own_loop.feed import BatchFeed, Count, first_tensor
 from cser_ray.own_loop.keeping import Keeper, gathered
 from cser_ray.own_loop.optimizing import build, move_budget
 from cser_ray.own_loop.rows import epoch_row, final_scores, merged, progress, run_row, scores
@@ -86,7 +86,7 @@ class Run:
         self._identity = identity or TrialIdentity("alone", "alone")
         self._sink, self._keeper, self._every_s = sink, keeper, every_s
         self._optimizer: FlatOptimizer | None = None
-        self._feed: Feed | None = None
+        self._feed: BatchFeed | None = None
         self._kept: dict[str, Any] = {}
         self._reports: list[tuple[int, dict[str, Any]]] = []
         self._reported: dict[str, Any] = {}
@@ -157,7 +157,7 @@ class Run:
             raise ValueError("run.steps was called before: a run has one loop over its steps")
         if self._optimizer is None:
             raise ValueError("run.steps comes after run.optimizer: what was saved is loaded into both when steps begin")
-        feed = self._feed = Feed(loader, accumulate, samples)
+        feed = self._feed = BatchFeed(loader, accumulate, samples)
         self._restore(feed)
         for step in range(self.step + 1, self.steps_total + 1):
             self._course.resume_clock()
@@ -383,7 +383,7 @@ class Run:
         self._keeper.save(self.step, content)
         self._saved_at = time.monotonic()
 
-    def _restore(self, feed: Feed) -> None:
+    def _restore(self, feed: BatchFeed) -> None:
         """Load what was saved, once everything is there that it belongs to."""
         saved = self._saved
         if saved is None:

@@ -10,7 +10,7 @@ from torch import nn
 
 from cser_ray.own_loop import Run
 from cser_ray.own_loop.dry import parameters_of
-from cser_ray.own_loop.feed import Feed
+from cser_ray.own_loop.feed import BatchFeed
 from cser_ray.store.rows import EpochRow, RunRow
 from tests.own_loop.loops import data, make_run, network, plain, row_of
 from tests.processes import run_processes
@@ -206,10 +206,10 @@ def test_a_loader_with_a_state_of_its_own_is_not_read_again() -> None:
         def load_state_dict(self, state: dict[str, int]) -> None:
             self.at = state["at"]
 
-    first = Feed(Stateful())
+    first = BatchFeed(Stateful())
     assert [first.next().item() for _ in range(7)] == [1, 2, 3, 4, 5, 6, 7]
     loader = Stateful()
-    second = Feed(loader)
+    second = BatchFeed(loader)
     second.restore(first.state())
     assert [second.next().item() for _ in range(5)] == [8, 9, 10, 1, 2]
     assert loader.read == 5
@@ -224,13 +224,13 @@ def test_an_exhausted_loader_is_begun_anew_in_another_order() -> None:
             passes.append(epoch)
 
     samples = torch.utils.data.TensorDataset(torch.arange(3.0))
-    feed = Feed(torch.utils.data.DataLoader(samples, 1, sampler=Sampler(samples)), accumulate=2)
+    feed = BatchFeed(torch.utils.data.DataLoader(samples, 1, sampler=Sampler(samples)), accumulate=2)
     assert [[x.item() for (x,) in feed.next()] for _ in range(3)] == [[0, 1], [2, 0], [1, 2]]
     assert (passes, feed.samples, feed.passes) == ([0, 1], 6, 2.0)
     with pytest.raises(ValueError, match="an iterator that cannot begin again"):
-        [feed.next() for feed in [Feed(iter([1]))] * 2]
+        [feed.next() for feed in [BatchFeed(iter([1]))] * 2]
     with pytest.raises(ValueError, match="holds no batch"):
-        Feed([]).next()
+        BatchFeed([]).next()
 
 
 def test_a_loop_of_a_frameworks_own_is_followed() -> None:

@@ -55,7 +55,7 @@ def study_of(command: str) -> tuple[Study, dict[str, Any]]:
     [
         "--ratios 16,64 --methods sgd,cser-pl --lrs .05,.1 --workers 4 --budget 2h",
         "--task mnist1d --steps 64 --distributed 0 --checkpoint-s 0 --transfer-lrs --scheduler hyperband",
-        "--compressors grbs,top-k/4096:int2@two-way --residuals .25,.5 --compile --max-concurrent 3",
+        "--methods sgd,partial-reset --compressors grbs,top-k/4096:int2@two-way --residuals .25,.5 --compile",
     ],
 )
 def test_a_job_tunes_as_the_command_would(said: str) -> None:
